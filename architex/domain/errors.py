@@ -1,0 +1,214 @@
+"""The MatrixError family: an errcode, a sentence for a person, extra response fields; no HTTP.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#standard-error-response
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class MatrixError(Exception):
+    """Something the caller did (or met) that has a name in the Matrix specification.
+
+    Attributes:
+        errcode: the spec's error code.
+        message: one sentence that helps the person who reads it.
+        fields: further fields of the JSON response body.
+    """
+
+    errcode: ClassVar[str] = "M_UNKNOWN"
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields = fields
+
+
+class Forbidden(MatrixError):
+    """The requester may not do this."""
+
+    errcode = "M_FORBIDDEN"
+
+
+class NotFound(MatrixError):
+    """There is no such thing, or it may not be seen."""
+
+    errcode = "M_NOT_FOUND"
+
+
+class Unrecognized(MatrixError):
+    """No such endpoint."""
+
+    errcode = "M_UNRECOGNIZED"
+
+
+class MethodNotAllowed(MatrixError):
+    """The endpoint exists, with other methods."""
+
+    errcode = "M_UNRECOGNIZED"
+
+
+class NotJson(MatrixError):
+    """The body is no JSON."""
+
+    errcode = "M_NOT_JSON"
+
+
+class BadJson(MatrixError):
+    """The body is JSON, but not of the form the endpoint takes."""
+
+    errcode = "M_BAD_JSON"
+
+
+class InvalidCanonicalJson(BadJson):
+    """A value that canonical JSON cannot hold: a float, a huge integer, a lone surrogate."""
+
+
+class InvalidPdu(BadJson):
+    """An event that does not have the format of its room version."""
+
+
+class InvalidParam(MatrixError):
+    """A parameter is not of its grammar."""
+
+    errcode = "M_INVALID_PARAM"
+
+
+class MissingParam(MatrixError):
+    """A required parameter is absent."""
+
+    errcode = "M_MISSING_PARAM"
+
+
+class TooLarge(MatrixError):
+    """A request or an event beyond its size limit."""
+
+    errcode = "M_TOO_LARGE"
+
+
+class MissingToken(MatrixError):
+    """The request needs an access token and has none."""
+
+    errcode = "M_MISSING_TOKEN"
+
+
+class UnknownToken(MatrixError):
+    """The access token is not (or no longer) valid. Field: soft_logout."""
+
+    errcode = "M_UNKNOWN_TOKEN"
+
+
+class Unauthorized(MatrixError):
+    """The credentials of a server or a stage of authentication do not hold."""
+
+    errcode = "M_UNAUTHORIZED"
+
+
+class InvalidSignature(Unauthorized):
+    """A signature is absent or does not verify."""
+
+
+class LimitExceeded(MatrixError):
+    """Too many requests. Field: retry_after_ms."""
+
+    errcode = "M_LIMIT_EXCEEDED"
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        super().__init__(message, retry_after_ms=retry_after_ms)
+
+
+class UserInUse(MatrixError):
+    """The user ID is taken."""
+
+    errcode = "M_USER_IN_USE"
+
+
+class InvalidUsername(MatrixError):
+    """The user ID is not one this server can give."""
+
+    errcode = "M_INVALID_USERNAME"
+
+
+class ExclusiveNamespace(MatrixError):
+    """The name belongs to an application service."""
+
+    errcode = "M_EXCLUSIVE"
+
+
+class WeakPassword(MatrixError):
+    """The password is not strong enough."""
+
+    errcode = "M_WEAK_PASSWORD"
+
+
+class UserDeactivated(MatrixError):
+    """The account was deactivated."""
+
+    errcode = "M_USER_DEACTIVATED"
+
+
+class GuestAccessForbidden(MatrixError):
+    """Guests may not do this."""
+
+    errcode = "M_GUEST_ACCESS_FORBIDDEN"
+
+
+class RoomInUse(MatrixError):
+    """The alias is taken."""
+
+    errcode = "M_ROOM_IN_USE"
+
+
+class InvalidRoomState(MatrixError):
+    """The initial state given for a room breaks the rules."""
+
+    errcode = "M_INVALID_ROOM_STATE"
+
+
+class UnsupportedRoomVersion(MatrixError):
+    """The room version is not one this server has."""
+
+    errcode = "M_UNSUPPORTED_ROOM_VERSION"
+
+
+class IncompatibleRoomVersion(MatrixError):
+    """The other server does not have the room's version. Field: room_version."""
+
+    errcode = "M_INCOMPATIBLE_ROOM_VERSION"
+
+
+class BadAlias(MatrixError):
+    """An alias in m.room.canonical_alias does not point at the room."""
+
+    errcode = "M_BAD_ALIAS"
+
+
+class BadState(MatrixError):
+    """The room's or the user's state does not allow the change."""
+
+    errcode = "M_BAD_STATE"
+
+
+class CannotLeaveServerNoticeRoom(MatrixError):
+    """The server notice room cannot be left."""
+
+    errcode = "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM"
+
+
+class UnknownPosition(MatrixError):
+    """A token that this server never gave."""
+
+    errcode = "M_UNKNOWN_POS"
+
+
+class NotImplementedHere(MatrixError):
+    """The server does not offer this choice of the specification."""
+
+    errcode = "M_UNRECOGNIZED"
+
+
+class DatabaseUnavailable(MatrixError):
+    """The database cannot be reached now; nothing was changed, or the outcome is unknown."""
+
+    errcode = "M_UNKNOWN"
