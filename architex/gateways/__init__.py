@@ -1,0 +1,1 @@
+"""Everything that is not ours, each behind a Protocol: other servers, push, mail, files, clock."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: the event log, the stores, the pool, the migrations, the embedded cluster."""

@@ -1,0 +1,253 @@
+"""The connections of one process to PostgreSQL, and the three ways to use one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, LiteralString, TypeAlias, TypeVar
+
+import psycopg
+from psycopg import Connection
+from psycopg.pq import TransactionStatus
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from architex.domain.errors import DatabaseUnavailable
+
+log = logging.getLogger(__name__)
+
+Params: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
+Row: TypeAlias = tuple[Any, ...]
+PgConnection: TypeAlias = Connection[Row]
+Result = TypeVar("Result")
+
+# A statement is prepared when a connection meets it again: what runs once (migrations, commands)
+# is not worth the extra round trip, what runs in a request is soon prepared everywhere.
+_PREPARE_AFTER = 1
+_PREPARED_MAX = 500
+
+_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_TRANSACTION = "BEGIN"
+
+# SQLSTATE classes that say "not now" and nothing about the statement: connection lost, out of
+# resources, operator intervention (shutdown, crash, still starting).
+_UNAVAILABLE_CLASSES = ("08", "53", "57P")
+
+
+class Database:
+    """A pool of connections to one PostgreSQL database.
+
+    Opened on first use, so an instance can be made before a fork and used after it. Under gevent's
+    monkey patching a waiting query lets other greenlets run. Every connection is in autocommit
+    mode outside `snapshot` and `transaction`; statements are prepared on their second use.
+
+    Whatever fails because the database cannot be reached raises DatabaseUnavailable; errors of a
+    statement itself stay psycopg's own (`psycopg.errors.UniqueViolation`, …).
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        min_size: int = 1,
+        max_size: int = 8,
+        application_name: str = "architex",
+        wait_seconds: float = 10.0,
+    ) -> None:
+        """Remember how to connect; connects on first use.
+
+        Args:
+            conninfo: a PostgreSQL URL or connection string.
+            min_size: connections kept open when idle.
+            max_size: connections at most; whoever finds none waits.
+            application_name: shown in `pg_stat_activity`.
+            wait_seconds: how long to wait for a connection, also while PostgreSQL restarts,
+                before DatabaseUnavailable.
+        """
+        self.conninfo = conninfo
+        self._opening = threading.Lock()
+        self._opened = False
+        self._pool: ConnectionPool[PgConnection] = ConnectionPool(
+            conninfo,
+            min_size=min_size,
+            max_size=max_size,
+            timeout=wait_seconds,
+            # A client may wait; a pile of them is refused at once rather than all too late.
+            max_waiting=0,
+            reconnect_timeout=30.0,
+            kwargs={"autocommit": True, "application_name": application_name},
+            configure=_configure_connection,
+            open=False,
+            name=application_name,
+        )
+
+    # ---- the three ways
+
+    @contextmanager
+    def connection(self) -> Iterator[PgConnection]:
+        """A connection in autocommit mode: each statement is its own transaction.
+
+        Raises DatabaseUnavailable, also for statements inside that lose the connection.
+        """
+        connection = self._get()
+        try:
+            with _unavailable_named():
+                yield connection
+        finally:
+            self._put(connection)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[PgConnection]:
+        """One read-only transaction that sees the database as of one moment."""
+        with self._begun(_SNAPSHOT) as connection:
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[PgConnection]:
+        """One transaction: committed at the end, rolled back when an exception leaves it.
+
+        Raises DatabaseUnavailable when the connection is lost; when that happens during COMMIT,
+        the outcome is unknown and must be looked up (see storage.transactions).
+        """
+        with self._begun(_TRANSACTION) as connection:
+            yield connection
+
+    # ---- one statement at a time
+
+    def fetch_all(self, sql: str, params: Params = None) -> list[Row]:
+        """All rows of one statement, in a transaction of its own.
+
+        A SELECT that meets a dead connection before its first row is asked once more.
+        """
+        return self._retried_read(sql, lambda c: c.execute(sql, params).fetchall())
+
+    def fetch_one(self, sql: str, params: Params = None) -> Row | None:
+        """The first row of one statement, or None; otherwise like `fetch_all`."""
+        return self._retried_read(sql, lambda c: c.execute(sql, params).fetchone())
+
+    def execute(self, sql: str, params: Params = None) -> int:
+        """Run one statement in a transaction of its own; returns the number of rows it touched."""
+        with self.connection() as connection:
+            return connection.execute(sql, params).rowcount
+
+    def close(self) -> None:
+        """Close all connections. The instance cannot be used afterwards."""
+        self._opened = False
+        self._pool.close(timeout=2.0)
+
+    # ---- within
+
+    def _retried_read(self, sql: str, read: Callable[[PgConnection], Result]) -> Result:
+        """Run a statement; a SELECT once more on a fresh connection when the first was dead."""
+        connection = self._get()
+        try:
+            with _unavailable_named():
+                return read(connection)
+        except DatabaseUnavailable:
+            if not (sql.lstrip()[:6].upper() == "SELECT" and connection.broken):
+                raise
+        finally:
+            self._put(connection)
+        self._discard_dead()
+        with self.connection() as fresh:
+            return read(fresh)
+
+    @contextmanager
+    def _begun(self, begin: LiteralString) -> Iterator[PgConnection]:
+        """A connection inside a transaction, committed at the end."""
+        connection = self._get_begun(begin)
+        try:
+            with _unavailable_named():
+                yield connection
+                connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        finally:
+            self._put(connection)
+
+    def _get_begun(self, begin: LiteralString) -> PgConnection:
+        """A connection after BEGIN. A dead one shows here, before anything was done: take another.
+
+        After a restart of PostgreSQL every idle connection is dead, so all are looked at once.
+        """
+        connection = self._get()
+        try:
+            with _unavailable_named():
+                connection.execute(begin)
+                return connection
+        except DatabaseUnavailable:
+            self._put(connection)
+            if not connection.broken:
+                raise
+        except BaseException:
+            self._put(connection)
+            raise
+        self._discard_dead()
+        connection = self._get()
+        try:
+            with _unavailable_named():
+                connection.execute(begin)
+                return connection
+        except BaseException:
+            self._put(connection)
+            raise
+
+    def _roll_back(self, connection: PgConnection) -> None:
+        """Leave the transaction if the connection still lives; a dead one has left it."""
+        if connection.pgconn.transaction_status in (
+            TransactionStatus.INTRANS,
+            TransactionStatus.INERROR,
+        ):
+            try:
+                connection.execute("ROLLBACK")
+            except psycopg.Error as error:
+                log.warning("rolling back failed: %s", error)
+
+    def _get(self) -> PgConnection:
+        if not self._opened:
+            self._open()
+        try:
+            return self._pool.getconn()
+        except (PoolTimeout, PoolClosed, TooManyRequests) as error:
+            raise DatabaseUnavailable("The database cannot be reached now") from error
+
+    def _put(self, connection: PgConnection) -> None:
+        try:
+            self._pool.putconn(connection)
+        except PoolClosed:
+            connection.close()
+
+    def _open(self) -> None:
+        with self._opening:
+            if not self._opened:
+                self._pool.open(wait=False)
+                self._opened = True
+
+    def _discard_dead(self) -> None:
+        """Replace every idle connection that does not answer."""
+        log.warning("lost a database connection; looking at the others")
+        self._pool.check()
+
+
+def _configure_connection(connection: PgConnection) -> None:
+    """Set what every connection of the pool has."""
+    connection.prepare_threshold = _PREPARE_AFTER
+    connection.prepared_max = _PREPARED_MAX
+
+
+@contextmanager
+def _unavailable_named() -> Iterator[None]:
+    """Turn psycopg's errors that mean "no database now" into DatabaseUnavailable."""
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        if not _means_unavailable(error):
+            raise
+        raise DatabaseUnavailable("The database cannot be reached now") from error
+
+
+def _means_unavailable(error: psycopg.Error) -> bool:
+    # Without an SQLSTATE the error is libpq's own: the connection is gone.
+    return error.sqlstate is None or error.sqlstate.startswith(_UNAVAILABLE_CLASSES)
