@@ -1,0 +1,705 @@
+"""Settings: read once from a TOML file and the environment, frozen, typed, units in the names."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import json
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from architex.domain.errors import InvalidParam
+from architex.domain.identifiers import parse_server_name
+from architex.storage.start_refusal import StartRefused
+
+DEFAULT_CONFIG_FILE = Path("architex.toml")
+ENVIRONMENT_PREFIX = "ARCHITEX_"
+# Named ARCHITEX_… but no settings: the file to read, marks between our own processes, test points.
+_OTHER_VARIABLES = frozenset({"CONFIG", "SUPERVISED", "CRASH_AT", "BIN"})
+
+# Networks that nothing outside may make us ask: loopback, private, link-local, documentation,
+# multicast, and what carries IPv4 inside IPv6.
+PRIVATE_NETWORKS = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "::/128",
+    "::1/128",
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "100::/64",
+    "2001::/32",
+    "2001:db8::/32",
+    "2002::/16",
+    "fc00::/7",
+    "fe80::/10",
+    "fec0::/10",
+    "ff00::/8",
+)
+
+
+def _key(
+    about: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    name: str | None = None,
+    choices: Sequence[str] | None = None,
+    at_least: float | None = None,
+    is_network: bool = False,
+    is_secret: bool = False,
+) -> Any:
+    """One key: what it does (printed by `architex generate-config`), its default and its bounds.
+
+    `name` is the key in the file where Python does not allow it as an attribute.
+    """
+    metadata = {
+        "about": about,
+        "name": name,
+        "choices": choices,
+        "at_least": at_least,
+        "is_network": is_network,
+        "is_secret": is_secret,
+    }
+    return field(default=default, metadata=metadata, repr=not is_secret)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """An address to accept requests on, all APIs on each; with TLS if it has a certificate."""
+
+    host: str = _key("address to listen on", "127.0.0.1")
+    port: int = _key("TCP port", at_least=1)
+    tls_certificate: Path | None = _key("PEM file: the certificate, then its chain", None)
+    tls_key: Path | None = _key("PEM file: the private key of tls_certificate", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessSettings:
+    """How many processes and connections."""
+
+    web_workers: int = _key(
+        "processes that answer requests; 0: one per processor core", 0, at_least=0
+    )
+    database_connections: int = _key(
+        "connections to PostgreSQL of each process, at most", 8, at_least=2
+    )
+    open_requests_per_worker: int = _key(
+        "connections a web worker serves at once, waiting /sync included", 10_000, at_least=10
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingSettings:
+    """What is written to standard output."""
+
+    level: str = _key("how much is logged", "info", choices=("debug", "info", "warning", "error"))
+    format: str = _key("text, or one JSON object per line", "text", choices=("text", "json"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutboundSettings:
+    """Requests we make that are no federation: push, application services, identity servers…"""
+
+    ca_file: Path | None = _key("PEM file of CAs to trust besides the system's", None)
+    ip_blocklist: tuple[str, ...] = _key(
+        "networks that are never connected to", PRIVATE_NETWORKS, is_network=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationSettings:
+    """Talking to other homeservers."""
+
+    enabled: bool = _key("talk to other homeservers at all", True)
+    ca_file: Path | None = _key("PEM file of CAs to trust besides the system's", None)
+    ip_blocklist: tuple[str, ...] = _key(
+        "networks that are never connected to", PRIVATE_NETWORKS, is_network=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistrationSettings:
+    """Who may make an account."""
+
+    enabled: bool = _key("anyone may make an account through a client", False)
+    guests: bool = _key("guest accounts, which need no password", False)
+    tokens_required: bool = _key(
+        "a new account needs a registration token (m.login.registration_token)", False
+    )
+    shared_secret: str | None = _key(
+        "who knows it can make accounts through /_synapse/admin/v1/register", None, is_secret=True
+    )
+    weak_password_hashing: bool = _key(
+        "hash passwords with the cheapest parameters; for tests only", False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateLimit:
+    """A bucket that lets `burst` actions through at once and refills at `per_second`."""
+
+    per_second: float = _key("actions a second in the long run", at_least=0.0001)
+    burst: int = _key("actions at once", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateLimitSettings:
+    """How often somebody may do something before M_LIMIT_EXCEEDED."""
+
+    enabled: bool = _key("limit at all", True)
+    messages: RateLimit = _key("events sent, per user", RateLimit(per_second=10, burst=100))
+    joins: RateLimit = _key("joins, per user", RateLimit(per_second=0.5, burst=20))
+    invites: RateLimit = _key("invites, per inviting user", RateLimit(per_second=0.5, burst=50))
+    registrations: RateLimit = _key(
+        "new accounts, per address", RateLimit(per_second=0.2, burst=5)
+    )
+    logins: RateLimit = _key(
+        "attempts to log in, per address and per account", RateLimit(per_second=0.2, burst=10)
+    )
+    media: RateLimit = _key("uploads, per user", RateLimit(per_second=1, burst=50))
+    federation: RateLimit = _key("transactions, per server", RateLimit(per_second=50, burst=500))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresenceSettings:
+    """Who is online."""
+
+    enabled: bool = _key("tell users about each other's presence", True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomSettings:
+    """New rooms."""
+
+    default_version: str = _key("room version of new rooms", "11")
+    aliases_require_membership: bool = _key("only who is in a room may give it an alias", True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomDirectorySettings:
+    """The list of public rooms."""
+
+    unauthenticated: bool = _key("anyone may read the list, without an account", False)
+    over_federation: bool = _key("other servers may read the list", False)
+    anyone_may_publish: bool = _key(
+        "whoever may change a room's aliases may put it in the list; else administrators only",
+        True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppserviceSettings:
+    """Bridges and bots."""
+
+    files: tuple[Path, ...] = _key("registration files (YAML) of application services", ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaSettings:
+    """Files that users upload, and previews of web pages."""
+
+    max_upload_bytes: int = _key("largest upload", 50 * 1024 * 1024, at_least=1)
+    max_thumbnail_pixels: int = _key(
+        "largest picture that is thumbnailed, width times height", 32_000_000, at_least=1
+    )
+    url_previews: bool = _key("the server fetches web pages to preview links", False)
+    url_preview_ip_blocklist: tuple[str, ...] = _key(
+        "networks whose pages are never fetched", PRIVATE_NETWORKS, is_network=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentitySettings:
+    """Identity servers: e-mail addresses and phone numbers to user IDs."""
+
+    trusted_servers: tuple[str, ...] = _key('identity servers that users may name; "*" is any', ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmailSettings:
+    """The mail server that our mails are given to."""
+
+    smtp_host: str = _key("name of the mail server")
+    smtp_port: int = _key("its port", 587, at_least=1)
+    smtp_tls: str = _key(
+        "starttls, tls (from the first byte) or none",
+        "starttls",
+        choices=("starttls", "tls", "none"),
+    )
+    smtp_user: str | None = _key("login there, if it needs one", None)
+    smtp_password: str | None = _key("password there", None, is_secret=True)
+    sender: str = _key("address that our mails come from", name="from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecaptchaSettings:
+    """Google's captcha on registration."""
+
+    public_key: str = _key("site key")
+    private_key: str = _key("secret key", is_secret=True)
+    required: bool = _key("no registration without it", True)
+    siteverify_url: str = _key(
+        "where answers are verified", "https://www.google.com/recaptcha/api/siteverify"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasSettings:
+    """Log in through a Central Authentication Service."""
+
+    server_url: str = _key("base URL of the service")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that an operator can choose. Made by `load_settings`, never changed after.
+
+    Relative paths in the file are relative to the file's own directory; here they are absolute.
+    """
+
+    server_name: str = _key(
+        "the part after the colon in user IDs: your domain. It can never be changed",
+        "localhost",
+    )
+    public_base_url: str = _key(
+        "where clients reach the server; by default the first listener", ""
+    )
+    data_dir: Path = _key(
+        "the embedded database, media, secrets and (unless signing_key_path says otherwise) keys",
+        Path("data"),
+    )
+    database_url: str | None = _key(
+        "a PostgreSQL >= 15, like postgresql://user:password@host/name; "
+        "left out: one is embedded in data_dir",
+        None,
+        is_secret=True,
+    )
+    signing_key_path: Path = _key(
+        "the server's signing key, Ed25519 in OpenSSH format; made on first start. Left out: "
+        "keys/id_ed25519 beside this file if that exists or data_dir is left out too, "
+        "else keys/id_ed25519 in data_dir",
+        Path("keys/id_ed25519"),
+    )
+    listeners: tuple[Listener, ...] = _key(
+        "addresses to listen on", (Listener(host="127.0.0.1", port=8008),)
+    )
+    processes: ProcessSettings = _key("", ProcessSettings())
+    logging: LoggingSettings = _key("", LoggingSettings())
+    registration: RegistrationSettings = _key("", RegistrationSettings())
+    rate_limits: RateLimitSettings = _key("", RateLimitSettings())
+    rooms: RoomSettings = _key("", RoomSettings())
+    room_directory: RoomDirectorySettings = _key("", RoomDirectorySettings())
+    presence: PresenceSettings = _key("", PresenceSettings())
+    media: MediaSettings = _key("", MediaSettings())
+    federation: FederationSettings = _key("", FederationSettings())
+    outbound: OutboundSettings = _key("", OutboundSettings())
+    appservices: AppserviceSettings = _key("", AppserviceSettings())
+    identity: IdentitySettings = _key("", IdentitySettings())
+    email: EmailSettings | None = _key("", None)
+    recaptcha: RecaptchaSettings | None = _key("", None)
+    cas: CasSettings | None = _key("", None)
+
+    @property
+    def media_directory(self) -> Path:
+        """Where uploaded files are."""
+        return self.data_dir / "media"
+
+    @property
+    def secret_path(self) -> Path:
+        """The file with the secret that tokens are hashed with; made on first start."""
+        return self.data_dir / "secret"
+
+    @property
+    def postgres_directory(self) -> Path:
+        """Where the embedded PostgreSQL is, if there is no database_url."""
+        return self.data_dir / "postgres"
+
+    @property
+    def web_workers(self) -> int:
+        """How many web workers to run, with the default filled in."""
+        return self.processes.web_workers or len(os.sched_getaffinity(0))
+
+    @property
+    def connections_wanted(self) -> int:
+        """Connections that all our processes may open together: workers, followers, commands."""
+        per_process = self.processes.database_connections + 2  # one listens, one writes
+        return (self.web_workers + 1) * per_process + 12
+
+
+# ---- reading
+
+
+def find_config_file(given: str | Path | None = None) -> Path | None:
+    """The file to read: the given one, else $ARCHITEX_CONFIG, else ./architex.toml if it is there.
+
+    None: no file was asked for and there is none; the defaults and the environment hold.
+    """
+    named = given or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+    if named:
+        return Path(named).absolute()
+    return DEFAULT_CONFIG_FILE.absolute() if DEFAULT_CONFIG_FILE.exists() else None
+
+
+def load_settings(
+    given: str | Path | None = None, *, environment: Mapping[str, str] | None = None
+) -> Settings:
+    """Read the settings.
+
+    Args:
+        given: the file; see `find_config_file` for what holds without one.
+        environment: by default the process's. ARCHITEX_SERVER_NAME,
+            ARCHITEX_ROOMS__DEFAULT_VERSION and so on override the file.
+
+    Raises StartRefused: A001 no such file, A002 no TOML, A003 unknown key, A004 wrong value.
+    """
+    path = find_config_file(given)
+    table: dict[str, Any] = {}
+    if path is not None:
+        table = _read_toml(path)
+    source = str(path) if path is not None else "the defaults"
+    _override(table, os.environ if environment is None else environment)
+    base = path.parent if path is not None else Path.cwd()
+    settings: Settings = _Reader(source, base).read(Settings, table, ())
+    return _completed(settings, table, base)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StartRefused(
+            "A001",
+            f"cannot read {path}: {error.strerror}",
+            mend=f"architex generate-config --config {path}",
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartRefused("A002", f"{path} is not TOML: {error}", mend=f"edit {path}") from error
+
+
+def _completed(settings: Settings, table: Mapping[str, Any], base: Path) -> Settings:
+    """Fill in the defaults that depend on other settings, and check what spans several."""
+    changes: dict[str, Any] = {}
+    if "signing_key_path" not in table:
+        beside = base / "keys" / "id_ed25519"
+        if "data_dir" in table and not beside.exists():
+            changes["signing_key_path"] = settings.data_dir / "keys" / "id_ed25519"
+    for listener in settings.listeners:
+        if (listener.tls_certificate is None) != (listener.tls_key is None):
+            raise _wrong("listeners", "tls_certificate and tls_key belong together")
+    if not settings.listeners:
+        raise _wrong("listeners", "at least one [[listeners]] is needed")
+    if not settings.public_base_url:
+        first = settings.listeners[0]
+        scheme = "http" if first.tls_certificate is None else "https"
+        host = "localhost" if first.host in ("0.0.0.0", "::") else first.host  # noqa: S104 - compared
+        host = f"[{host}]" if ":" in host else host
+        changes["public_base_url"] = f"{scheme}://{host}:{first.port}"
+    elif not settings.public_base_url.startswith(("http://", "https://")):
+        raise _wrong("public_base_url", "it begins with https:// (or http://)")
+    else:
+        changes["public_base_url"] = settings.public_base_url.rstrip("/")
+    try:
+        parse_server_name(settings.server_name)
+    except InvalidParam as error:
+        raise _wrong("server_name", error.message) from error
+    return dataclasses.replace(settings, **changes)
+
+
+def _wrong(key: str, problem: str) -> StartRefused:
+    return StartRefused(
+        "A004",
+        f"{key}: {problem}",
+        mend="edit it in architex.toml; `architex generate-config -`"
+        " prints each key with what it means",
+    )
+
+
+class _Reader:
+    """Turns tables of TOML into the dataclasses above."""
+
+    def __init__(self, source: str, base: Path) -> None:
+        self._source = source
+        self._base = base
+
+    def read(self, cls: type[Any], table: Any, at: tuple[str, ...], default: Any = None) -> Any:
+        """A table as an instance of a dataclass.
+
+        `at` is where it stands in the file; `default` the instance that gives what it leaves out.
+        """
+        if not isinstance(table, dict):
+            raise _wrong(".".join(at), f"a table, not {table!r}")
+        hints = typing.get_type_hints(cls)
+        fields = {_name(f): f for f in dataclasses.fields(cls)}
+        for name in table:
+            if name not in fields:
+                raise self._unknown(name, at, fields)
+        values: dict[str, Any] = {}
+        for name, f in fields.items():
+            here = (*at, name)
+            fallback = f.default if default is None else getattr(default, f.name)
+            if name in table:
+                values[f.name] = self._value(hints[f.name], table[name], here, f, fallback)
+            elif fallback is dataclasses.MISSING:
+                raise _wrong(".".join(here), "is missing, and has no default")
+            else:
+                is_path = isinstance(fallback, Path)
+                values[f.name] = self._absolute(fallback) if is_path else fallback
+        return cls(**values)
+
+    def _value(
+        self, kind: Any, value: Any, at: tuple[str, ...], f: dataclasses.Field[Any], default: Any
+    ) -> Any:
+        if isinstance(kind, types.UnionType):  # X | None: absence is the None
+            kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            return self.read(kind, value, at, default)
+        if typing.get_origin(kind) is tuple:
+            if not isinstance(value, list | tuple):
+                raise _wrong(".".join(at), f"a list, not {value!r}")
+            item = typing.get_args(kind)[0]
+            return tuple(self._value(item, v, (*at, str(i)), f, None) for i, v in enumerate(value))
+        return self._scalar(kind, value, at, f)
+
+    def _scalar(
+        self, kind: Any, value: Any, at: tuple[str, ...], f: dataclasses.Field[Any]
+    ) -> Any:
+        where = ".".join(at)
+        if kind is Path:
+            if not isinstance(value, str) or not value:
+                raise _wrong(where, f"a path, not {value!r}")
+            return self._absolute(Path(value))
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise _wrong(where, f"{_KINDS[kind]}, not {value!r}")
+        choices, at_least = f.metadata["choices"], f.metadata["at_least"]
+        if choices is not None and value not in choices:
+            raise _wrong(where, f"one of {', '.join(choices)}, not {value!r}")
+        if at_least is not None and value < at_least:
+            raise _wrong(where, f"at least {at_least}, not {value}")
+        if f.metadata["is_network"]:
+            try:
+                ipaddress.ip_network(value)
+            except ValueError as error:
+                raise _wrong(where, str(error)) from error
+        return value
+
+    def _absolute(self, path: Path) -> Path:
+        return Path(os.path.normpath(self._base / path.expanduser()))
+
+    def _unknown(self, name: str, at: tuple[str, ...], fields: Mapping[str, Any]) -> StartRefused:
+        where = f"[{'.'.join(at)}]" if at else "the top level"
+        near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+        place = f"`{near[0]}` in {where}" if near else None
+        if place is None or not difflib.get_close_matches(name, fields, n=1, cutoff=0.8):
+            # Perhaps the right key, in the wrong section.
+            place = _find_elsewhere(name) or place
+        hint = f"; did you mean {place}?" if place else ""
+        return StartRefused(
+            "A003",
+            f"unknown key `{name}` in {where} of {self._source}{hint}",
+            mend=f"correct or remove `{name}`; `architex generate-config -` prints all keys",
+        )
+
+
+_KINDS: Mapping[type, str] = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+def _name(f: dataclasses.Field[Any]) -> str:
+    """The key of a field in the file."""
+    return f.metadata["name"] or f.name
+
+
+def _sections() -> dict[str, type[Any]]:
+    """Name of each [section] → its dataclass; the top level has the name ""."""
+    sections: dict[str, type[Any]] = {"": Settings}
+    for name, kind in typing.get_type_hints(Settings).items():
+        if isinstance(kind, types.UnionType):
+            kind = typing.get_args(kind)[0]
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            sections[name] = kind
+    return sections
+
+
+def _find_elsewhere(name: str) -> str | None:
+    keys = {
+        (_name(f)): section
+        for section, kind in _sections().items()
+        for f in dataclasses.fields(kind)
+    }
+    near = difflib.get_close_matches(name, keys, n=1, cutoff=0.8)
+    if not near:
+        return None
+    return f"`{near[0]}` in {f'[{keys[near[0]]}]' if keys[near[0]] else 'the top level'}"
+
+
+# ---- environment
+
+
+def _override(table: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Put ARCHITEX_SECTION__KEY variables over the table. Unknown names refuse the start."""
+    for variable in sorted(environment):
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        rest = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if rest in _OTHER_VARIABLES:
+            continue
+        path = rest.lower().split("__")
+        kind = _kind_at(path)
+        if kind is None:
+            _refuse_unknown_variable(variable, path)
+            continue
+        value = _parse_variable(variable, kind, environment[variable])
+        inner = table
+        for part in path[:-1]:
+            inner = inner.setdefault(part, {})
+        inner[path[-1]] = value
+
+
+def _kind_at(path: Sequence[str]) -> Any:
+    """The type of the key at a path, or None when there is none."""
+    kind: Any = Settings
+    for part in path:
+        if isinstance(kind, types.UnionType):
+            kind = typing.get_args(kind)[0]
+        if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
+            return None
+        names = {_name(f): f.name for f in dataclasses.fields(kind)}
+        if part not in names:
+            return None
+        kind = typing.get_type_hints(kind)[names[part]]
+    return kind
+
+
+def _refuse_unknown_variable(variable: str, path: Sequence[str]) -> None:
+    """Refuse a name that is none of ours; without __ (it may be another program's) if near one."""
+    known = [
+        ENVIRONMENT_PREFIX + "__".join(filter(None, (section, _name(f)))).upper()
+        for section, kind in _sections().items()
+        for f in dataclasses.fields(kind)
+        if section or f.name not in _sections()
+    ]
+    near = difflib.get_close_matches(variable, known, n=1, cutoff=0.6)
+    if len(path) == 1 and not difflib.get_close_matches(variable, known, n=1, cutoff=0.87):
+        return
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise StartRefused(
+        "A003",
+        f"unknown setting in the environment: {variable}{hint}",
+        mend=f"unset {variable}",
+    )
+
+
+def _parse_variable(variable: str, kind: Any, text: str) -> Any:
+    """A variable's text as the value that TOML would have given."""
+    if isinstance(kind, types.UnionType):
+        kind = typing.get_args(kind)[0]
+    if kind in (str, Path):
+        return text
+    if kind is bool and text.lower() in ("1", "yes", "on", "0", "no", "off"):
+        return text.lower() in ("1", "yes", "on")
+    if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] in (str, Path):
+        stripped = text.strip()
+        if not stripped.startswith("["):
+            return [part.strip() for part in stripped.split(",") if part.strip()]
+    try:
+        return tomllib.loads(f"value = {text.lower() if kind is bool else text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise StartRefused(
+            "A004",
+            f"{variable} is {text!r}, which is no value for it",
+            mend=f"unset {variable}   (or write it as in architex.toml)",
+        ) from error
+
+
+# ---- writing
+
+
+def render_config(given: Mapping[str, Any]) -> str:
+    """A commented architex.toml with every key; those of `given` are set, the others shown.
+
+    Args:
+        given: values by dotted key, like `{"registration.shared_secret": "…"}`.
+    """
+    lines = [
+        "# Architex, a Matrix homeserver: everything you can choose, and what holds otherwise.",
+        "# A key that is commented out shows its default. Any key can also be given in the",
+        "# environment: ARCHITEX_SERVER_NAME, ARCHITEX_REGISTRATION__ENABLED and so on.",
+        "# Relative paths are relative to this file.",
+        "",
+    ]
+    sections = _sections()
+    for f in dataclasses.fields(Settings):
+        if f.name not in sections and f.name != "listeners":
+            lines += _render_key(f, f.name, given)
+    lines += ["# Addresses to listen on; repeat the block for more. All APIs are on each.", ""]
+    lines += ["[[listeners]]", 'host = "127.0.0.1"', "port = 8008"]
+    lines += [
+        '#tls_certificate = "tls.crt"   # with both, it is https',
+        '#tls_key = "tls.key"',
+        "",
+    ]
+    for section, kind in sections.items():
+        if section:
+            lines += _render_section(section, kind, given)
+    return "\n".join(lines)
+
+
+def _render_section(section: str, kind: type[Any], given: Mapping[str, Any]) -> list[str]:
+    optional = all(not key.startswith(f"{section}.") for key in given) and any(
+        f.default is dataclasses.MISSING for f in dataclasses.fields(kind)
+    )
+    lines = [f"# {(kind.__doc__ or '').strip()}", f"{'#' if optional else ''}[{section}]"]
+    nested = []
+    for f in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(f.default):
+            values = dataclasses.asdict(f.default)  # type: ignore[arg-type] # instance, never a class
+            inline = ", ".join(f"{k} = {json.dumps(v)}" for k, v in values.items())
+            nested += [f"# {f.metadata['about']}", f"#{f.name} = {{ {inline} }}"]
+        else:
+            lines += _render_key(f, f"{section}.{_name(f)}", given)
+    return [*lines, *nested, ""]
+
+
+def _render_key(f: dataclasses.Field[Any], key: str, given: Mapping[str, Any]) -> list[str]:
+    name = key.rsplit(".", 1)[-1]
+    lines = [f"# {f.metadata['about']}"]
+    if key in given:
+        lines.append(f"{name} = {_toml(given[key])}")
+    elif f.default is None or f.default is dataclasses.MISSING or f.default == "":
+        lines.append(f"#{name} =")
+    else:
+        lines.append(f"#{name} = {_toml(f.default)}")
+    if "." not in key:
+        lines.append("")
+    return lines
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(str(value) if isinstance(value, Path) else value)
