@@ -1,0 +1,54 @@
+"""Sync and pagination tokens: places in the stream of a reader, as clients carry them.
+
+Both are opaque to clients. A sync token names a log position: everything up to it was seen. A
+pagination token names a place between two events of a room's timeline. For events that came as
+they happened both numbers are the same, so either kind of token is taken where the specification
+lets a client use it.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#syncing
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from architex.domain.errors import InvalidParam
+
+# Positions are PostgreSQL's bigint: 18 digits always fit.
+_SYNC_TOKEN: Final = re.compile(r"s([0-9]{1,18})", re.ASCII)
+_PAGINATION_TOKEN: Final = re.compile(r"(?:s|t)(-?[0-9]{1,18})", re.ASCII)
+
+
+def format_sync_token(position: int) -> str:
+    """The token of a reader who has seen everything up to a log position."""
+    return f"s{position}"
+
+
+def parse_sync_token(text: str) -> int:
+    """The log position of a sync token.
+
+    Raises:
+        InvalidParam: it is no token that this server gives.
+    """
+    match = _SYNC_TOKEN.fullmatch(text)
+    if match is None:
+        raise InvalidParam("The since token is not one that this server gave.")
+    return int(match[1])
+
+
+def format_pagination_token(ordering: int) -> str:
+    """The token of the place in a timeline just after the event with an ordering."""
+    return f"t{ordering}"
+
+
+def parse_pagination_token(text: str) -> int:
+    """The ordering after which a pagination or sync token stands.
+
+    Raises:
+        InvalidParam: it is no token that this server gives.
+    """
+    match = _PAGINATION_TOKEN.fullmatch(text)
+    if match is None:
+        raise InvalidParam("The pagination token is not one that this server gave.")
+    return int(match[1])

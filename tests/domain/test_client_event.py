@@ -1,0 +1,154 @@
+"""Events as clients see them."""
+
+from typing import Any
+
+import orjson
+
+from architex.domain.client_event import (
+    RecordedEvent,
+    Viewer,
+    find_stripped_state,
+    read_recorded_event,
+    render_client_event,
+    render_stripped_state,
+)
+from architex.domain.room_versions import get_room_version
+
+V10 = get_room_version("10")
+V11 = get_room_version("11")
+
+
+def recorded(
+    event_id: str = "$e", position: int = 5, redacted_by: int | None = None, **changes: Any
+) -> RecordedEvent:
+    pdu = {
+        "type": "m.room.message",
+        "sender": "@a:x",
+        "room_id": "!r:x",
+        "content": {"body": "hi"},
+        "origin_server_ts": 1000,
+        "depth": 3,
+        "prev_events": ["$p"],
+        "auth_events": [],
+        "hashes": {"sha256": "x"},
+        "signatures": {},
+        **changes.pop("pdu", {}),
+    }
+    envelope = {"event_id": event_id, "received_ts": 1001, "pdu": pdu, **changes}
+    return read_recorded_event(position, orjson.dumps(envelope), redacted_by, V11)
+
+
+def render(event: RecordedEvent, viewer: Viewer, **more: Any) -> dict[str, Any]:
+    rendered: dict[str, Any] = orjson.loads(
+        orjson.dumps(render_client_event(event, viewer, **more))
+    )
+    return rendered
+
+
+ALICE = Viewer("@a:x", "PHONE", now_ms=1500)
+
+
+def test_client_sees_no_federation_fields() -> None:
+    assert render(recorded(), ALICE) == {
+        "type": "m.room.message",
+        "sender": "@a:x",
+        "content": {"body": "hi"},
+        "event_id": "$e",
+        "origin_server_ts": 1000,
+        "unsigned": {"age": 500},
+    }
+
+
+def test_room_id_is_there_only_when_asked_for() -> None:
+    viewer = Viewer("@a:x", "PHONE", 1500, room_id="!r:x")
+    assert render(recorded(), viewer)["room_id"] == "!r:x"
+
+
+def test_only_the_sending_device_sees_the_transaction_id() -> None:
+    event = recorded(sender_device=["PHONE", "txn1"])
+    assert render(event, ALICE)["unsigned"]["transaction_id"] == "txn1"
+    for viewer in (Viewer("@a:x", "LAPTOP", 0), Viewer("@b:x", "PHONE", 0)):
+        assert "transaction_id" not in render(event, viewer)["unsigned"]
+
+
+def test_state_event_tells_what_it_replaced() -> None:
+    old = recorded("$old", pdu={"type": "m.room.name", "state_key": "", "content": {"name": "A"}})
+    new = recorded(
+        "$new",
+        replaces="$old",
+        pdu={"type": "m.room.name", "state_key": "", "content": {"name": "B"}},
+    )
+    seen = render(new, ALICE, replaced=old, membership="join")
+    assert seen["state_key"] == ""
+    assert seen["unsigned"] == {
+        "age": 500,
+        "membership": "join",
+        "replaces_state": "$old",
+        "prev_content": {"name": "A"},
+    }
+    # Without permission to see the previous event only its ID is told.
+    assert "prev_content" not in render(new, ALICE)["unsigned"]
+
+
+def test_redacted_event_is_pruned_and_tells_by_what() -> None:
+    event = recorded(redacted_by=9)
+    redaction = recorded(
+        "$r",
+        9,
+        pdu={"type": "m.room.redaction", "content": {"redacts": "$e", "reason": "spam"}},
+    )
+    seen = render(event, ALICE, redaction=redaction)
+    assert seen["content"] == {}
+    because = seen["unsigned"]["redacted_because"]
+    assert because["content"] == {"redacts": "$e", "reason": "spam"}
+    # For clients that know older room versions.
+    assert because["redacts"] == "$e"
+
+
+def test_redaction_of_an_old_room_version_has_redacts_in_its_content_too() -> None:
+    event = recorded("$r", pdu={"type": "m.room.redaction", "content": {}, "redacts": "$e"})
+    seen = render(event, ALICE)
+    assert seen["redacts"] == "$e"
+    assert seen["content"] == {"redacts": "$e"}
+
+
+def test_federation_format_is_the_event_as_servers_exchange_it() -> None:
+    viewer = Viewer("@a:x", "PHONE", 1500, federation_format=True)
+    seen = render(recorded(), viewer)
+    assert {"event_id", "hashes", "signatures", "depth", "prev_events", "auth_events"} <= set(seen)
+
+
+def test_event_fields_cut_the_event_down() -> None:
+    viewer = Viewer("@a:x", "PHONE", 1500, event_fields=(("content", "body"), ("unsigned", "age")))
+    assert render(recorded(), viewer) == {"content": {"body": "hi"}, "unsigned": {"age": 500}}
+
+
+def test_stripped_state_has_four_fields_only() -> None:
+    event = recorded(pdu={"type": "m.room.name", "state_key": "", "content": {"name": "A"}})
+    assert render_stripped_state(event) == {
+        "type": "m.room.name",
+        "state_key": "",
+        "sender": "@a:x",
+        "content": {"name": "A"},
+    }
+
+
+def test_malformed_stripped_state_of_a_remote_invite_is_left_out() -> None:
+    good = {"type": "m.room.name", "state_key": "", "sender": "@b:y", "content": {"name": "N"}}
+    event = recorded(
+        pdu={
+            "unsigned": {
+                "invite_room_state": [
+                    {**good, "extra": 1},
+                    {"type": "m.room.topic"},
+                    7,
+                    None,
+                    {**good, "content": []},
+                    {**good, "state_key": None},
+                ]
+            }
+        }
+    )
+    assert find_stripped_state(event) == [good]
+    assert find_stripped_state(recorded(pdu={"unsigned": {"invite_room_state": 3}})) == []
+    assert find_stripped_state(recorded()) == []
