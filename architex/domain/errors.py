@@ -37,6 +37,10 @@ class NotFound(MatrixError):
     errcode = "M_NOT_FOUND"
 
 
+class UnknownRoom(NotFound):
+    """This server knows no such room."""
+
+
 class Unrecognized(MatrixError):
     """No such endpoint."""
 
@@ -146,6 +150,45 @@ class UserDeactivated(MatrixError):
     """The account was deactivated."""
 
     errcode = "M_USER_DEACTIVATED"
+
+
+class UserLocked(MatrixError):
+    """The account is locked by an administrator. Field: soft_logout, always true."""
+
+    errcode = "M_USER_LOCKED"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, soft_logout=True)
+
+
+class UserSuspended(MatrixError):
+    """The account is suspended, and this is not among the things it may still do."""
+
+    errcode = "M_USER_SUSPENDED"
+
+
+class UnknownLoginType(MatrixError):
+    """A way to log in that this server does not offer."""
+
+    errcode = "M_UNKNOWN"
+
+
+class ServerManagedAccountData(MatrixError):
+    """Account data that the server keeps itself; clients change it by other endpoints."""
+
+    errcode = "M_BAD_JSON"
+
+
+class ProfileTooLarge(MatrixError):
+    """The value would make the profile exceed its size limit."""
+
+    errcode = "M_PROFILE_TOO_LARGE"
+
+
+class KeyTooLarge(MatrixError):
+    """The name of a profile field is longer than 255 bytes."""
+
+    errcode = "M_KEY_TOO_LARGE"
 
 
 class GuestAccessForbidden(MatrixError):

@@ -1,0 +1,198 @@
+"""Access and refresh tokens: only their hashes are kept, and they end with their device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from architex.domain.identifiers import UserId
+from architex.storage.pool import Database, PgConnection
+
+TokenHash = bytes
+"""The SHA-256 of a token, 32 bytes."""
+
+# The hot path of every request: one statement by primary keys.
+_FIND = (
+    "SELECT t.token_id, t.user_id, t.device_id, t.expires_ts, t.unused,"
+    " u.is_admin, u.is_guest, u.locked, u.suspended, d.last_seen_ts, d.last_seen_ip"
+    " FROM access_tokens t JOIN users u ON u.user_id = t.user_id"
+    " JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id"
+    " WHERE t.token_hash = %s AND u.deactivated_ts IS NULL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOwner:
+    """Who an access token stands for.
+
+    Attributes:
+        expires_ts: milliseconds since 1970; None for a token that does not expire.
+        unused: the token came from a refresh, and this may be its first use.
+        last_seen_ts: when the device was last noted, in milliseconds since 1970.
+    """
+
+    token_id: int
+    user_id: UserId
+    device_id: str
+    expires_ts: int | None
+    unused: bool
+    is_admin: bool
+    is_guest: bool
+    locked: bool
+    suspended: bool
+    last_seen_ts: int | None
+    last_seen_ip: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewTokens:
+    """Tokens about to be given to a device.
+
+    Attributes:
+        expires_ts: of the access token; None for never.
+        refresh_token: None for a client that takes none.
+    """
+
+    access_token: TokenHash
+    created_ts: int
+    expires_ts: int | None = None
+    refresh_token: TokenHash | None = None
+
+
+class AccessTokenStore:
+    """The tables access_tokens and refresh_tokens."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find_owner(self, access_token: TokenHash) -> TokenOwner | None:
+        """Who the token stands for; None when it is unknown or its user is deactivated."""
+        row = self._database.fetch_one(_FIND, (access_token,))
+        return None if row is None else TokenOwner(*row)
+
+    def open_session(
+        self,
+        user_id: UserId,
+        device_id: str,
+        tokens: NewTokens,
+        *,
+        display_name: str | None,
+        address: str | None,
+    ) -> None:
+        """Give tokens to a device, known or new. Those it had before are void.
+
+        Args:
+            display_name: of a new device; a known one keeps its name.
+            address: where the device was seen just now.
+        """
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO devices"
+                " (user_id, device_id, display_name, created_ts, last_seen_ts, last_seen_ip)"
+                " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (user_id, device_id) DO UPDATE SET"
+                " last_seen_ts = excluded.last_seen_ts, last_seen_ip = excluded.last_seen_ip",
+                (
+                    user_id,
+                    device_id,
+                    display_name,
+                    tokens.created_ts,
+                    tokens.created_ts,
+                    address,
+                ),
+            )
+            connection.execute(
+                "DELETE FROM access_tokens WHERE user_id = %s AND device_id = %s",
+                (user_id, device_id),
+            )
+            connection.execute(
+                "DELETE FROM refresh_tokens WHERE user_id = %s AND device_id = %s",
+                (user_id, device_id),
+            )
+            _insert_tokens(connection, user_id, device_id, tokens, supersedes=None)
+
+    def refresh(self, refresh_token: TokenHash, tokens: NewTokens) -> tuple[UserId, str] | None:
+        """Give new tokens to the device of a refresh token.
+
+        Whatever this refresh token itself came to replace is void from now on; and so are tokens
+        given for it earlier, which their client evidently never got.
+
+        Returns (user ID, device ID), or None when the token is unknown or its user deactivated.
+        """
+        with self._database.transaction() as connection:
+            row = connection.execute(
+                "SELECT r.user_id, r.device_id FROM refresh_tokens r"
+                " JOIN users u ON u.user_id = r.user_id"
+                " WHERE r.token_hash = %s AND u.deactivated_ts IS NULL FOR UPDATE OF r",
+                (refresh_token,),
+            ).fetchone()
+            if row is None:
+                return None
+            user_id, device_id = row
+            _confirm(connection, refresh_token)
+            connection.execute(
+                "WITH unconfirmed AS"
+                " (DELETE FROM refresh_tokens WHERE supersedes = %s RETURNING token_hash)"
+                " DELETE FROM access_tokens WHERE refresh_token IN"
+                " (SELECT token_hash FROM unconfirmed)",
+                (refresh_token,),
+            )
+            _insert_tokens(connection, user_id, device_id, tokens, supersedes=refresh_token)
+        return user_id, device_id
+
+    def confirm_first_use(self, access_token: TokenHash) -> None:
+        """The client has its new tokens: the refresh token they were given for is void.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#refreshing-access-tokens
+        """
+        with self._database.transaction() as connection:
+            row = connection.execute(
+                "SELECT refresh_token FROM access_tokens WHERE token_hash = %s", (access_token,)
+            ).fetchone()
+            if row is not None and row[0] is not None:
+                _confirm(connection, row[0])
+
+
+def _confirm(connection: PgConnection, refresh_token: TokenHash) -> None:
+    """End the tokens that this refresh token, and the access token beside it, came to replace."""
+    row = connection.execute(
+        "SELECT supersedes FROM refresh_tokens WHERE token_hash = %s FOR UPDATE", (refresh_token,)
+    ).fetchone()
+    if row is None or row[0] is None:
+        return
+    connection.execute("DELETE FROM access_tokens WHERE refresh_token = %s", row)
+    connection.execute("DELETE FROM refresh_tokens WHERE token_hash = %s", row)
+    connection.execute(
+        "UPDATE refresh_tokens SET supersedes = NULL WHERE token_hash = %s", (refresh_token,)
+    )
+    connection.execute(
+        "UPDATE access_tokens SET unused = false WHERE refresh_token = %s", (refresh_token,)
+    )
+
+
+def _insert_tokens(
+    connection: PgConnection,
+    user_id: UserId,
+    device_id: str,
+    tokens: NewTokens,
+    *,
+    supersedes: TokenHash | None,
+) -> None:
+    if tokens.refresh_token is not None:
+        connection.execute(
+            "INSERT INTO refresh_tokens (token_hash, user_id, device_id, created_ts, supersedes)"
+            " VALUES (%s, %s, %s, %s, %s)",
+            (tokens.refresh_token, user_id, device_id, tokens.created_ts, supersedes),
+        )
+    connection.execute(
+        "INSERT INTO access_tokens"
+        " (token_hash, user_id, device_id, created_ts, expires_ts, refresh_token, unused)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        (
+            tokens.access_token,
+            user_id,
+            device_id,
+            tokens.created_ts,
+            tokens.expires_ts,
+            tokens.refresh_token,
+            supersedes is not None,
+        ),
+    )

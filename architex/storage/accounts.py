@@ -1,0 +1,174 @@
+"""Accounts: the users of this server, with their password hashes and what is said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from architex.domain.identifiers import UserId
+from architex.storage.pool import Database, PgConnection
+
+_COLUMNS = (
+    "user_id, password_hash, created_ts, is_admin, is_guest, locked, suspended, deactivated_ts,"
+    " erased, appservice_id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One user of this server.
+
+    Attributes:
+        password_hash: None when nobody can log in with a password.
+        created_ts: milliseconds since 1970.
+        deactivated_ts: milliseconds since 1970; None while the account is active.
+        erased: deactivation asked for the user's content to be hidden from newcomers.
+        appservice_id: of the application service that made the user.
+    """
+
+    user_id: UserId
+    password_hash: str | None
+    created_ts: int
+    is_admin: bool = False
+    is_guest: bool = False
+    locked: bool = False
+    suspended: bool = False
+    deactivated_ts: int | None = None
+    erased: bool = False
+    appservice_id: str | None = None
+
+
+class AccountStore:
+    """The users table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create_account(
+        self, account: Account, *, registration_token: str | None = None, now_ms: int
+    ) -> bool:
+        """Add a user; False when the user ID is taken (by a constraint, so never twice).
+
+        Args:
+            registration_token: a token whose uses this counts; the account is not created
+                when it is no longer valid.
+
+        Raises:
+            LookupError: the registration token is not valid (any more).
+        """
+        try:
+            with self._database.transaction() as connection:
+                if registration_token is not None:
+                    _spend_registration_token(connection, registration_token, now_ms)
+                connection.execute(
+                    "INSERT INTO users (user_id, password_hash, created_ts, is_admin, is_guest,"
+                    " appservice_id) VALUES (%s, %s, %s, %s, %s, %s)",
+                    (
+                        account.user_id,
+                        account.password_hash,
+                        account.created_ts,
+                        account.is_admin,
+                        account.is_guest,
+                        account.appservice_id,
+                    ),
+                )
+        except psycopg.errors.UniqueViolation:
+            return False
+        return True
+
+    def find_account(self, user_id: UserId) -> Account | None:
+        """The account, active or not; None when there never was one."""
+        row = self._database.fetch_one(
+            f"SELECT {_COLUMNS} FROM users WHERE user_id = %s",  # noqa: S608 - constant columns
+            (user_id,),
+        )
+        return None if row is None else Account(*row)
+
+    def list_accounts(
+        self, *, after: UserId = "", limit: int = 100, guests: bool = True
+    ) -> Sequence[Account]:
+        """Accounts in the order of their IDs, from the first one behind `after`."""
+        rows = self._database.fetch_all(
+            f"SELECT {_COLUMNS} FROM users"  # noqa: S608 - constant columns
+            " WHERE user_id > %s AND (%s OR NOT is_guest) ORDER BY user_id LIMIT %s",
+            (after, guests, limit),
+        )
+        return [Account(*row) for row in rows]
+
+    def set_password_hash(self, user_id: UserId, password_hash: str | None) -> bool:
+        """Replace the password of an active account; False when there is none."""
+        changed = self._database.execute(
+            "UPDATE users SET password_hash = %s WHERE user_id = %s AND deactivated_ts IS NULL",
+            (password_hash, user_id),
+        )
+        return changed == 1
+
+    def replace_password_hash(self, user_id: UserId, old: str, new: str) -> None:
+        """Write the same password down in another way, unless it was changed meanwhile."""
+        self._database.execute(
+            "UPDATE users SET password_hash = %s WHERE user_id = %s AND password_hash = %s",
+            (new, user_id, old),
+        )
+
+    def upgrade_guest(self, user_id: UserId, password_hash: str | None) -> bool:
+        """Make a guest an ordinary user; False when the user is no guest (any more)."""
+        changed = self._database.execute(
+            "UPDATE users SET is_guest = false, password_hash = %s"
+            " WHERE user_id = %s AND is_guest AND deactivated_ts IS NULL",
+            (password_hash, user_id),
+        )
+        return changed == 1
+
+    def set_admin(self, user_id: UserId, is_admin: bool) -> bool:
+        """Make a user an administrator of the server, or no more; False when there is none."""
+        changed = self._database.execute(
+            "UPDATE users SET is_admin = %s WHERE user_id = %s", (is_admin, user_id)
+        )
+        return changed == 1
+
+    def set_locked(self, user_id: UserId, locked: bool) -> bool:
+        """Lock or unlock an account; False when there is none."""
+        changed = self._database.execute(
+            "UPDATE users SET locked = %s WHERE user_id = %s", (locked, user_id)
+        )
+        return changed == 1
+
+    def set_suspended(self, user_id: UserId, suspended: bool) -> bool:
+        """Suspend an account or lift that; False when there is none."""
+        changed = self._database.execute(
+            "UPDATE users SET suspended = %s WHERE user_id = %s", (suspended, user_id)
+        )
+        return changed == 1
+
+    def deactivate(self, user_id: UserId, now_ms: int, *, erase: bool) -> bool:
+        """End an account: password, devices, tokens and profile go, the user ID stays taken.
+
+        With `erase` the account data and filters go too. False when there is no such user; again
+        is allowed (a later request may ask for erasure).
+        """
+        with self._database.transaction() as connection:
+            changed = connection.execute(
+                "UPDATE users SET password_hash = NULL, is_admin = false,"
+                " deactivated_ts = coalesce(deactivated_ts, %s), erased = erased OR %s"
+                " WHERE user_id = %s",
+                (now_ms, erase, user_id),
+            ).rowcount
+            connection.execute("DELETE FROM devices WHERE user_id = %s", (user_id,))
+            connection.execute("DELETE FROM profiles WHERE user_id = %s", (user_id,))
+            if erase:
+                connection.execute("DELETE FROM account_data WHERE user_id = %s", (user_id,))
+                connection.execute("DELETE FROM filters WHERE user_id = %s", (user_id,))
+        return changed == 1
+
+
+def _spend_registration_token(connection: PgConnection, token: str, now_ms: int) -> None:
+    spent = connection.execute(
+        "UPDATE registration_tokens SET uses = uses + 1 WHERE token = %s"
+        " AND (uses_allowed IS NULL OR uses < uses_allowed)"
+        " AND (expires_ts IS NULL OR expires_ts > %s)",
+        (token, now_ms),
+    ).rowcount
+    if spent != 1:
+        raise LookupError("no valid registration token")

@@ -1,0 +1,80 @@
+"""Devices: where a user is logged in. Deleting one ends its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from architex.domain.identifiers import UserId
+from architex.storage.pool import Database
+
+_COLUMNS = "device_id, display_name, last_seen_ip, last_seen_ts"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device of a user.
+
+    Attributes:
+        last_seen_ts: milliseconds since 1970, a few minutes coarse; None when never seen.
+    """
+
+    device_id: str
+    display_name: str | None
+    last_seen_ip: str | None
+    last_seen_ts: int | None
+
+
+class DeviceStore:
+    """The devices table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list_devices(self, user_id: UserId) -> Sequence[Device]:
+        """All devices of a user, in the order of their IDs."""
+        rows = self._database.fetch_all(
+            f"SELECT {_COLUMNS} FROM devices"  # noqa: S608 - constant columns
+            " WHERE user_id = %s ORDER BY device_id",
+            (user_id,),
+        )
+        return [Device(*row) for row in rows]
+
+    def find_device(self, user_id: UserId, device_id: str) -> Device | None:
+        """One device; None when the user has none of this ID."""
+        row = self._database.fetch_one(
+            f"SELECT {_COLUMNS} FROM devices"  # noqa: S608 - constant columns
+            " WHERE user_id = %s AND device_id = %s",
+            (user_id, device_id),
+        )
+        return None if row is None else Device(*row)
+
+    def set_display_name(self, user_id: UserId, device_id: str, display_name: str) -> bool:
+        """Rename a device; False when the user has none of this ID."""
+        changed = self._database.execute(
+            "UPDATE devices SET display_name = %s WHERE user_id = %s AND device_id = %s",
+            (display_name, user_id, device_id),
+        )
+        return changed == 1
+
+    def delete_devices(self, user_id: UserId, device_ids: Collection[str]) -> None:
+        """Delete devices of a user and their tokens; IDs the user does not have are ignored."""
+        self._database.execute(
+            "DELETE FROM devices WHERE user_id = %s AND device_id = ANY(%s)",
+            (user_id, list(device_ids)),
+        )
+
+    def delete_all_devices(self, user_id: UserId, *, keep: str | None = None) -> None:
+        """Delete all devices of a user and their tokens, except the one to keep."""
+        self._database.execute(
+            "DELETE FROM devices WHERE user_id = %s AND device_id IS DISTINCT FROM %s",
+            (user_id, keep),
+        )
+
+    def note_seen(self, user_id: UserId, device_id: str, ip: str, now_ms: int) -> None:
+        """Remember when and from which address a device was last seen."""
+        self._database.execute(
+            "UPDATE devices SET last_seen_ts = %s, last_seen_ip = %s"
+            " WHERE user_id = %s AND device_id = %s",
+            (now_ms, ip, user_id, device_id),
+        )

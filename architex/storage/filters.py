@@ -1,0 +1,29 @@
+"""Filters that clients keep here, by the hash of their canonical JSON."""
+
+from __future__ import annotations
+
+from architex.domain.identifiers import UserId
+from architex.storage.pool import Database
+
+
+class FilterStore:
+    """The filters table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put_filter(self, user_id: UserId, filter_id: str, filter_json: str) -> None:
+        """Keep a filter. The ID is made from the JSON, so keeping it again changes nothing."""
+        self._database.execute(
+            "INSERT INTO filters (user_id, filter_id, filter) VALUES (%s, %s, %s)"
+            " ON CONFLICT DO NOTHING",
+            (user_id, filter_id, filter_json),
+        )
+
+    def find_filter(self, user_id: UserId, filter_id: str) -> str | None:
+        """The filter's JSON; None when the user has none of this ID."""
+        row = self._database.fetch_one(
+            "SELECT filter FROM filters WHERE user_id = %s AND filter_id = %s",
+            (user_id, filter_id),
+        )
+        return None if row is None else str(row[0])

@@ -1,0 +1,113 @@
+"""User-interactive authentication under way: what a session was begun for, and how far it came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from architex.domain.identifiers import UserId
+from architex.storage.pool import Database
+
+
+@dataclass(frozen=True, slots=True)
+class InteractiveAuthSession:
+    """One session of user-interactive authentication.
+
+    Attributes:
+        operation: method and path it was begun for; it is good for no other.
+        user_id: who began it; None when nobody was logged in.
+        request: the body of the first request, without `auth` and with no secret in it.
+        completed: the stages completed so far, in their order.
+        registration_token: the one that completed m.login.registration_token.
+        outcome: of a finished operation, for a client that asks again.
+        expires_ts: milliseconds since 1970.
+    """
+
+    session_id: str
+    operation: str
+    user_id: UserId | None
+    request: Mapping[str, Any]
+    completed: Sequence[str]
+    registration_token: str | None
+    outcome: str | None
+    expires_ts: int
+
+
+class InteractiveAuthSessionStore:
+    """The interactive_auth_sessions table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create_session(self, session: InteractiveAuthSession, now_ms: int) -> None:
+        """Remember a new session; forgets the expired ones."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "DELETE FROM interactive_auth_sessions WHERE expires_ts <= %s", (now_ms,)
+            )
+            connection.execute(
+                "INSERT INTO interactive_auth_sessions (session_id, operation, user_id, request,"
+                " completed, registration_token, outcome, expires_ts)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+                (
+                    session.session_id,
+                    session.operation,
+                    session.user_id,
+                    orjson.dumps(session.request).decode(),
+                    list(session.completed),
+                    session.registration_token,
+                    session.outcome,
+                    session.expires_ts,
+                ),
+            )
+
+    def find_session(self, session_id: str, now_ms: int) -> InteractiveAuthSession | None:
+        """The session; None when it is unknown or expired."""
+        row = self._database.fetch_one(
+            "SELECT session_id, operation, user_id, request, completed, registration_token,"
+            " outcome, expires_ts FROM interactive_auth_sessions"
+            " WHERE session_id = %s AND expires_ts > %s",
+            (session_id, now_ms),
+        )
+        if row is None:
+            return None
+        return InteractiveAuthSession(
+            session_id=row[0],
+            operation=row[1],
+            user_id=row[2],
+            request=orjson.loads(row[3]),
+            completed=tuple(row[4]),
+            registration_token=row[5],
+            outcome=row[6],
+            expires_ts=row[7],
+        )
+
+    def add_completed(
+        self, session_id: str, stage: str, *, registration_token: str | None = None
+    ) -> None:
+        """Note a completed stage, once."""
+        self._database.execute(
+            "UPDATE interactive_auth_sessions SET completed = array_append(completed, %(stage)s),"
+            " registration_token = coalesce(%(token)s, registration_token)"
+            " WHERE session_id = %(session_id)s AND NOT (%(stage)s = ANY(completed))",
+            {"stage": stage, "token": registration_token, "session_id": session_id},
+        )
+
+    def set_outcome(self, session_id: str, outcome: str) -> None:
+        """Note what the operation led to."""
+        self._database.execute(
+            "UPDATE interactive_auth_sessions SET outcome = %s WHERE session_id = %s",
+            (outcome, session_id),
+        )
+
+    def delete_session(self, session_id: str) -> bool:
+        """Forget a session; False when that has happened already."""
+        return (
+            self._database.execute(
+                "DELETE FROM interactive_auth_sessions WHERE session_id = %s", (session_id,)
+            )
+            == 1
+        )

@@ -1,0 +1,328 @@
+"""User-interactive authentication: stages to complete before an operation goes ahead.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+from architex.domain.errors import BadJson, Forbidden
+from architex.domain.identifiers import UserId
+from architex.gateways.clock import Clock, Randomness
+from architex.storage.interactive_auth_sessions import (
+    InteractiveAuthSession,
+    InteractiveAuthSessionStore,
+)
+from architex.storage.registration_tokens import RegistrationTokenStore
+from architex.usecases.password_check import PasswordCheck, user_in_identifier
+
+DUMMY: Final = "m.login.dummy"
+PASSWORD: Final = "m.login.password"  # noqa: S105 - the name of a stage
+REGISTRATION_TOKEN: Final = "m.login.registration_token"  # noqa: S105 - the name of a stage
+
+Flows: TypeAlias = Sequence[Sequence[str]]
+"""Stages to complete, in their order; one of the flows is enough."""
+
+#: How long a session may take from its first request to its end, in milliseconds.
+SESSION_LIFETIME_MS: Final = 15 * 60 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What is to be authenticated.
+
+    Attributes:
+        name: method and path; a session begun for one operation is good for no other.
+        flows: the ways to authenticate it; at least one, none of them empty.
+        user_id: whose access token came along; None for none. Then a password must be theirs.
+        request: the body of this request, without `auth`.
+        secrets: what to keep instead of the request's secret fields: field → (name, value) of a
+            substitute that gives nothing away; called only when the request must be kept.
+        may_change: fields that may differ between the requests of a session.
+    """
+
+    name: str
+    flows: Flows
+    user_id: UserId | None
+    request: Mapping[str, Any]
+    secrets: Mapping[str, Callable[[Any], tuple[str, Any]]]
+    may_change: frozenset[str] | None = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """The stages of a flow are complete: the operation may go ahead, once.
+
+    Attributes:
+        request: the fields of the session's first request and of this one; this one's win.
+        user_id: who was authenticated; None for nobody in particular.
+        session_id: None when everything happened in one request.
+        registration_token: the one to be spent.
+        outcome: the operation went ahead before, and led to this.
+    """
+
+    request: Mapping[str, Any]
+    user_id: UserId | None
+    session_id: str | None = None
+    registration_token: str | None = None
+    outcome: str | None = None
+
+
+class AuthenticationRequired(Exception):
+    """More stages must be completed. `body` is what the client is told (HTTP 401)."""
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        super().__init__("user-interactive authentication required")
+        self.body = body
+
+
+class _StageFailed(Exception):
+    """The attempt at a stage did not succeed; another may."""
+
+    def __init__(self, errcode: str, message: str) -> None:
+        super().__init__(message)
+        self.errcode = errcode
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """What a completed stage showed."""
+
+    user_id: UserId | None = None
+    registration_token: str | None = None
+
+
+class InteractiveAuth:
+    """Leads clients through the stages, and remembers how far they came."""
+
+    def __init__(
+        self,
+        sessions: InteractiveAuthSessionStore,
+        password_check: PasswordCheck,
+        registration_tokens: RegistrationTokenStore,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
+        self._sessions = sessions
+        self._password_check = password_check
+        self._registration_tokens = registration_tokens
+        self._clock = clock
+        self._randomness = randomness
+        self._stages: Mapping[str, Callable[[Mapping[str, Any], Operation], _Proof]] = {
+            DUMMY: self._complete_dummy,
+            PASSWORD: self._complete_password,
+            REGISTRATION_TOKEN: self._complete_registration_token,
+        }
+
+    def authenticate(self, operation: Operation, auth: Any) -> Authenticated:
+        """Let an operation go ahead, or say what is still to be done.
+
+        Args:
+            auth: the `auth` of the request's body; None when it has none.
+
+        Raises:
+            AuthenticationRequired: stages are missing, or the attempt at one failed.
+            Forbidden: the session belongs to another operation or user, or the password to
+                another user.
+            BadJson: `auth` is not of the form the spec gives.
+            LimitExceeded: too many wrong passwords.
+        """
+        if auth is None:
+            raise self._required(operation, self._new_session(operation))
+        if not isinstance(auth, dict):
+            raise BadJson("auth must be an object.")
+        session_id, stage = auth.get("session"), auth.get("type")
+        if not isinstance(session_id, str | None) or not isinstance(stage, str | None):
+            raise BadJson("The type and the session of auth must be strings.")
+        session = self._find_session(operation, session_id)
+        if session is not None and session.outcome is not None:
+            return self._authenticated(operation, session, None)
+        return self._attempt(operation, session, stage, auth)
+
+    def finish(self, authenticated: Authenticated, outcome: str) -> None:
+        """Remember what an operation led to, for a client that did not get the answer."""
+        if authenticated.session_id is not None:
+            self._sessions.set_outcome(authenticated.session_id, outcome)
+
+    def end(self, authenticated: Authenticated) -> None:
+        """Use a session up, so that it authenticates nothing further.
+
+        Raises:
+            Forbidden: another request has used it up meanwhile.
+        """
+        session_id = authenticated.session_id
+        if session_id is not None and not self._sessions.delete_session(session_id):
+            raise Forbidden("This authentication session has been used.")
+
+    # Within
+
+    def _find_session(
+        self, operation: Operation, session_id: str | None
+    ) -> InteractiveAuthSession | None:
+        if session_id is None:
+            return None
+        session = None
+        if "\0" not in session_id:
+            session = self._sessions.find_session(session_id, self._clock.now_ms())
+        if session is None:
+            raise self._required(
+                operation,
+                self._new_session(operation),
+                _StageFailed("M_FORBIDDEN", "This authentication session is unknown or expired."),
+            )
+        if session.operation != operation.name or session.user_id != operation.user_id:
+            raise Forbidden("This authentication session was begun for something else.")
+        if operation.may_change is not None:
+            for field, value in operation.request.items():
+                kept = field in session.request and field not in operation.may_change
+                if kept and session.request[field] != value:
+                    raise Forbidden("The request has changed since its authentication began.")
+        return session
+
+    def _attempt(
+        self,
+        operation: Operation,
+        session: InteractiveAuthSession | None,
+        stage: str | None,
+        auth: Mapping[str, Any],
+    ) -> Authenticated:
+        completed = () if session is None else tuple(session.completed)
+        proof = _Proof()
+        # A completed stage is not tried again: what counts is what is completed.
+        if stage is not None and stage not in completed:
+            try:
+                proof = self._complete(stage, completed, auth, operation)
+            except _StageFailed as failure:
+                session = session or self._new_session(operation)
+                raise self._required(operation, session, failure) from None
+            completed = (*completed, stage)
+            session = self._note_completed(operation, session, stage, completed, proof)
+        if completed in [tuple(flow) for flow in operation.flows]:
+            return self._authenticated(operation, session, proof)
+        raise self._required(operation, session or self._new_session(operation))
+
+    def _note_completed(
+        self,
+        operation: Operation,
+        session: InteractiveAuthSession | None,
+        stage: str,
+        completed: tuple[str, ...],
+        proof: _Proof,
+    ) -> InteractiveAuthSession | None:
+        """Remember a stage; an operation done in one request needs no session."""
+        if session is None:
+            if completed in [tuple(flow) for flow in operation.flows]:
+                return None
+            session = self._new_session(operation)
+        token = proof.registration_token
+        self._sessions.add_completed(session.session_id, stage, registration_token=token)
+        return replace(
+            session,
+            completed=completed,
+            registration_token=token or session.registration_token,
+        )
+
+    def _complete(
+        self,
+        stage: str,
+        completed: tuple[str, ...],
+        auth: Mapping[str, Any],
+        operation: Operation,
+    ) -> _Proof:
+        """Try the stage, if it is the next one of some flow."""
+        done = len(completed)
+        next_stages = {
+            flow[done]
+            for flow in operation.flows
+            if len(flow) > done and tuple(flow[:done]) == completed
+        }
+        if stage not in next_stages:
+            raise _StageFailed("M_FORBIDDEN", f"{stage} is not the next stage of any flow.")
+        return self._stages[stage](auth, operation)
+
+    def _complete_dummy(self, auth: Mapping[str, Any], operation: Operation) -> _Proof:
+        return _Proof()
+
+    def _complete_password(self, auth: Mapping[str, Any], operation: Operation) -> _Proof:
+        password = auth.get("password")
+        if not isinstance(password, str):
+            raise BadJson("m.login.password needs a password.")
+        try:
+            user_id = self._password_check.check_password(user_in_identifier(auth), password)
+        except Forbidden as error:
+            raise _StageFailed(error.errcode, error.message) from None
+        if operation.user_id is not None and operation.user_id != user_id:
+            raise Forbidden("The password is another user's than the access token.")
+        return _Proof(user_id=user_id)
+
+    def _complete_registration_token(
+        self, auth: Mapping[str, Any], operation: Operation
+    ) -> _Proof:
+        token = auth.get("token")
+        if not isinstance(token, str):
+            raise BadJson("m.login.registration_token needs a token.")
+        now_ms = self._clock.now_ms()
+        if "\0" in token or not self._registration_tokens.check_token(token, now_ms):
+            raise _StageFailed("M_UNAUTHORIZED", "The registration token is not valid.")
+        return _Proof(registration_token=token)
+
+    def _authenticated(
+        self,
+        operation: Operation,
+        session: InteractiveAuthSession | None,
+        proof: _Proof | None,
+    ) -> Authenticated:
+        proof = proof or _Proof()
+        if session is None:
+            return Authenticated(
+                request=operation.request,
+                user_id=operation.user_id or proof.user_id,
+                registration_token=proof.registration_token,
+            )
+        return Authenticated(
+            request={**session.request, **operation.request},
+            user_id=operation.user_id or proof.user_id,
+            session_id=session.session_id,
+            registration_token=session.registration_token,
+            outcome=session.outcome,
+        )
+
+    def _new_session(self, operation: Operation) -> InteractiveAuthSession:
+        request: dict[str, Any] = {}
+        for field, value in operation.request.items():
+            if field in operation.secrets:
+                field, value = operation.secrets[field](value)
+            request[field] = value
+        now_ms = self._clock.now_ms()
+        session = InteractiveAuthSession(
+            session_id=self._randomness.token_urlsafe(24),
+            operation=operation.name,
+            user_id=operation.user_id,
+            request=request,
+            completed=(),
+            registration_token=None,
+            outcome=None,
+            expires_ts=now_ms + SESSION_LIFETIME_MS,
+        )
+        self._sessions.create_session(session, now_ms)
+        return session
+
+    def _required(
+        self,
+        operation: Operation,
+        session: InteractiveAuthSession,
+        failure: _StageFailed | None = None,
+    ) -> AuthenticationRequired:
+        body: dict[str, Any] = {
+            "session": session.session_id,
+            "flows": [{"stages": list(flow)} for flow in operation.flows],
+            "params": {},
+            "completed": list(session.completed),
+        }
+        if failure is not None:
+            body |= {"errcode": failure.errcode, "error": failure.message}
+        return AuthenticationRequired(body)

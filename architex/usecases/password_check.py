@@ -1,0 +1,113 @@
+"""Checking a password: for logging in, and for user-interactive authentication.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#password-based
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from architex.domain.errors import BadJson, Forbidden, MissingParam, UserDeactivated
+from architex.domain.identifiers import ServerName, UserId, is_user_id
+from architex.gateways.passwords import Passwords
+from architex.storage.accounts import AccountStore
+from architex.usecases.rate_limits import RateLimits
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordCheck:
+    """Tells whose password somebody knows."""
+
+    server_name: ServerName
+    accounts: AccountStore
+    passwords: Passwords
+    rate_limits: RateLimits
+
+    def check_password(self, user: str | None, password: str) -> UserId:
+        """The user whose password this is.
+
+        Args:
+            user: a user ID or its localpart; None for someone this server cannot know.
+
+        Raises:
+            Forbidden: there is no such user, or it is not their password; both take as long.
+            UserDeactivated: the account was deactivated.
+            LimitExceeded: too many wrong passwords for this user lately.
+        """
+        user_id = None if user is None else self._user_id(user)
+        account = None if user_id is None else self.accounts.find_account(user_id)
+        bucket = user_id or ""
+        self.rate_limits.check("failed_login", bucket)
+        password_hash = None if account is None else account.password_hash
+        verification = self.passwords.verify_password(password, password_hash)
+        if account is not None and account.deactivated_ts is not None:
+            raise UserDeactivated("This account has been deactivated.")
+        if account is None or password_hash is None or not verification.holds:
+            self.rate_limits.spend("failed_login", bucket)
+            raise Forbidden("Invalid username or password.")
+        if verification.rehash is not None:
+            self.accounts.replace_password_hash(
+                account.user_id, password_hash, verification.rehash
+            )
+        return account.user_id
+
+    def _user_id(self, user: str) -> UserId | None:
+        """The user ID on this server that a user name means; None when none can be meant."""
+        # Capitals are downcased as in registration, and only ASCII ones: the rest is no user of
+        # ours anyway.
+        user = user.lower() if user.isascii() else user
+        user_id = user if user.startswith("@") else f"@{user}:{self.server_name}"
+        if not is_user_id(user_id) or not user_id.endswith(f":{self.server_name}"):
+            return None
+        return user_id
+
+
+def user_in_identifier(fields: Mapping[str, Any]) -> str | None:
+    """Whom a login or a password stage means: `identifier`, or `user` as before r0.4.0.
+
+    Returns None for third-party identifiers and phone numbers: no account here has any.
+
+    Raises:
+        MissingParam: nobody is named.
+        BadJson: the identifier is not of a form the spec gives.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#identifier-types
+    """
+    identifier = fields.get("identifier")
+    if identifier is None:
+        user = fields.get("user")
+        if user is None and isinstance(fields.get("address"), str):
+            return None
+        if user is None:
+            raise MissingParam("An identifier is needed.")
+        return _string(user)
+    if not isinstance(identifier, dict):
+        raise BadJson("identifier must be an object.")
+    match identifier.get("type"):
+        case "m.id.user":
+            if identifier.get("user") is None:
+                raise MissingParam("The identifier has no user.")
+            return _string(identifier["user"])
+        case "m.id.thirdparty":
+            if not isinstance(identifier.get("medium"), str) or not isinstance(
+                identifier.get("address"), str
+            ):
+                raise BadJson("A third-party identifier has a medium and an address.")
+            return None
+        case "m.id.phone":
+            if not isinstance(identifier.get("phone", identifier.get("number")), str):
+                raise BadJson("A phone identifier has a country and a phone number.")
+            return None
+        # The spec's own example of a third-party identifier has no type.
+        case None if isinstance(identifier.get("address"), str):
+            return None
+        case _:
+            raise BadJson("This type of identifier is unknown.")
+
+
+def _string(user: Any) -> str:
+    if not isinstance(user, str):
+        raise BadJson("The user must be a string.")
+    return user
