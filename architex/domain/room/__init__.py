@@ -1,0 +1,1 @@
+"""The Room aggregate: its facts, its decisions, and who may see what of it."""

@@ -1,0 +1,259 @@
+"""Room: decides what may be added to a room, and evolves by its facts.
+
+A Room is an immutable value. It holds what decisions need: the forward extremities, the depth and
+those entries of the current state that somebody has needed. Entries it does not hold are unknown,
+not absent: whoever asks for a decision first supplies them (`Room.unknown`, `Room.learn`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import immutables
+
+from architex.domain.auth_rules import (
+    auth_types_for_event,
+    check_state_dependent_auth_rules,
+    check_state_independent_auth_rules,
+)
+from architex.domain.identifiers import EventId, RoomId, ServerName, UserId, server_name_of
+from architex.domain.pdu import Pdu, StateKey, build_event, parse_pdu
+from architex.domain.room.events import Fact, PduAccepted, SenderDevice
+from architex.domain.room_versions import RoomVersionRules
+from architex.domain.signing import SigningKey, sign_event
+
+KnownState = immutables.Map[StateKey, Pdu | None]
+"""(type, state key) → event, or None when the room is known to have no such entry."""
+
+MAX_PREV_EVENTS: Final = 20
+MAX_DEPTH: Final = 2**53 - 1
+
+# Rooms with more known entries than this forget the members they know: memory stays bounded,
+# and who is needed again is looked up again.
+MAX_KNOWN_ENTRIES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class EventDraft:
+    """An event that someone of ours wants to add; the room fills in the rest.
+
+    Attributes:
+        state_key: None for events that are not state.
+        redacts: the event to redact, for m.room.redaction.
+        origin_server_ts: milliseconds since 1970; None for now.
+        device: by which device and transaction ID it was sent.
+    """
+
+    type: str
+    sender: UserId
+    content: Mapping[str, Any]
+    state_key: str | None = None
+    redacts: EventId | None = None
+    origin_server_ts: int | None = None
+    device: SenderDevice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Whose name and key our events carry."""
+
+    server_name: ServerName
+    key: SigningKey
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a decision about a room needs.
+
+    Attributes:
+        version: number of facts so far.
+        depth: the greatest depth of a forward extremity.
+        extremities: accepted events that no accepted event follows yet, with their depths.
+        state: the known entries of the current state.
+    """
+
+    room_id: RoomId
+    rules: RoomVersionRules
+    version: int = 0
+    depth: int = 0
+    extremities: Mapping[EventId, int] = field(default_factory=immutables.Map)
+    state: KnownState = field(default_factory=immutables.Map)
+
+    # Decisions
+
+    def compose(self, draft: EventDraft, signer: Signer, now_ms: int) -> Pdu:
+        """The signed event that adds `draft` at the end of the room, checked by the auth rules.
+
+        Raises:
+            Forbidden: the authorization rules do not allow it.
+            InvalidPdu, TooLarge: the event would break the format or a size limit.
+
+        Spec: https://spec.matrix.org/v1.19/rooms/v11/#authorization-rules
+        """
+        needed = self.auth_types(draft)
+        auth_events = tuple(
+            pdu for key in sorted(needed) if (pdu := self.state.get(key)) is not None
+        )
+        unsigned_event = build_event(
+            self.rules,
+            room_id=self.room_id,
+            sender=draft.sender,
+            type=draft.type,
+            content=draft.content,
+            state_key=draft.state_key,
+            redacts=draft.redacts,
+            prev_events=self.prev_events(),
+            auth_events=[pdu.event_id for pdu in auth_events],
+            depth=min(self.depth + 1, MAX_DEPTH),
+            origin_server_ts=now_ms if draft.origin_server_ts is None else draft.origin_server_ts,
+            origin=server_name_of(draft.sender),
+        )
+        event, event_id = sign_event(self.rules, unsigned_event, signer.server_name, signer.key)
+        pdu = parse_pdu(self.rules, event, event_id=event_id)
+        check_state_independent_auth_rules(self.rules, pdu, auth_events)
+        check_state_dependent_auth_rules(self.rules, pdu, self.find_state)
+        return pdu
+
+    def auth_types(self, draft: EventDraft) -> frozenset[StateKey]:
+        """The entries of the current state that decide about `draft`."""
+        return auth_types_for_event(
+            self.rules,
+            type=draft.type,
+            state_key=draft.state_key,
+            sender=draft.sender,
+            content=draft.content,
+        )
+
+    def prev_events(self) -> list[EventId]:
+        """The events that the next one follows: the deepest extremities, at most 20."""
+        deepest = sorted(self.extremities.items(), key=lambda item: (-item[1], item[0]))
+        return [event_id for event_id, _ in deepest[:MAX_PREV_EVENTS]]
+
+    def accepted(
+        self, pdu: Pdu, received_ts: int, device: SenderDevice | None = None
+    ) -> PduAccepted:
+        """The fact that `pdu` was added at the end of the room."""
+        replaces = None
+        if pdu.state_key is not None:
+            replaced = self.state.get((pdu.type, pdu.state_key))
+            replaces = replaced.event_id if replaced is not None else None
+        return PduAccepted(
+            originator_id=self.room_id,
+            originator_version=self.version + 1,
+            pdu=pdu,
+            received_ts=received_ts,
+            replaces=replaces,
+            sender_device=device,
+        )
+
+    # Knowledge
+
+    def find_state(self, type: str, state_key: str = "") -> Pdu | None:
+        """The current state event; None when the room has none.
+
+        Raises:
+            KeyError: nobody has told the room about this entry yet.
+        """
+        return self.state[type, state_key]
+
+    def unknown(self, keys: Iterable[StateKey]) -> list[StateKey]:
+        """Those of `keys` that the room has not been told about."""
+        return [key for key in keys if key not in self.state]
+
+    def learn(self, entries: Mapping[StateKey, Pdu | None]) -> Room:
+        """The room, told about entries of its current state."""
+        return replace(self, state=self.state.update(entries))
+
+    def forget_members(self) -> Room:
+        """The room, without the member entries it knows; they can be learned again."""
+        kept = {key: pdu for key, pdu in self.state.items() if key[0] != "m.room.member"}
+        if len(kept) > MAX_KNOWN_ENTRIES:
+            kept = {key: pdu for key, pdu in kept.items() if key[1] == ""}
+        if len(kept) > MAX_KNOWN_ENTRIES:
+            kept = {}
+        return replace(self, state=immutables.Map(kept))
+
+    # Evolution
+
+    def evolve(self, fact: Fact) -> Room:
+        """The room after `fact`.
+
+        A change of the state to an event other than the fact's own makes that entry unknown.
+        """
+        if fact.originator_version != self.version + 1:
+            raise ValueError(
+                f"fact {fact.originator_version} cannot follow version {self.version} "
+                f"of {self.room_id}"
+            )
+        pdu = fact.pdu
+        state = self.state
+        for key, event_id in fact.state_changes.items():
+            if event_id is None:
+                state = state.set(key, None)
+            elif event_id == pdu.event_id:
+                state = state.set(key, pdu)
+            elif key in state:
+                state = state.delete(key)
+        extremities = self.extremities
+        depth = self.depth
+        if isinstance(fact, PduAccepted):
+            followed = set(pdu.prev_events)
+            kept = {id_: depth_ for id_, depth_ in extremities.items() if id_ not in followed}
+            kept[pdu.event_id] = pdu.depth
+            extremities = immutables.Map(kept)
+            depth = max(depth, pdu.depth)
+        room = replace(
+            self,
+            version=fact.originator_version,
+            depth=depth,
+            extremities=extremities,
+            state=state,
+        )
+        return room.forget_members() if len(state) > MAX_KNOWN_ENTRIES else room
+
+
+def compose_create_event(
+    rules: RoomVersionRules, draft: EventDraft, signer: Signer, now_ms: int, *, opaque_id: str
+) -> Pdu:
+    """The signed m.room.create event of a new room; its `room_id` is the new room's.
+
+    Args:
+        opaque_id: names the room, in the versions where the room ID is chosen and not a hash.
+
+    Raises:
+        Forbidden: the authorization rules do not allow it.
+        InvalidPdu, TooLarge: the event would break the format or a size limit.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#mroomcreate
+    """
+    unsigned_event = build_event(
+        rules,
+        room_id=f"!{opaque_id}:{signer.server_name}",
+        sender=draft.sender,
+        type=draft.type,
+        content=draft.content,
+        state_key=draft.state_key,
+        redacts=None,
+        prev_events=[],
+        auth_events=[],
+        depth=1,
+        origin_server_ts=now_ms if draft.origin_server_ts is None else draft.origin_server_ts,
+        origin=signer.server_name,
+    )
+    event, event_id = sign_event(rules, unsigned_event, signer.server_name, signer.key)
+    pdu = parse_pdu(rules, event, event_id=event_id)
+    check_state_independent_auth_rules(rules, pdu, [])
+    return pdu
+
+
+def project_room(room: Room | None, facts: Collection[Fact], rules: RoomVersionRules) -> Room:
+    """The room after `facts`, from nothing or from an earlier value."""
+    for fact in facts:
+        if room is None:
+            room = Room(room_id=fact.originator_id, rules=rules)
+        room = room.evolve(fact)
+    if room is None:
+        raise ValueError("a room has at least one fact")
+    return room

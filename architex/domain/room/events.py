@@ -1,0 +1,113 @@
+"""Facts: what the log of a room remembers; a PDU, our verdict on it, and what it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from architex.domain.identifiers import EventId, RoomId
+from architex.domain.pdu import Pdu, StateKey
+
+ACCEPTED: Final = 0
+SOFT_FAILED: Final = 1
+REJECTED: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SenderDevice:
+    """The device and the transaction ID by which a client of ours sent an event.
+
+    Shown as `unsigned.transaction_id` to that device alone.
+    """
+
+    device_id: str
+    txn_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One entry of a room's log.
+
+    Attributes:
+        originator_id: the room ID (the name is the eventsourcing library's).
+        originator_version: 1 for the first fact of the room, then 2, 3, …
+        pdu: the event, as signed.
+        received_ts: when we learned it, milliseconds since 1970.
+        replaces: the state event that this one replaced in the current state.
+        delta: the changes of the current state, state key by state key (None: the entry went
+            away). None stands for the usual case: a state event sets itself, any other nothing.
+        sender_device: set for events that a client of ours sent with a transaction ID.
+        reason: for soft-failed and rejected events, the rule that said so.
+    """
+
+    originator_id: RoomId
+    originator_version: int
+    pdu: Pdu
+    received_ts: int
+    replaces: EventId | None = None
+    delta: Mapping[StateKey, EventId | None] | None = None
+    sender_device: SenderDevice | None = None
+    reason: str | None = None
+
+    verdict: ClassVar[int]
+
+    @property
+    def state_changes(self) -> Mapping[StateKey, EventId | None]:
+        """What the fact changed in the current state."""
+        if self.delta is not None:
+            return self.delta
+        if self.verdict == ACCEPTED and self.pdu.state_key is not None:
+            return {(self.pdu.type, self.pdu.state_key): self.pdu.event_id}
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class PduAccepted(Fact):
+    """The event is part of the room."""
+
+    verdict: ClassVar[int] = ACCEPTED
+
+
+@dataclass(frozen=True, slots=True)
+class PduSoftFailed(Fact):
+    """The event was allowed where it stands in the graph, but not by the current state."""
+
+    verdict: ClassVar[int] = SOFT_FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class PduRejected(Fact):
+    """The event breaks the authorization rules."""
+
+    verdict: ClassVar[int] = REJECTED
+
+
+FACT_CLASSES: Final[Mapping[str, type[Fact]]] = {
+    fact_class.__name__: fact_class for fact_class in (PduAccepted, PduSoftFailed, PduRejected)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFact:
+    """A fact with its place in the log, as projections receive it.
+
+    Attributes:
+        position: the fact's place in the whole log; also the integer ID of its event.
+        room_nid: the room's number.
+        fact: what was recorded.
+    """
+
+    position: int
+    room_nid: int
+    fact: Fact
+
+    @property
+    def pdu(self) -> Pdu:
+        """The event."""
+        return self.fact.pdu
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """The event's content."""
+        return self.fact.pdu.content

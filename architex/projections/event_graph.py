@@ -1,0 +1,91 @@
+"""event_graph: every event of every room, its verdict, and what it follows."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Final
+
+from architex.domain.identifiers import EventId
+from architex.domain.pdu import Pdu
+from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
+from architex.projections.base import Execute, Params, Projection, Row, Timing
+
+MAX_REMEMBERED: Final = 20_000
+
+
+class EventGraph(Projection):
+    """Writes `event_graph`: event ID → position, verdict, depth, edges, redaction."""
+
+    name: ClassVar[str] = "event_graph"
+    timing: ClassVar[Timing] = Timing.INLINE
+    tables: ClassVar[tuple[str, ...]] = ("event_graph",)
+
+    def __init__(self) -> None:
+        # Positions of events that others lately referred to.
+        self._positions: OrderedDict[EventId, int] = OrderedDict()
+
+    def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
+        """The positions of earlier events that these refer to, as far as not remembered."""
+        own = {fact.pdu.event_id for fact in facts}
+        wanted = {
+            event_id
+            for fact in facts
+            for event_id in referred_events(fact.pdu)
+            if event_id not in own and event_id not in self._positions
+        }
+        if not wanted:
+            return None
+        return (
+            "SELECT event_id, position FROM event_graph WHERE event_id = ANY(%s)",
+            (list(wanted),),
+        )
+
+    def apply(
+        self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]
+    ) -> None:
+        """Add the events; mark those that they redact."""
+        positions: dict[EventId, int] = dict(answer)
+        positions.update((r.pdu.event_id, r.position) for r in recorded)
+        for recorded_fact in recorded:
+            for event_id in referred_events(recorded_fact.pdu):
+                if event_id not in positions and event_id in self._positions:
+                    positions[event_id] = self._positions[event_id]
+
+        def known(event_ids: Iterable[EventId]) -> list[int]:
+            return [positions[event_id] for event_id in event_ids if event_id in positions]
+
+        for r in recorded:
+            execute(
+                "INSERT INTO event_graph (position, room_nid, event_id, verdict, depth,"
+                " prev_events, auth_events) VALUES (%s, %s, %s, %s, %s, %s::int8[], %s::int8[])",
+                (
+                    r.position,
+                    r.room_nid,
+                    r.pdu.event_id,
+                    r.fact.verdict,
+                    r.pdu.depth,
+                    known(r.pdu.prev_events),
+                    known(r.pdu.auth_events),
+                ),
+            )
+            if r.fact.verdict == ACCEPTED and r.pdu.redacts is not None:
+                execute(
+                    "UPDATE event_graph SET redacted_by = %s"
+                    " WHERE event_id = %s AND room_nid = %s AND redacted_by IS NULL",
+                    (r.position, r.pdu.redacts, r.room_nid),
+                )
+        self._remember(positions)
+
+    def _remember(self, positions: dict[EventId, int]) -> None:
+        for event_id, position in positions.items():
+            self._positions[event_id] = position
+            self._positions.move_to_end(event_id)
+        while len(self._positions) > MAX_REMEMBERED:
+            self._positions.popitem(last=False)
+
+
+def referred_events(pdu: Pdu) -> Iterable[EventId]:
+    """The events that an event follows or is authorised by."""
+    yield from pdu.prev_events
+    yield from pdu.auth_events

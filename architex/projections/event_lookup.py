@@ -1,0 +1,43 @@
+"""Single events by their IDs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+from architex.domain.identifiers import EventId, RoomId, UserId
+from architex.storage.pool import Database
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedEvent:
+    """Where an event is, and whose."""
+
+    event_id: EventId
+    room_id: RoomId
+    room_nid: int
+    position: int
+    sender: UserId
+    type: str
+
+
+@dataclass(frozen=True)
+class EventLookup:
+    """Finds accepted events by event ID."""
+
+    database: Database
+
+    def find_event(self, event_id: EventId) -> LocatedEvent | None:
+        """The accepted event of that ID, in whichever room; None when there is none."""
+        row = self.database.fetch_one(
+            "SELECT r.room_id, g.room_nid, g.position, s.state FROM event_graph g"
+            " JOIN rooms r USING (room_nid) JOIN stored_events s ON s.notification_id = g.position"
+            " WHERE g.event_id = %s AND g.verdict = 0",
+            (event_id,),
+        )
+        if row is None:
+            return None
+        room_id, room_nid, position, state = row
+        pdu = orjson.loads(state)["pdu"]
+        return LocatedEvent(event_id, room_id, room_nid, position, pdu["sender"], pdu["type"])

@@ -1,0 +1,81 @@
+"""memberships: who is in which room, since when; and how many are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+from architex.domain.room.events import Fact, RecordedFact
+from architex.projections.base import Execute, Params, Projection, Row, Timing
+
+_UPSERT: Final = """
+INSERT INTO memberships
+    (user_id, room_nid, membership, position, sender, join_position, left_position)
+VALUES (%s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (user_id, room_nid) DO UPDATE SET membership = excluded.membership,
+    position = excluded.position, sender = excluded.sender,
+    join_position = excluded.join_position, left_position = excluded.left_position"""
+
+_COUNT: Final = """
+INSERT INTO room_counts (room_nid, joined, invited) VALUES (%s, %s, %s)
+ON CONFLICT (room_nid) DO UPDATE SET joined = room_counts.joined + excluded.joined,
+    invited = room_counts.invited + excluded.invited"""
+
+
+class Memberships(Projection):
+    """Writes `memberships` and `room_counts`."""
+
+    name: ClassVar[str] = "memberships"
+    timing: ClassVar[Timing] = Timing.INLINE
+    tables: ClassVar[tuple[str, ...]] = ("memberships", "room_counts")
+
+    def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
+        """What is remembered of the members whom the facts concern."""
+        pairs = {
+            (fact.originator_id, state_key)
+            for fact in facts
+            for type_, state_key in fact.state_changes
+            if type_ == "m.room.member"
+        }
+        if not pairs:
+            return None
+        return (
+            "SELECT m.user_id, m.room_nid, m.membership, m.join_position, m.left_position"
+            " FROM unnest(%s::text[], %s::text[]) AS k (room_id, user_id)"
+            " JOIN rooms USING (room_id) JOIN memberships m USING (user_id, room_nid)",
+            ([room_id for room_id, _ in pairs], [user_id for _, user_id in pairs]),
+        )
+
+    def apply(
+        self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]
+    ) -> None:
+        """Move the members to their new memberships, and the counts with them."""
+        before: dict[tuple[str, int], tuple[str | None, int | None, int | None]] = {
+            (user_id, room_nid): (membership, joined, left)
+            for user_id, room_nid, membership, joined, left in answer
+        }
+        written: dict[tuple[str, int], tuple[Any, ...]] = {}
+        counts: dict[int, list[int]] = {}
+        for r in recorded:
+            for (type_, user_id), event_id in r.fact.state_changes.items():
+                if type_ != "m.room.member":
+                    continue
+                old, joined, left = before.get((user_id, r.room_nid), (None, None, None))
+                own = event_id == r.pdu.event_id
+                new = r.content.get("membership") if own else "leave"
+                if new == "join":
+                    joined = joined if old == "join" else r.position
+                else:
+                    left = r.position if old == "join" else left
+                    joined = None
+                before[user_id, r.room_nid] = (new, joined, left)
+                written[user_id, r.room_nid] = (
+                    user_id, r.room_nid, new, r.position, r.pdu.sender, joined, left,
+                )  # fmt: skip
+                count = counts.setdefault(r.room_nid, [0, 0])
+                count[0] += (new == "join") - (old == "join")
+                count[1] += (new == "invite") - (old == "invite")
+        for row in written.values():
+            execute(_UPSERT, row)
+        for room_nid, (joined_change, invited_change) in counts.items():
+            execute(_COUNT, (room_nid, joined_change, invited_change))

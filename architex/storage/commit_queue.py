@@ -1,0 +1,630 @@
+"""The one way to write what others will read: decisions and rows, committed in groups.
+
+Each lane of the queue is one thread (under gevent: one greenlet) that takes whatever is waiting
+and commits it in one transaction: lock the rooms, decide, take positions, write facts, INLINE
+projections, rows and answers, notify, COMMIT. Three round trips and a flush serve many requests.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
+
+import immutables
+import orjson
+import psycopg
+from psycopg import errors
+
+from architex.domain.errors import DatabaseUnavailable, MatrixError, UnknownRoom
+from architex.domain.identifiers import EventId, RoomId, UserId
+from architex.domain.pdu import Pdu, StateKey
+from architex.domain.room.aggregate import EventDraft, Room, Signer
+from architex.domain.room.events import Fact, RecordedFact
+from architex.domain.room_versions import RoomVersionRules
+from architex.storage.event_log import EventLog, RoomHead
+from architex.storage.pool import Database, PgConnection
+from architex.storage.recorders import (
+    INSERT_FACTS,
+    TAKE_POSITIONS,
+    UPSERT_SNAPSHOT,
+    fact_columns,
+    snapshot_row,
+)
+from architex.storage.room_facts import FactMapper
+from architex.storage.room_snapshots import INTERVAL, encode_snapshot
+from architex.storage.transactions import (
+    FIND_ANSWERS,
+    INSERT_ANSWERS,
+    TransactionKey,
+    answer_columns,
+    key_columns,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Row: TypeAlias = tuple[Any, ...]
+Params: TypeAlias = Sequence[Any] | Mapping[str, Any]
+Execute: TypeAlias = Callable[[str, Params], None]
+"""Runs a statement in the batch's transaction; gives no result."""
+WriteRows: TypeAlias = Callable[[Execute, int], None]
+"""Writes rows with `execute`, given their position. May be called again on a retry."""
+
+MAX_BATCH: Final = 128
+MAX_NOTIFICATION_BYTES: Final = 7800
+GIVE_UP_AFTER_SECONDS: Final = 15.0
+CHANNEL: Final = "architex_log"
+
+
+class InlineProjection(Protocol):
+    """A read model written in the transaction that records the facts."""
+
+    def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
+        """A question to the database that `apply` needs answered; None for none."""
+
+    def apply(
+        self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]
+    ) -> None:
+        """Write what the facts change."""
+
+
+class StateFinder(Protocol):
+    """Looks up entries of current states."""
+
+    def find_states(
+        self, connection: PgConnection, keys: Sequence[tuple[RoomHead, StateKey]]
+    ) -> Mapping[tuple[RoomId, StateKey], Pdu]:
+        """The current events of those entries that exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomCommand(Generic[T]):
+    """Something to decide about one room, under its lock.
+
+    Attributes:
+        decide: looks at the session's room and appends to it; raises MatrixError to refuse, and
+            then nothing of it is written. May be called again on a retry.
+        prefetch: entries of the state that it will look at.
+        transaction: the client's transaction; then `decide` returns the event ID, and a second
+            command of the same transaction returns the first one's, and decides nothing.
+        creates: for a room that does not exist yet, its version's rules.
+    """
+
+    room_id: RoomId
+    decide: Callable[[RoomSession], T]
+    prefetch: frozenset[StateKey] = frozenset()
+    transaction: TransactionKey | None = None
+    creates: RoomVersionRules | None = None
+
+
+class RoomSession:
+    """A room under its lock, for the time of one decision."""
+
+    def __init__(self, room: Room, now_ms: int, batch: _Batch) -> None:
+        self.room = room
+        self.now_ms = now_ms
+        self.facts: list[Fact] = []
+        self.rows: list[WriteRows] = []
+        self._batch = batch
+
+    def find_state(self, type: str, state_key: str = "") -> Pdu | None:
+        """The event of the current state, or None."""
+        self._require([(type, state_key)])
+        return self.room.find_state(type, state_key)
+
+    def append(self, draft: EventDraft) -> Pdu:
+        """Add an event of ours at the end of the room.
+
+        Raises:
+            Forbidden: the authorization rules do not allow it.
+            BadJson, TooLarge: the event would break the format or a size limit.
+        """
+        needed = self.room.auth_types(draft)
+        if draft.state_key is not None:
+            needed |= {(draft.type, draft.state_key)}
+        self._require([("m.room.create", ""), *needed])
+        pdu = self.room.compose(draft, self._batch.signer, self.now_ms)
+        self.record(self.room.accepted(pdu, self.now_ms, draft.device))
+        return pdu
+
+    def append_composed(self, pdu: Pdu) -> None:
+        """Add an event that was composed before the room existed: its m.room.create."""
+        self.record(self.room.accepted(pdu, self.now_ms))
+
+    def record(self, fact: Fact) -> None:
+        """Add a fact whose verdict is known."""
+        self.room = self.room.evolve(fact)
+        self.facts.append(fact)
+
+    def also(self, write: WriteRows) -> None:
+        """Write further rows in the same transaction; their position is the last fact's."""
+        self.rows.append(write)
+
+    def _require(self, keys: Iterable[StateKey]) -> None:
+        unknown = self.room.unknown(keys)
+        if unknown:
+            self.room = self._batch.learn(self.room, unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    write: WriteRows
+    users: Collection[UserId]
+    rooms: Collection[int]
+    durable: bool
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A waiting request: its command, and a latch that opens when it is settled."""
+
+    command: RoomCommand[Any] | _Rows
+    latch: threading.Lock = field(default_factory=threading.Lock)
+    result: Any = None
+    error: BaseException | None = None
+
+    def settle(self, result: Any = None, error: BaseException | None = None) -> None:
+        self.result = result
+        self.error = error
+        self.latch.release()
+
+
+class _OutcomeUnknown(Exception):
+    """The connection was lost after COMMIT was sent."""
+
+
+class CommitQueue:
+    """Commits decisions and rows of this process in groups."""
+
+    def __init__(
+        self,
+        database: Database,
+        event_log: EventLog,
+        *,
+        inline: Sequence[InlineProjection],
+        states: StateFinder,
+        signer: Signer,
+        now_ms: Callable[[], int],
+        lanes: int = 2,
+    ) -> None:
+        """Remember the collaborators; lanes start with their first command.
+
+        Args:
+            inline: projections written in the same transaction as the facts.
+            states: finds entries of current states.
+            signer: the name and the key that our events carry.
+            now_ms: the clock, milliseconds since 1970.
+            lanes: how many groups may be under way at once; a room is always in the same one.
+        """
+        self.database = database
+        self.event_log = event_log
+        self.inline = tuple(inline)
+        self.states = states
+        self.signer = signer
+        self.now_ms = now_ms
+        self.mapper = FactMapper(event_log.rules_of)
+        self._lanes = [_Lane(self, number) for number in range(lanes)]
+
+    def write_room(self, command: RoomCommand[T]) -> T:
+        """Decide about a room and record the facts; returns after COMMIT.
+
+        Returns what `decide` returned.
+
+        Raises:
+            MatrixError: what `decide` raised; UnknownRoom when the room is unknown.
+            DatabaseUnavailable: the database did not come back in time.
+        """
+        lane = self._lanes[hash(command.room_id) % len(self._lanes)]
+        result: T = lane.submit(_Pending(command))
+        return result
+
+    def write_rows(
+        self,
+        write: WriteRows,
+        *,
+        wake_users: Iterable[UserId] = (),
+        wake_rooms: Iterable[int] = (),
+        durable: bool = True,
+    ) -> int:
+        """Write rows that carry a position; returns the position after COMMIT.
+
+        Args:
+            write: is given `execute` and the position; has no other effects.
+            wake_users: whose waiting /sync looks again.
+            wake_rooms: numbers of rooms whose members' waiting /sync looks again.
+            durable: False for what may be lost in a crash of the database.
+        """
+        rows = _Rows(write, tuple(wake_users), tuple(wake_rooms), durable)
+        lane = self._lanes[hash(rows.users) % len(self._lanes)]
+        position: int = lane.submit(_Pending(rows))
+        return position
+
+
+class _Lane:
+    """One thread that commits group after group."""
+
+    def __init__(self, commits: CommitQueue, number: int) -> None:
+        self._commits = commits
+        self._number = number
+        self._waiting: queue.SimpleQueue[_Pending] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._started = False
+
+    def submit(self, pending: _Pending) -> Any:
+        pending.latch.acquire()
+        if not self._started:
+            self._start()
+        self._waiting.put(pending)
+        pending.latch.acquire()
+        if pending.error is not None:
+            raise pending.error
+        return pending.result
+
+    def _start(self) -> None:
+        with self._starting:
+            if not self._started:
+                name = f"commit lane {self._number}"
+                threading.Thread(target=self._run, name=name, daemon=True).start()
+                self._started = True
+
+    def _run(self) -> None:
+        while True:
+            group = [self._waiting.get()]
+            while len(group) < MAX_BATCH:
+                try:
+                    group.append(self._waiting.get_nowait())
+                except queue.Empty:
+                    break
+            self._commit(group)
+
+    def _commit(self, group: Sequence[_Pending]) -> None:
+        """Commit a group; whatever happens, everyone in it is settled."""
+        deadline = time.monotonic() + GIVE_UP_AFTER_SECONDS
+        pause = 0.05
+        while True:
+            try:
+                batch = self._attempt(group)
+            except (DatabaseUnavailable, psycopg.OperationalError) as error:
+                if time.monotonic() > deadline:
+                    log.error("The database stays away; %s writes refused.", len(group))
+                    _settle_all(group, DatabaseUnavailable("The database cannot be reached."))
+                    log.debug("last error", exc_info=error)
+                    return
+                time.sleep(pause)
+                pause = min(pause * 2, 1.0)
+            except BaseException as error:  # noqa: BLE001 - somebody waits for the outcome
+                self._isolate(group, error)
+                return
+            else:
+                batch.settle()
+                return
+
+    def _isolate(self, group: Sequence[_Pending], error: BaseException) -> None:
+        """A group failed for a reason within it: find whose, let the others pass."""
+        if len(group) == 1:
+            group[0].settle(error=error)
+            if not isinstance(error, Exception):
+                raise error
+            return
+        for pending in group:
+            self._commit([pending])
+
+    def _attempt(self, group: Sequence[_Pending]) -> _Batch:
+        """One try. Raises what the database raised, having written nothing."""
+        batch = _Batch(self._commits, group)
+        try:
+            batch.run()
+        except _OutcomeUnknown as unknown:
+            if not self._was_committed(batch.first_stored):
+                self._commits.event_log.forget(batch.room_ids)
+                raise DatabaseUnavailable("The connection was lost before COMMIT.") from unknown
+        except BaseException:
+            self._commits.event_log.forget(batch.room_ids)
+            raise
+        return batch
+
+    def _was_committed(self, first_stored: tuple[Any, ...] | None) -> bool:
+        """What became of a transaction whose COMMIT was not answered.
+
+        Rows alone may be written twice without harm; facts are looked for.
+        """
+        if first_stored is None:
+            return False
+        deadline = time.monotonic() + GIVE_UP_AFTER_SECONDS
+        while True:
+            try:
+                with self._commits.database.transaction() as connection:
+                    # Whoever still writes holds this row: wait for the lost transaction's end.
+                    connection.execute("SELECT position FROM log_position FOR UPDATE")
+                    found = connection.execute(
+                        "SELECT 1 FROM stored_events WHERE originator_id = %s"
+                        " AND originator_version = %s AND state = %b AND notification_id = %s",
+                        first_stored,
+                    ).fetchone()
+                return found is not None
+            except DatabaseUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+
+class _Batch:
+    """One transaction for a group of commands."""
+
+    def __init__(self, commits: CommitQueue, group: Sequence[_Pending]) -> None:
+        self._commits = commits
+        self._group = group
+        self.signer = commits.signer
+        self.room_ids = sorted(
+            {p.command.room_id for p in group if isinstance(p.command, RoomCommand)}
+        )
+        self._heads: dict[RoomId, RoomHead] = {}
+        self._created: dict[RoomId, RoomHead] = {}
+        self._rooms: dict[RoomId, Room] = {}
+        self._connection: PgConnection
+        # Outcomes by place in the group, delivered after COMMIT.
+        self._results: dict[int, Any] = {}
+        self._errors: dict[int, BaseException] = {}
+        self._facts: list[Fact] = []
+        # (command's place or None for a session's rows, index of the last fact, write)
+        self._row_writes: list[tuple[_Rows | None, int, WriteRows]] = []
+        self._rows_places: dict[int, int] = {}
+        self._answers: list[tuple[TransactionKey, EventId]] = []
+        # Room, version, bytes and position of the first fact: by them a lost COMMIT is found.
+        self.first_stored: tuple[Any, ...] | None = None
+
+    # What one attempt does, in order
+
+    def run(self) -> None:
+        with self._commits.database.connection() as connection:
+            self._connection = connection
+            try:
+                answered = self._begin()
+                self._load_rooms()
+                self._decide(answered)
+                if not self._facts and not self._row_writes:
+                    connection.execute("ROLLBACK")
+                    return
+                self._write()
+            except BaseException:
+                _roll_back(connection)
+                raise
+        for room in self._rooms.values():
+            self._commits.event_log.remember(room)
+
+    def settle(self) -> None:
+        """Wake everyone in the group with the outcome."""
+        for place, pending in enumerate(self._group):
+            pending.settle(self._results.get(place), self._errors.get(place))
+
+    def _begin(self) -> dict[TransactionKey, EventId]:
+        """Lock the rooms; find transactions answered before."""
+        commands = [p.command for p in self._group if isinstance(p.command, RoomCommand)]
+        keys = [c.transaction for c in commands if c.transaction is not None]
+        creations = [c for c in commands if c.creates is not None]
+        connection = self._connection
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            heads = (
+                connection.execute(
+                    "SELECT room_id, room_nid, room_version, version, last_position FROM rooms"
+                    " WHERE room_id = ANY(%s) ORDER BY room_id FOR NO KEY UPDATE",
+                    (self.room_ids,),
+                )
+                if self.room_ids
+                else None
+            )
+            answers = connection.execute(FIND_ANSWERS, key_columns(keys)) if keys else None
+            numbers = (
+                connection.execute(
+                    "SELECT nextval(pg_get_serial_sequence('rooms', 'room_nid'))"
+                    " FROM generate_series(1, %s)",
+                    (len(creations),),
+                )
+                if creations
+                else None
+            )
+        if heads is not None:
+            self._heads = {row[0]: RoomHead(*row) for row in heads.fetchall()}
+        if numbers is not None:
+            for command, (room_nid,) in zip(creations, numbers.fetchall(), strict=True):
+                if command.room_id not in self._heads and command.creates is not None:
+                    self._created[command.room_id] = RoomHead(
+                        command.room_id, room_nid, command.creates.version, 0, 0
+                    )
+        if answers is None:
+            return {}
+        return {TransactionKey(*row[:4]): row[4] for row in answers.fetchall()}
+
+    def _load_rooms(self) -> None:
+        for head in self._heads.values():
+            self._rooms[head.room_id] = self._commits.event_log.load_room(self._connection, head)
+        wanted: dict[RoomId, set[StateKey]] = {}
+        for pending in self._group:
+            command = pending.command
+            if isinstance(command, RoomCommand) and command.room_id in self._rooms:
+                wanted.setdefault(command.room_id, set()).update(command.prefetch)
+        unknown = [
+            (self._heads[room_id], key)
+            for room_id, keys in wanted.items()
+            for key in self._rooms[room_id].unknown(keys)
+        ]
+        if unknown:
+            found = self._commits.states.find_states(self._connection, unknown)
+            for room_id, keys in wanted.items():
+                room = self._rooms[room_id]
+                learned = {key: found.get((room_id, key)) for key in room.unknown(keys)}
+                self._rooms[room_id] = room.learn(learned)
+
+    def learn(self, room: Room, keys: Sequence[StateKey]) -> Room:
+        """The room, told what the database has under `keys`."""
+        head = self._heads.get(room.room_id)
+        if head is None:  # being created: what it does not know does not exist
+            return room.learn(dict.fromkeys(keys))
+        found = self._commits.states.find_states(self._connection, [(head, key) for key in keys])
+        return room.learn({key: found.get((room.room_id, key)) for key in keys})
+
+    def _decide(self, answered: dict[TransactionKey, EventId]) -> None:
+        for place, pending in enumerate(self._group):
+            command = pending.command
+            if isinstance(command, _Rows):
+                self._row_writes.append((command, -1, command.write))
+                self._rows_places[id(command)] = place
+                continue
+            if command.transaction is not None and command.transaction in answered:
+                self._results[place] = answered[command.transaction]
+                continue
+            try:
+                session = self._session(command)
+                result = command.decide(session)
+            except MatrixError as error:
+                self._errors[place] = error
+                continue
+            self._results[place] = result
+            self._rooms[command.room_id] = session.room
+            self._facts.extend(session.facts)
+            last = len(self._facts) - 1
+            self._row_writes.extend((None, last, write) for write in session.rows)
+            if command.transaction is not None:
+                answered[command.transaction] = result
+                self._answers.append((command.transaction, result))
+
+    def _session(self, command: RoomCommand[Any]) -> RoomSession:
+        room = self._rooms.get(command.room_id)
+        if room is None:
+            if command.creates is None:
+                raise UnknownRoom(f"{command.room_id} is not a room this server knows.")
+            room = Room(room_id=command.room_id, rules=command.creates, state=immutables.Map())
+        return RoomSession(room, self._commits.now_ms(), self)
+
+    # Writing
+
+    def _write(self) -> None:
+        connection = self._connection
+        taken = len(self._facts) + sum(1 for rows, _, _ in self._row_writes if rows is not None)
+        questions = [projection.ask(self._facts) for projection in self._commits.inline]
+        with connection.pipeline():
+            base_cursor = connection.execute(TAKE_POSITIONS, (taken, taken))
+            asked = [
+                None if question is None else connection.execute(question[0].encode(), question[1])
+                for question in questions
+            ]
+        answers = [[] if cursor is None else cursor.fetchall() for cursor in asked]
+        base_row = base_cursor.fetchone()
+        if base_row is None:
+            raise psycopg.DataError("log_position has no row")
+        base: int = base_row[0]
+        recorded = [
+            RecordedFact(base + n, self._head_of(fact).room_nid, fact)
+            for n, fact in enumerate(self._facts, start=1)
+        ]
+        sent = False
+        try:
+            with connection.pipeline():
+                self._write_all(base, recorded, answers)
+                sent = True
+                connection.execute("COMMIT")
+        except psycopg.OperationalError as error:
+            if sent and not isinstance(error, errors.QueryCanceled):
+                raise _OutcomeUnknown from error
+            raise
+
+    def _write_all(
+        self, base: int, recorded: Sequence[RecordedFact], answers: Sequence[Sequence[Row]]
+    ) -> None:
+        connection = self._connection
+
+        def execute(sql: str, params: Params) -> None:
+            connection.execute(sql.encode(), params)
+
+        if all(rows is not None and not rows.durable for rows, _, _ in self._row_writes) and (
+            not recorded
+        ):
+            execute("SET LOCAL synchronous_commit = off", ())
+        if recorded:
+            stored = [self._commits.mapper.to_stored_event(r.fact) for r in recorded]
+            connection.execute(INSERT_FACTS, fact_columns(stored, [r.position for r in recorded]))
+            first = stored[0]
+            self.first_stored = (
+                first.originator_id,
+                first.originator_version,
+                first.state,
+                recorded[0].position,
+            )
+            for projection, answer in zip(self._commits.inline, answers, strict=True):
+                projection.apply(execute, recorded, answer)
+            self._write_heads(execute, recorded)
+        next_position = base + len(recorded)
+        for rows, last_fact, write in self._row_writes:
+            if rows is not None:
+                next_position += 1
+                write(execute, next_position)
+                self._results[self._rows_places[id(rows)]] = next_position
+            else:
+                write(execute, base + last_fact + 1)
+        if self._answers:
+            execute(INSERT_ANSWERS, answer_columns(self._answers, self._commits.now_ms()))
+        last = next_position
+        execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._notification(last, recorded)))
+
+    def _write_heads(self, execute: Execute, recorded: Sequence[RecordedFact]) -> None:
+        """Move the heads of the rooms on; take snapshots where it is time."""
+        last_positions = {r.fact.originator_id: r.position for r in recorded}
+        for room_id, position in last_positions.items():
+            room = self._rooms[room_id]
+            head = self._head_of_room(room_id)
+            if head.version == 0:
+                execute(
+                    "INSERT INTO rooms (room_nid, room_id, room_version, version, last_position)"
+                    " VALUES (%s, %s, %s, %s, %s)",
+                    (head.room_nid, room_id, head.room_version, room.version, position),
+                )
+            else:
+                execute(
+                    "UPDATE rooms SET version = %s, last_position = %s WHERE room_nid = %s",
+                    (room.version, position, head.room_nid),
+                )
+            if room.version // INTERVAL > head.version // INTERVAL:
+                execute(UPSERT_SNAPSHOT, snapshot_row(encode_snapshot(room)))
+
+    def _notification(self, position: int, recorded: Sequence[RecordedFact]) -> str:
+        """Who should look again, up to which position."""
+        rooms = {r.room_nid for r in recorded}
+        users = {
+            r.pdu.state_key
+            for r in recorded
+            if r.pdu.type == "m.room.member" and r.pdu.state_key is not None
+        }
+        for rows, _, _ in self._row_writes:
+            if rows is not None:
+                rooms.update(rows.rooms)
+                users.update(rows.users)
+        payload = orjson.dumps({"p": position, "r": sorted(rooms), "u": sorted(users)})
+        if len(payload) > MAX_NOTIFICATION_BYTES:
+            payload = orjson.dumps({"p": position, "all": True})
+        return payload.decode()
+
+    def _head_of(self, fact: Fact) -> RoomHead:
+        return self._head_of_room(fact.originator_id)
+
+    def _head_of_room(self, room_id: RoomId) -> RoomHead:
+        return self._heads.get(room_id) or self._created[room_id]
+
+
+def _settle_all(group: Sequence[_Pending], error: BaseException) -> None:
+    for pending in group:
+        pending.settle(error=error)
+
+
+def _roll_back(connection: PgConnection) -> None:
+    """End the transaction, if the connection still lives."""
+    try:
+        if not connection.closed:
+            connection.rollback()
+    except psycopg.Error:
+        connection.close()

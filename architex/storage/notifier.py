@@ -1,0 +1,197 @@
+"""Wakes whoever waits for something new, when a commit says whom it concerns."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+import psycopg
+
+from architex.domain.identifiers import UserId
+from architex.storage.commit_queue import CHANNEL
+
+log = logging.getLogger(__name__)
+
+MAX_REMEMBERED: Final = 50_000
+MAX_WATCHES: Final = 20_000
+
+
+@dataclass(slots=True)
+class _Watch:
+    """A user who waits, or waited lately, and the rooms that concern them."""
+
+    rooms: frozenset[int] = frozenset()
+    waiting: set[threading.Event] = field(default_factory=set)
+
+
+class Notifier:
+    """Listens on one connection of its own; parks and wakes the others without any.
+
+    Nothing is lost between looking and waiting: `wait` returns at once when something newer than
+    what the caller has seen was announced before it began to wait.
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._lock = threading.Lock()
+        self._watches: OrderedDict[UserId, _Watch] = OrderedDict()
+        self._watchers_of_room: dict[int, set[UserId]] = {}
+        self._listeners: list[Callable[[int], None]] = []
+        # The newest position announced for rooms and users; older than the floor: forgotten.
+        self._newest: OrderedDict[int | UserId, int] = OrderedDict()
+        self._floor = 0
+        self._started = False
+        self._stopped = False
+
+    # Waiting
+
+    def wait(
+        self, user_id: UserId, room_nids: Collection[int], after: int, timeout_s: float
+    ) -> None:
+        """Wait until something after a position concerns a user or one of the rooms.
+
+        Also returns when `timeout_s` seconds have passed, at shutdown, and sometimes for nothing:
+        the caller looks again.
+
+        Args:
+            user_id: whose own news count.
+            room_nids: numbers of the rooms whose news count.
+            after: the position up to which the caller has seen everything.
+        """
+        woken = threading.Event()
+        with self._lock:
+            watch = self._watch(user_id, frozenset(room_nids))
+            if self._stopped or self._announced_after(user_id, watch.rooms, after):
+                return
+            watch.waiting.add(woken)
+        self.start()
+        try:
+            woken.wait(timeout_s)
+        finally:
+            with self._lock:
+                watch.waiting.discard(woken)
+
+    def on_position(self, listener: Callable[[int], None]) -> None:
+        """Call `listener` with the position of every announcement, from the listening thread."""
+        self._listeners.append(listener)
+
+    def start(self) -> None:
+        """Begin to listen; does nothing when it has begun. Call it after a fork."""
+        with self._lock:
+            if self._started or self._stopped:
+                return
+            self._started = True
+        threading.Thread(target=self._listen, name="notifier", daemon=True).start()
+
+    def stop(self) -> None:
+        """Wake everybody, and let nobody wait any more."""
+        with self._lock:
+            self._stopped = True
+        self._wake_all()
+
+    # Within
+
+    def _watch(self, user_id: UserId, rooms: frozenset[int]) -> _Watch:
+        """The user's watch, over exactly these rooms."""
+        watch = self._watches.get(user_id)
+        if watch is None:
+            watch = self._watches[user_id] = _Watch()
+            self._drop_idle_watches()
+        self._watches.move_to_end(user_id)
+        if watch.rooms != rooms:
+            for room_nid in watch.rooms - rooms:
+                self._unwatch(user_id, room_nid)
+            for room_nid in rooms - watch.rooms:
+                self._watchers_of_room.setdefault(room_nid, set()).add(user_id)
+            watch.rooms = rooms
+        return watch
+
+    def _unwatch(self, user_id: UserId, room_nid: int) -> None:
+        watchers = self._watchers_of_room[room_nid]
+        watchers.discard(user_id)
+        if not watchers:
+            del self._watchers_of_room[room_nid]
+
+    def _drop_idle_watches(self) -> None:
+        excess = len(self._watches) - MAX_WATCHES
+        if excess <= 0:
+            return
+        idle = [user_id for user_id, watch in self._watches.items() if not watch.waiting]
+        for user_id in idle[:excess]:
+            for room_nid in self._watches.pop(user_id).rooms:
+                self._unwatch(user_id, room_nid)
+
+    def _announced_after(self, user_id: UserId, rooms: frozenset[int], after: int) -> bool:
+        if after < self._floor:
+            return True
+        newest = self._newest
+        return newest.get(user_id, 0) > after or any(newest.get(r, 0) > after for r in rooms)
+
+    def _listen(self) -> None:
+        pause = 0.1
+        while not self._stopped:
+            try:
+                with psycopg.connect(
+                    self._conninfo, autocommit=True, application_name="architex notifier"
+                ) as connection:
+                    connection.execute(f"LISTEN {CHANNEL}")
+                    self._catch_up(connection)
+                    pause = 0.1
+                    for notification in connection.notifies():
+                        self._announce(orjson.loads(notification.payload))
+            except psycopg.Error as error:
+                if self._stopped:
+                    return
+                log.warning("The notifier lost its connection; trying again: %s", error)
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)
+
+    def _catch_up(self, connection: psycopg.Connection[Any]) -> None:
+        """After a (re)connection: what was announced meanwhile is unknown, so all look again."""
+        row = connection.execute("SELECT position FROM log_position").fetchone()
+        position = 0 if row is None else int(row[0])
+        with self._lock:
+            self._floor = max(self._floor, position)
+        self._wake_all()
+        for listener in self._listeners:
+            listener(position)
+
+    def _announce(self, news: dict[str, Any]) -> None:
+        position = news["p"]
+        if news.get("all"):
+            with self._lock:
+                self._floor = max(self._floor, position)
+            self._wake_all()
+        else:
+            with self._lock:
+                concerned = set(news["u"])
+                for key in (*news["r"], *news["u"]):
+                    self._newest[key] = max(position, self._newest.get(key, 0))
+                    self._newest.move_to_end(key)
+                for room_nid in news["r"]:
+                    concerned |= self._watchers_of_room.get(room_nid, set())
+                while len(self._newest) > MAX_REMEMBERED:
+                    _, forgotten = self._newest.popitem(last=False)
+                    self._floor = max(self._floor, forgotten)
+                woken = [
+                    event
+                    for user_id in concerned
+                    if (watch := self._watches.get(user_id)) is not None
+                    for event in watch.waiting
+                ]
+            for event in woken:
+                event.set()
+        for listener in self._listeners:
+            listener(position)
+
+    def _wake_all(self) -> None:
+        with self._lock:
+            woken = [event for watch in self._watches.values() for event in watch.waiting]
+        for event in woken:
+            event.set()

@@ -1,0 +1,93 @@
+"""Snapshots of rooms: what a Room knows, as bytes that vouch for themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Final
+
+import immutables
+import orjson
+from eventsourcing.persistence import StoredEvent
+
+from architex.domain.canonical_json import encode_canonical_json
+from architex.domain.errors import MatrixError
+from architex.domain.pdu import parse_pdu
+from architex.domain.room.aggregate import Room
+from architex.domain.room_versions import get_room_version
+
+log = logging.getLogger(__name__)
+
+SCHEMA: Final = 1
+TOPIC: Final = "RoomSnapshot"
+INTERVAL: Final = 100
+"""Facts from one snapshot to the next."""
+
+# State that most decisions look at. Everything else is looked up when somebody needs it, so that
+# a snapshot does not grow with the room.
+_KEPT_TYPES: Final = frozenset(
+    {
+        "m.room.create",
+        "m.room.power_levels",
+        "m.room.join_rules",
+        "m.room.history_visibility",
+        "m.room.guest_access",
+        "m.room.server_acl",
+        "m.room.encryption",
+    }
+)
+
+
+def encode_snapshot(room: Room) -> StoredEvent:
+    """The room's snapshot; begins with the SHA-256 of the rest."""
+    body = orjson.dumps(
+        {
+            "schema": SCHEMA,
+            "room_id": room.room_id,
+            "room_version": room.rules.version,
+            "version": room.version,
+            "depth": room.depth,
+            "extremities": dict(room.extremities),
+            "state": [
+                None
+                if pdu is None
+                else [pdu.event_id, orjson.Fragment(encode_canonical_json(pdu.event))]
+                for key, pdu in sorted(room.state.items(), key=lambda item: item[0])
+                if key[0] in _KEPT_TYPES and key[1] == ""
+            ],
+        }
+    )
+    return StoredEvent(
+        originator_id=room.room_id,
+        originator_version=room.version,
+        topic=TOPIC,
+        state=hashlib.sha256(body).digest() + body,
+    )
+
+
+def decode_snapshot(stored: StoredEvent) -> Room | None:
+    """The room of a snapshot; None when the snapshot is of another schema or damaged."""
+    digest, body = stored.state[:32], stored.state[32:]
+    if hashlib.sha256(body).digest() != digest:
+        log.warning("The snapshot of %s is damaged; replaying its facts.", stored.originator_id)
+        return None
+    fields = orjson.loads(body)
+    if fields.get("schema") != SCHEMA or fields["version"] != stored.originator_version:
+        return None
+    try:
+        rules = get_room_version(fields["room_version"])
+        pdus = [
+            parse_pdu(rules, event, event_id=event_id)
+            for event_id, event in filter(None, fields["state"])
+        ]
+    except MatrixError:
+        log.warning("The snapshot of %s does not fit; replaying.", stored.originator_id)
+        return None
+    return Room(
+        room_id=fields["room_id"],
+        rules=rules,
+        version=fields["version"],
+        depth=fields["depth"],
+        extremities=immutables.Map(fields["extremities"]),
+        state=immutables.Map({(pdu.type, pdu.state_key or ""): pdu for pdu in pdus}),
+    )

@@ -1,0 +1,356 @@
+"""Memberships: join, knock, invite, leave, kick, ban, unban, forget.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#room-membership
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from architex.domain.errors import BadState, Forbidden, MatrixError, NotFound
+from architex.domain.identifiers import RoomId, ServerName, UserId, parse_user_id, server_name_of
+from architex.domain.pdu import Pdu, StateKey
+from architex.domain.room.aggregate import EventDraft
+from architex.projections.member_reads import MemberReads
+from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.event_log import EventLog
+from architex.storage.forgotten_rooms import ForgottenRooms
+from architex.usecases.requester import Requester
+from architex.usecases.sending import power_levels, unknown_rooms_forbidden
+
+T = TypeVar("T")
+
+MAX_AUTHORISING_CANDIDATES: Final = 100
+
+_USUAL_KEYS: Final[frozenset[StateKey]] = frozenset(
+    {("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.join_rules", "")}
+)
+
+
+class ProfileFinder(Protocol):
+    """Looks up what users say about themselves."""
+
+    def find_profile(self, user_id: UserId) -> Mapping[str, Any] | None:
+        """All fields of a local user's profile; None when there is no such active user."""
+
+
+@dataclass(frozen=True)
+class Joining:
+    """What people do to memberships, their own and others'."""
+
+    commits: CommitQueue
+    event_log: EventLog
+    members: MemberReads
+    profiles: ProfileFinder
+    forgotten: ForgottenRooms
+    server_name: ServerName
+
+    def join(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        *,
+        reason: str | None = None,
+        third_party_signed: Mapping[str, Any] | None = None,
+    ) -> RoomId:
+        """Become a member of a room; who is one already stays one.
+
+        Args:
+            third_party_signed: proof from an identity server, for an invite by e-mail address.
+
+        Raises:
+            Forbidden: the join rules do not let the user in.
+            NotFound: this server knows no such room.
+        """
+        user_id = requester.user_id
+        content = self._member_content(user_id, "join", reason)
+        if third_party_signed is not None:
+            content["third_party_invite"] = {"signed": dict(third_party_signed)}
+
+        def decide(session: RoomSession) -> RoomId:
+            if _membership(session, user_id) == "join":
+                return room_id
+            if requester.is_guest and not _guests_can_join(session):
+                raise Forbidden("Guests may not join this room.")
+            join_content = dict(content)
+            if self._needs_authorising(session, user_id):
+                join_content["join_authorised_via_users_server"] = self._authorising_user(
+                    session, user_id
+                )
+            session.append(_member_draft(user_id, user_id, join_content))
+            session.also(self.forgotten.remember_again(user_id, room_id))
+            return room_id
+
+        return self._write(room_id, [user_id], decide)
+
+    def knock(self, requester: Requester, room_id: RoomId, *, reason: str | None = None) -> RoomId:
+        """Ask to be let into a room.
+
+        Raises:
+            Forbidden: the join rules do not allow knocking, or the user is a member or banned.
+            NotFound: this server knows no such room.
+        """
+        user_id = requester.user_id
+        content = self._member_content(user_id, "knock", reason)
+
+        def decide(session: RoomSession) -> RoomId:
+            if _membership(session, user_id) == "knock":
+                return room_id
+            session.append(_member_draft(user_id, user_id, content))
+            return room_id
+
+        return self._write(room_id, [user_id], decide)
+
+    def invite(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        user_id: UserId,
+        *,
+        reason: str | None = None,
+    ) -> None:
+        """Invite a user of this server.
+
+        Raises:
+            Forbidden: the inviter may not, or the user is a member or banned.
+            NotFound: there is no such user.
+        """
+        content = self.invite_content(user_id, reason=reason)
+
+        def decide(session: RoomSession) -> None:
+            _require_member(session, requester.user_id)
+            session.append(_member_draft(requester.user_id, user_id, content))
+
+        with unknown_rooms_forbidden():
+            self._write(room_id, [requester.user_id, user_id], decide)
+
+    def invite_content(
+        self, user_id: UserId, *, reason: str | None = None, is_direct: bool = False
+    ) -> dict[str, Any]:
+        """The content of an invite of a user.
+
+        Raises:
+            NotFound: there is no such user.
+        """
+        parse_user_id(user_id)
+        if server_name_of(user_id) != self.server_name:
+            raise NotFound(
+                f"{user_id} cannot be invited: this server does not talk to other servers yet."
+            )
+        if self.profiles.find_profile(user_id) is None:
+            raise NotFound(f"There is no user {user_id} on this server.")
+        content = self._member_content(user_id, "invite", reason)
+        if is_direct:
+            content["is_direct"] = True
+        return content
+
+    def leave(self, requester: Requester, room_id: RoomId, *, reason: str | None = None) -> None:
+        """Leave a room, reject an invite, or take back a knock; leaving twice changes nothing.
+
+        Raises:
+            Forbidden: the user never was in the room, or is banned.
+        """
+        user_id = requester.user_id
+        content = _with_reason({"membership": "leave"}, reason)
+
+        def decide(session: RoomSession) -> None:
+            membership = _membership(session, user_id)
+            if membership is None:
+                raise Forbidden("You are not in this room.")
+            if membership != "leave":
+                session.append(_member_draft(user_id, user_id, content))
+
+        with unknown_rooms_forbidden():
+            self._write(room_id, [user_id], decide)
+
+    def kick(
+        self, requester: Requester, room_id: RoomId, user_id: UserId, *, reason: str | None = None
+    ) -> None:
+        """Make a user leave.
+
+        Raises:
+            Forbidden: the requester may not, or the user is not in the room.
+        """
+
+        def refuse(membership: str | None) -> None:
+            if membership not in ("join", "invite", "knock"):
+                raise Forbidden(f"{user_id} is not in the room.")
+
+        self._change_other(requester, room_id, user_id, "leave", reason, refuse)
+
+    def ban(
+        self, requester: Requester, room_id: RoomId, user_id: UserId, *, reason: str | None = None
+    ) -> None:
+        """Make a user leave and stay away.
+
+        Raises:
+            Forbidden: the requester may not.
+        """
+        self._change_other(requester, room_id, user_id, "ban", reason, lambda membership: None)
+
+    def unban(
+        self, requester: Requester, room_id: RoomId, user_id: UserId, *, reason: str | None = None
+    ) -> None:
+        """Lift a ban.
+
+        Raises:
+            BadState: the user is not banned.
+            Forbidden: the requester may not.
+        """
+
+        def refuse(membership: str | None) -> None:
+            if membership != "ban":
+                raise BadState(f"{user_id} is not banned.")
+
+        self._change_other(requester, room_id, user_id, "leave", reason, refuse)
+
+    def forget(self, requester: Requester, room_id: RoomId) -> None:
+        """Show the user nothing of a room any more that they have left.
+
+        Raises:
+            CannotForget: the user is still in the room.
+            Forbidden: the user never was in the room.
+        """
+        head = self.event_log.find_head(room_id)
+        member = (
+            self.members.find_member(requester.user_id, head.room_nid)
+            if head is not None
+            else None
+        )
+        if member is None:
+            raise Forbidden("You are not in this room.")
+        if member.membership not in ("leave", "ban"):
+            raise CannotForget("Leave the room first; then you can forget it.")
+        self.commits.write_rows(
+            self.forgotten.forget(requester.user_id, room_id), wake_users=[requester.user_id]
+        )
+
+    def list_joined_rooms(self, requester: Requester) -> list[RoomId]:
+        """The rooms that the user is a member of."""
+        return self.members.list_joined_rooms(requester.user_id)
+
+    # Within
+
+    def _write(
+        self, room_id: RoomId, users: list[UserId], decide: Callable[[RoomSession], T]
+    ) -> T:
+        prefetch = _USUAL_KEYS | {("m.room.member", user_id) for user_id in users}
+        return self.commits.write_room(RoomCommand(room_id, decide, prefetch))
+
+    def _change_other(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        user_id: UserId,
+        membership: str,
+        reason: str | None,
+        refuse: Callable[[str | None], None],
+    ) -> None:
+        parse_user_id(user_id)
+        content = _with_reason({"membership": membership}, reason)
+
+        def decide(session: RoomSession) -> None:
+            _require_member(session, requester.user_id)
+            refuse(_membership(session, user_id))
+            session.append(_member_draft(requester.user_id, user_id, content))
+
+        with unknown_rooms_forbidden():
+            self._write(room_id, [requester.user_id, user_id], decide)
+
+    def _member_content(
+        self, user_id: UserId, membership: str, reason: str | None
+    ) -> dict[str, Any]:
+        return member_content(self.profiles.find_profile(user_id) or {}, membership, reason)
+
+    def _needs_authorising(self, session: RoomSession, user_id: UserId) -> bool:
+        """Whether a restricted room must be told who vouches for the user."""
+        rule = _join_rule(session)
+        restricted = rule in ("restricted", "knock_restricted")
+        return restricted and _membership(session, user_id) not in ("join", "invite")
+
+    def _authorising_user(self, session: RoomSession, user_id: UserId) -> UserId:
+        """A local member with the power to invite, for a user who is in an allowed room.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms
+        """
+        join_rules = session.find_state("m.room.join_rules")
+        allow = () if join_rules is None else join_rules.content.get("allow", ())
+        allowed_rooms = [
+            entry["room_id"]
+            for entry in (allow if isinstance(allow, list | tuple) else ())
+            if isinstance(entry, Mapping)
+            and entry.get("type") == "m.room_membership"
+            and isinstance(entry.get("room_id"), str)
+        ]
+        if not self.members.is_joined_to_any(user_id, allowed_rooms):
+            raise Forbidden("You are in none of the rooms that give access to this one.")
+        levels = power_levels(session)
+        head = self.event_log.find_head(session.room.room_id)
+        candidates = (
+            self.members.list_local_members(
+                head.room_nid, self.server_name, MAX_AUTHORISING_CANDIDATES
+            )
+            if head is not None
+            else []
+        )
+        power_event = session.find_state("m.room.power_levels")
+        named = power_event.content.get("users", {}) if power_event is not None else {}
+        for candidate in (*map(str, named), *candidates):
+            if (
+                server_name_of(candidate) == self.server_name
+                and levels.of_user(candidate) >= levels.invite
+                and _membership(session, candidate) == "join"
+            ):
+                return candidate
+        raise Forbidden("Nobody here may let you into the room.")
+
+
+class CannotForget(MatrixError):
+    """The user is still in the room.
+
+    The spec gives M_UNKNOWN:
+    https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidforget
+    """
+
+    errcode = "M_UNKNOWN"
+
+
+def member_content(
+    profile: Mapping[str, Any], membership: str, reason: str | None = None
+) -> dict[str, Any]:
+    """The content of an m.room.member event about a user with a profile."""
+    content: dict[str, Any] = {"membership": membership}
+    for field in ("displayname", "avatar_url"):
+        if profile.get(field) is not None:
+            content[field] = profile[field]
+    return _with_reason(content, reason)
+
+
+def _with_reason(content: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    return content if reason is None else {**content, "reason": reason}
+
+
+def _member_draft(sender: UserId, user_id: UserId, content: Mapping[str, Any]) -> EventDraft:
+    return EventDraft(type="m.room.member", sender=sender, content=content, state_key=user_id)
+
+
+def _membership(session: RoomSession, user_id: UserId) -> str | None:
+    member: Pdu | None = session.find_state("m.room.member", user_id)
+    return None if member is None else member.membership
+
+
+def _require_member(session: RoomSession, user_id: UserId) -> None:
+    if _membership(session, user_id) != "join":
+        raise Forbidden("You are not in this room.")
+
+
+def _join_rule(session: RoomSession) -> object:
+    join_rules = session.find_state("m.room.join_rules")
+    return "invite" if join_rules is None else join_rules.content.get("join_rule")
+
+
+def _guests_can_join(session: RoomSession) -> bool:
+    guest_access = session.find_state("m.room.guest_access")
+    return guest_access is not None and guest_access.content.get("guest_access") == "can_join"

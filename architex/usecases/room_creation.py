@@ -1,0 +1,264 @@
+"""Creating rooms.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#creation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from architex.domain.errors import Forbidden, InvalidParam, InvalidRoomState
+from architex.domain.identifiers import RoomAlias, RoomId, ServerName, UserId, parse_user_id
+from architex.domain.room.aggregate import EventDraft, compose_create_event
+from architex.domain.room_versions import RoomVersionRules, get_room_version
+from architex.gateways.clock import Clock, Randomness
+from architex.storage.commit_queue import CommitQueue, Execute, RoomCommand, RoomSession
+from architex.usecases.joining import Joining, member_content
+from architex.usecases.requester import Requester
+
+PRESETS: Final[Mapping[str, tuple[str, str, str]]] = {
+    # Each preset names a join_rule, a history_visibility and a guest_access
+    "private_chat": ("invite", "shared", "can_join"),
+    "trusted_private_chat": ("invite", "shared", "can_join"),
+    "public_chat": ("public", "shared", "forbidden"),
+}
+
+MAX_INVITES: Final = 100
+ADMIN_LEVEL: Final = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomRequest:
+    """What the creator asks for; every default is the spec's."""
+
+    visibility: str = "private"
+    room_alias_name: str | None = None
+    name: str | None = None
+    topic: str | None = None
+    invite: Sequence[UserId] = ()
+    room_version: str | None = None
+    creation_content: Mapping[str, Any] = field(default_factory=dict)
+    initial_state: Sequence[Mapping[str, Any]] = ()
+    preset: str | None = None
+    is_direct: bool = False
+    power_level_content_override: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AliasClaimer(Protocol):
+    """Gives a new room its alias."""
+
+    def check_new_alias(self, requester: Requester, localpart: str) -> RoomAlias:
+        """The alias of that localpart on this server; raises InvalidParam, RoomInUse."""
+
+    def claim(
+        self, alias: RoomAlias, room_id: RoomId, creator: UserId
+    ) -> Callable[[Execute, int], None]:
+        """Writes the alias in the room's own transaction."""
+
+    def publish(self, room_id: RoomId, by: UserId) -> Callable[[Execute, int], None]:
+        """Writes the room into the directory in the room's own transaction."""
+
+
+@dataclass(frozen=True)
+class RoomCreation:
+    """Makes rooms."""
+
+    commits: CommitQueue
+    joining: Joining
+    aliases: AliasClaimer
+    clock: Clock
+    randomness: Randomness
+    server_name: ServerName
+    default_version: str
+
+    def create_room(self, requester: Requester, request: RoomRequest) -> RoomId:
+        """Create a room, its creator joined, and all the events that the request asks for.
+
+        Raises:
+            UnsupportedRoomVersion: the room version is none of ours.
+            InvalidParam: a value of the request is not of its grammar.
+            InvalidRoomState: the initial state breaks the rules of the room.
+            RoomInUse: the alias is taken.
+            NotFound: an invited user does not exist.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom
+        """
+        rules = get_room_version(request.room_version or self.default_version)
+        creator = requester.user_id
+        alias = (
+            self.aliases.check_new_alias(requester, request.room_alias_name)
+            if request.room_alias_name is not None
+            else None
+        )
+        if len(request.invite) > MAX_INVITES:
+            raise InvalidParam(f"At most {MAX_INVITES} users can be invited at once.")
+        invites = [
+            (user_id, self.joining.invite_content(user_id, is_direct=request.is_direct))
+            for user_id in dict.fromkeys(request.invite)
+            if user_id != creator
+        ]
+        profile = self.joining.profiles.find_profile(creator) or {}
+        create = compose_create_event(
+            rules,
+            EventDraft(
+                type="m.room.create",
+                sender=creator,
+                content=create_content(rules, creator, request),
+                state_key="",
+            ),
+            self.commits.signer,
+            self.clock.now_ms(),
+            opaque_id=self.randomness.token_urlsafe(18).replace("-", "x").replace("_", "y"),
+        )
+        drafts = list(_drafts(rules, creator, member_content(profile, "join"), request, alias))
+        room_id = create.room_id
+
+        def decide(session: RoomSession) -> RoomId:
+            if session.room.version:  # an earlier try was committed, but its answer was lost
+                return room_id
+            session.append_composed(create)
+            for draft in drafts:
+                _append(session, draft)
+            for user_id, content in invites:
+                session.append(_state(creator, "m.room.member", content, user_id))
+            if alias is not None:
+                session.also(self.aliases.claim(alias, room_id, creator))
+            if request.visibility == "public":
+                session.also(self.aliases.publish(room_id, creator))
+            return room_id
+
+        return self.commits.write_room(RoomCommand(room_id, decide, creates=rules))
+
+
+def create_content(
+    rules: RoomVersionRules, creator: UserId, request: RoomRequest
+) -> dict[str, Any]:
+    """The content of m.room.create.
+
+    Raises:
+        InvalidParam: additional_creators are no user IDs.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#mroomcreate
+    """
+    content = {key: value for key, value in request.creation_content.items() if key != "creator"}
+    content["room_version"] = rules.version
+    if not rules.creator_is_sender:
+        content["creator"] = creator
+    if rules.privileged_creators:
+        creators = content.pop("additional_creators", [])
+        if not isinstance(creators, list):
+            raise InvalidParam("additional_creators must be a list of user IDs.")
+        if request.preset == "trusted_private_chat":
+            creators = [*creators, *request.invite]
+        creators = [parse_user_id(user_id) for user_id in dict.fromkeys(creators)]
+        creators = [user_id for user_id in creators if user_id != creator]
+        if creators:
+            content["additional_creators"] = creators
+    return content
+
+
+def power_levels_content(
+    rules: RoomVersionRules, creator: UserId, request: RoomRequest
+) -> dict[str, Any]:
+    """The content of the first m.room.power_levels.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#mroompower_levels
+    """
+    users: dict[str, int] = {}
+    if not rules.privileged_creators:
+        users[creator] = ADMIN_LEVEL
+        if request.preset == "trusted_private_chat":
+            users.update(dict.fromkeys(request.invite, ADMIN_LEVEL))
+    tombstone_level = ADMIN_LEVEL + 50 if rules.privileged_creators else ADMIN_LEVEL
+    content: dict[str, Any] = {
+        "users": users,
+        "users_default": 0,
+        "events": {
+            "m.room.name": 50,
+            "m.room.power_levels": ADMIN_LEVEL,
+            "m.room.history_visibility": ADMIN_LEVEL,
+            "m.room.canonical_alias": 50,
+            "m.room.avatar": 50,
+            "m.room.tombstone": tombstone_level,
+            "m.room.server_acl": ADMIN_LEVEL,
+            "m.room.encryption": ADMIN_LEVEL,
+        },
+        "events_default": 0,
+        "state_default": 50,
+        "ban": 50,
+        "kick": 50,
+        "redact": 50,
+        "invite": 0,
+        "historical": ADMIN_LEVEL,
+    }
+    content.update(request.power_level_content_override)
+    return content
+
+
+def _drafts(
+    rules: RoomVersionRules,
+    creator: UserId,
+    join_content: Mapping[str, Any],
+    request: RoomRequest,
+    alias: RoomAlias | None,
+) -> Iterator[EventDraft]:
+    """The events after m.room.create, in the spec's order."""
+    preset = request.preset or (
+        "public_chat" if request.visibility == "public" else "private_chat"
+    )
+    if preset not in PRESETS:
+        raise InvalidParam(f"{preset} is no preset; there are {', '.join(PRESETS)}.")
+    initial = [_initial_state_draft(creator, entry) for entry in request.initial_state]
+    given = {(draft.type, draft.state_key) for draft in initial}
+
+    yield _state(creator, "m.room.member", join_content, creator)
+    if ("m.room.power_levels", "") not in given:
+        content = power_levels_content(rules, creator, request)
+        yield _state(creator, "m.room.power_levels", content)
+    if alias is not None and ("m.room.canonical_alias", "") not in given:
+        yield _state(creator, "m.room.canonical_alias", {"alias": alias})
+    join_rule, visibility, guest_access = PRESETS[preset]
+    for type_, content in (
+        ("m.room.join_rules", {"join_rule": join_rule}),
+        ("m.room.history_visibility", {"history_visibility": visibility}),
+        ("m.room.guest_access", {"guest_access": guest_access}),
+    ):
+        if (type_, "") not in given:
+            yield _state(creator, type_, content)
+    yield from initial
+    if request.name is not None:
+        yield _state(creator, "m.room.name", {"name": request.name})
+    if request.topic is not None:
+        yield _state(creator, "m.room.topic", _topic_content(request.topic))
+
+
+def _topic_content(topic: str) -> dict[str, Any]:
+    """Spec: https://spec.matrix.org/v1.19/client-server-api/#mroomtopic"""
+    return {"topic": topic, "m.topic": {"m.text": [{"body": topic, "mimetype": "text/plain"}]}}
+
+
+def _initial_state_draft(creator: UserId, entry: Mapping[str, Any]) -> EventDraft:
+    type_, content = entry.get("type"), entry.get("content")
+    state_key = entry.get("state_key", "")
+    if not isinstance(type_, str) or not isinstance(content, Mapping):
+        raise InvalidParam("initial_state is a list of objects with a type and a content.")
+    if not isinstance(state_key, str):
+        raise InvalidParam("A state_key of initial_state is not a string.")
+    if type_ in ("m.room.create", "m.room.member"):
+        raise InvalidRoomState(f"initial_state may not hold {type_}.")
+    return _state(creator, type_, content, state_key)
+
+
+def _append(session: RoomSession, draft: EventDraft) -> None:
+    try:
+        session.append(draft)
+    except Forbidden as error:
+        raise InvalidRoomState(f"{draft.type} cannot be set so: {error.message}") from error
+
+
+def _state(
+    sender: UserId, type_: str, content: Mapping[str, Any], state_key: str = ""
+) -> EventDraft:
+    return EventDraft(type=type_, sender=sender, content=content, state_key=state_key)

@@ -1,0 +1,242 @@
+"""Sending: events into a room, state of a room, redactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from architex.domain.auth_rules.power_levels import PowerLevels
+from architex.domain.errors import Forbidden, InvalidParam, MatrixError, NotFound, UnknownRoom
+from architex.domain.identifiers import EventId, RoomId, UserId, parse_event_id
+from architex.domain.pdu import StateKey
+from architex.domain.room.aggregate import EventDraft
+from architex.domain.room.events import SenderDevice
+from architex.projections.event_lookup import EventLookup
+from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.transactions import TransactionKey
+from architex.usecases.requester import Requester
+
+# What nearly every decision about an event of somebody's looks at.
+_USUAL_KEYS: frozenset[StateKey] = frozenset(
+    {
+        ("m.room.create", ""),
+        ("m.room.power_levels", ""),
+        ("m.room.join_rules", ""),
+    }
+)
+
+
+class AliasChecker(Protocol):
+    """Checks m.room.canonical_alias events."""
+
+    def check_canonical_alias(
+        self, content: Mapping[str, Any], previous: Mapping[str, Any], room_id: RoomId
+    ) -> None:
+        """Raise BadAlias or InvalidParam unless every new alias points at the room."""
+
+
+@dataclass(frozen=True)
+class Sending:
+    """What people send into rooms they are in."""
+
+    commits: CommitQueue
+    events: EventLookup
+    aliases: AliasChecker
+
+    def send_message(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        type: str,
+        content: Mapping[str, Any],
+        txn_id: str,
+        *,
+        origin_server_ts: int | None = None,
+    ) -> EventId:
+        """Send an event that is not state; the same transaction ID gives the same event.
+
+        Args:
+            origin_server_ts: milliseconds since 1970, for application services; None for now.
+
+        Raises:
+            Forbidden: the sender is not in the room, or may not send this there.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid
+        """
+        if type == "m.room.redaction":
+            return self.redact(
+                requester,
+                room_id,
+                _redaction_target(content),
+                txn_id,
+                content=content,
+                path=f"/rooms/{room_id}/send/{type}",
+            )
+        draft = EventDraft(
+            type=type,
+            sender=requester.user_id,
+            content=content,
+            origin_server_ts=origin_server_ts,
+            device=_sender_device(requester, txn_id),
+        )
+        return self._append(requester, room_id, draft, f"/rooms/{room_id}/send/{type}", txn_id)
+
+    def redact(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        event_id: EventId,
+        txn_id: str,
+        *,
+        content: Mapping[str, Any] | None = None,
+        path: str | None = None,
+    ) -> EventId:
+        """Strip an event of its content.
+
+        Args:
+            content: of the redaction; may hold a `reason`.
+            path: of the request, when it is not /redact.
+
+        Raises:
+            NotFound: the room has no such event.
+            Forbidden: it is somebody else's, and the requester's power level is too low.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#redactions
+        """
+        target = self.events.find_event(event_id)
+        draft = EventDraft(
+            type="m.room.redaction",
+            sender=requester.user_id,
+            content=content or {},
+            redacts=event_id,
+            device=_sender_device(requester, txn_id),
+        )
+
+        def decide(session: RoomSession) -> EventId:
+            if target is None or target.room_id != room_id:
+                # Whoever may not know the room learns nothing of its events either.
+                _require_joined(session, requester.user_id)
+                raise NotFound("The room has no such event.")
+            if target.sender != requester.user_id:
+                levels = power_levels(session)
+                if levels.of_user(requester.user_id) < levels.redact:
+                    raise Forbidden("Your power level is too low to redact events of others.")
+            return session.append(draft).event_id
+
+        path = path or f"/rooms/{room_id}/redact/{event_id}"
+        return self._write(
+            room_id,
+            decide,
+            prefetch=_USUAL_KEYS | {("m.room.member", requester.user_id)},
+            transaction=_transaction(requester, path, txn_id),
+        )
+
+    def send_state(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        type: str,
+        state_key: str,
+        content: Mapping[str, Any],
+        *,
+        origin_server_ts: int | None = None,
+    ) -> EventId:
+        """Set an entry of the room's state; what it is already is not sent again.
+
+        Raises:
+            Forbidden: the sender is not in the room, or may not set this.
+            BadAlias: an m.room.canonical_alias names an alias of another room.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
+        """
+        draft = EventDraft(
+            type=type,
+            sender=requester.user_id,
+            content=content,
+            state_key=state_key,
+            origin_server_ts=origin_server_ts,
+        )
+
+        def decide(session: RoomSession) -> EventId:
+            current = session.find_state(type, state_key)
+            if current is not None and (
+                current.sender == requester.user_id and dict(current.content) == dict(content)
+            ):
+                _require_joined(session, requester.user_id)
+                return current.event_id
+            if type == "m.room.canonical_alias":
+                previous = {} if current is None else current.content
+                self.aliases.check_canonical_alias(content, previous, room_id)
+            return session.append(draft).event_id
+
+        return self._write(
+            room_id,
+            decide,
+            prefetch=_USUAL_KEYS | {("m.room.member", requester.user_id), (type, state_key)},
+        )
+
+    # Within
+
+    def _append(
+        self, requester: Requester, room_id: RoomId, draft: EventDraft, path: str, txn_id: str
+    ) -> EventId:
+        return self._write(
+            room_id,
+            lambda session: session.append(draft).event_id,
+            prefetch=_USUAL_KEYS | {("m.room.member", draft.sender)},
+            transaction=_transaction(requester, path, txn_id),
+        )
+
+    def _write(
+        self,
+        room_id: RoomId,
+        decide: Callable[[RoomSession], EventId],
+        *,
+        prefetch: frozenset[StateKey],
+        transaction: TransactionKey | None = None,
+    ) -> EventId:
+        command: RoomCommand[EventId] = RoomCommand(
+            room_id=room_id, decide=decide, prefetch=prefetch, transaction=transaction
+        )
+        with unknown_rooms_forbidden():
+            return self.commits.write_room(command)
+
+
+@contextmanager
+def unknown_rooms_forbidden() -> Iterator[None]:
+    """Answers about rooms this server does not know as about rooms that one is not in."""
+    try:
+        yield
+    except UnknownRoom:
+        raise Forbidden("You are not in this room.") from None
+
+
+def power_levels(session: RoomSession) -> PowerLevels:
+    """The power levels of the session's room as of now."""
+    create = session.find_state("m.room.create")
+    if create is None:
+        raise MatrixError("The room has no create event.")
+    return PowerLevels(session.room.rules, create, session.find_state("m.room.power_levels"))
+
+
+def _require_joined(session: RoomSession, user_id: UserId) -> None:
+    member = session.find_state("m.room.member", user_id)
+    if member is None or member.membership != "join":
+        raise Forbidden("You are not in this room.")
+
+
+def _redaction_target(content: Mapping[str, Any]) -> EventId:
+    target = content.get("redacts")
+    if not isinstance(target, str):
+        raise InvalidParam("A redaction names the event it redacts, in redacts.")
+    return parse_event_id(target)
+
+
+def _transaction(requester: Requester, path: str, txn_id: str) -> TransactionKey:
+    return TransactionKey(requester.user_id, requester.device_id or "", path, txn_id)
+
+
+def _sender_device(requester: Requester, txn_id: str) -> SenderDevice | None:
+    return None if requester.device_id is None else SenderDevice(requester.device_id, txn_id)
