@@ -41,7 +41,7 @@ class Operation:
         request: the body of this request, without `auth`.
         secrets: what to keep instead of the request's secret fields: field → (name, value) of a
             substitute that gives nothing away; called only when the request must be kept.
-        may_change: fields that may differ between the requests of a session.
+        may_change: whether the requests of a session may differ in more than their secrets.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Operation:
     user_id: UserId | None
     request: Mapping[str, Any]
     secrets: Mapping[str, Callable[[Any], tuple[str, Any]]]
-    may_change: frozenset[str] | None = frozenset()
+    may_change: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +176,10 @@ class InteractiveAuth:
             )
         if session.operation != operation.name or session.user_id != operation.user_id:
             raise Forbidden("This authentication session was begun for something else.")
-        if operation.may_change is not None:
-            for field, value in operation.request.items():
-                kept = field in session.request and field not in operation.may_change
-                if kept and session.request[field] != value:
-                    raise Forbidden("The request has changed since its authentication began.")
+        for field, value in operation.request.items():
+            kept = field in session.request and not operation.may_change
+            if kept and session.request[field] != value:
+                raise Forbidden("The request has changed since its authentication began.")
         return session
 
     def _attempt(

@@ -1,0 +1,196 @@
+"""Accounts: what becomes of them after registration.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#legacy-account-management
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from architex.domain.errors import (
+    DatabaseUnavailable,
+    Forbidden,
+    MatrixError,
+    MissingParam,
+    NotFound,
+)
+from architex.domain.identifiers import UserId
+from architex.gateways.clock import Clock
+from architex.gateways.passwords import Hash, Passwords
+from architex.projections.member_reads import MemberReads
+from architex.storage.accounts import Account, AccountStore
+from architex.usecases.interactive_auth import (
+    PASSWORD,
+    Authenticated,
+    InteractiveAuth,
+    Operation,
+)
+from architex.usecases.joining import Joining
+from architex.usecases.registration import check_password_strength
+from architex.usecases.requester import Requester
+from architex.usecases.sessions import Sessions
+
+log = logging.getLogger(__name__)
+
+_PASSWORD_FLOWS = ((PASSWORD,),)
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Changes accounts."""
+
+    accounts: AccountStore
+    sessions: Sessions
+    interactive_auth: InteractiveAuth
+    passwords: Passwords
+    clock: Clock
+    members: MemberReads
+    joining: Joining
+
+    def change_password(
+        self, requester: Requester | None, request: Mapping[str, Any], auth: Any
+    ) -> None:
+        """Change a user's password, once the user has been authenticated.
+
+        Args:
+            requester: None when the request has no access token.
+            request: `new_password` and `logout_devices` (default true); those of the session's
+                first request are remembered.
+            auth: the request's `auth`; None for none.
+
+        Raises:
+            AuthenticationRequired: stages are still to be completed.
+            MissingParam, WeakPassword: the new password will not do.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountpassword
+        """
+        new_password = request.get("new_password")
+        if new_password is not None:
+            check_password_strength(new_password)
+        authenticated = self.interactive_auth.authenticate(
+            Operation(
+                name="POST /account/password",
+                flows=_PASSWORD_FLOWS,
+                user_id=_user_of(requester),
+                request=request,
+                secrets={
+                    "new_password": lambda value: (
+                        "new_password_hash",
+                        self.passwords.hash_password(value),
+                    )
+                },
+            ),
+            auth,
+        )
+        user_id = _whose(authenticated)
+        request = authenticated.request
+        if new_password is not None:
+            password_hash: Hash = self.passwords.hash_password(new_password)
+        elif "new_password_hash" in request:
+            password_hash = request["new_password_hash"]
+        else:
+            raise MissingParam("new_password is needed.")
+        self.interactive_auth.end(authenticated)
+        self.accounts.set_password_hash(user_id, password_hash)
+        if request.get("logout_devices", True):
+            self.sessions.log_out_everywhere(
+                user_id, keep_device=None if requester is None else requester.device_id
+            )
+
+    def deactivate(
+        self, requester: Requester | None, request: Mapping[str, Any], auth: Any
+    ) -> None:
+        """Deactivate an account for good, once the user has been authenticated.
+
+        Args:
+            request: `erase` (default false).
+
+        Raises:
+            AuthenticationRequired: stages are still to be completed.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate
+        """
+        authenticated = self.interactive_auth.authenticate(
+            Operation(
+                name="POST /account/deactivate",
+                flows=_PASSWORD_FLOWS,
+                user_id=_user_of(requester),
+                request=request,
+                secrets={},
+            ),
+            auth,
+        )
+        user_id = _whose(authenticated)
+        self.interactive_auth.end(authenticated)
+        self.deactivate_user(user_id, erase=bool(authenticated.request.get("erase")))
+
+    # For the operator
+
+    def deactivate_user(self, user_id: UserId, *, erase: bool = False) -> None:
+        """End an account: no more logging in, out of all rooms; the user ID stays taken.
+
+        Raises:
+            NotFound: there is no such user.
+        """
+        if not self.accounts.deactivate(user_id, self.clock.now_ms(), erase=erase):
+            raise NotFound(f"There is no user {user_id}.")
+        requester = Requester(user_id)
+        for room_id in self.members.list_joined_rooms(user_id):
+            try:
+                self.joining.leave(requester, room_id)
+            except DatabaseUnavailable:
+                raise
+            except MatrixError as error:
+                log.warning("%s could not leave %s: %s", user_id, room_id, error.message)
+
+    def set_password(self, user_id: UserId, password: str, *, log_out: bool = True) -> None:
+        """Give a user a new password.
+
+        Raises:
+            NotFound: there is no such active user.
+            WeakPassword: the password is empty.
+        """
+        check_password_strength(password)
+        if not self.accounts.set_password_hash(user_id, self.passwords.hash_password(password)):
+            raise NotFound(f"There is no active user {user_id}.")
+        if log_out:
+            self.sessions.log_out_everywhere(user_id)
+
+    def set_admin(self, user_id: UserId, is_admin: bool) -> None:
+        """Make a user an administrator of the server, or no more.
+
+        Raises:
+            NotFound: there is no such user.
+        """
+        if not self.accounts.set_admin(user_id, is_admin):
+            raise NotFound(f"There is no user {user_id}.")
+
+    def set_locked(self, user_id: UserId, locked: bool) -> None:
+        """Lock or unlock an account.
+
+        Raises:
+            NotFound: there is no such user.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#account-locking
+        """
+        if not self.accounts.set_locked(user_id, locked):
+            raise NotFound(f"There is no user {user_id}.")
+
+    def list_accounts(
+        self, *, after: UserId = "", limit: int = 100, guests: bool = True
+    ) -> Sequence[Account]:
+        """Accounts in the order of their IDs, from the first one behind `after`."""
+        return self.accounts.list_accounts(after=after, limit=limit, guests=guests)
+
+
+def _user_of(requester: Requester | None) -> UserId | None:
+    return None if requester is None else requester.user_id
+
+
+def _whose(authenticated: Authenticated) -> UserId:
+    if authenticated.user_id is None:
+        raise Forbidden("Nobody was authenticated.")
+    return authenticated.user_id

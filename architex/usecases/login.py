@@ -1,0 +1,48 @@
+"""Logging in.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#legacy-login
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from architex.domain.errors import UserLocked
+from architex.storage.accounts import AccountStore
+from architex.usecases.password_check import PasswordCheck
+from architex.usecases.rate_limits import RateLimits
+from architex.usecases.sessions import DeviceWish, NewSession, Sessions, check_device_wish
+
+
+@dataclass(frozen=True)
+class Login:
+    """Gives tokens to those who prove who they are."""
+
+    accounts: AccountStore
+    password_check: PasswordCheck
+    sessions: Sessions
+    rate_limits: RateLimits
+
+    def log_in_with_password(
+        self, user: str | None, password: str, wish: DeviceWish
+    ) -> NewSession:
+        """Log in with a password.
+
+        Args:
+            user: a user ID or its localpart; None for someone this server cannot know.
+
+        Raises:
+            Forbidden: there is no such user, or it is not their password.
+            UserDeactivated: the account was deactivated.
+            UserLocked: the account is locked.
+            LimitExceeded: too many attempts from this address or for this user.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login
+        """
+        check_device_wish(wish)
+        self.rate_limits.spend("logins", wish.address or "")
+        user_id = self.password_check.check_password(user, password)
+        account = self.accounts.find_account(user_id)
+        if account is not None and account.locked:
+            raise UserLocked("This account has been locked.")
+        return self.sessions.open_session(user_id, wish)
