@@ -1,0 +1,152 @@
+"""Loading events for readers: by position or event ID, pruned when redacted, remembered."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from architex.domain.client_event import RecordedEvent, read_recorded_event
+from architex.domain.identifiers import EventId
+from architex.domain.room_versions import get_room_version
+from architex.storage.pool import PgConnection
+
+DEFAULT_CACHE_BYTES: Final = 32 * 1024 * 1024
+# What an event costs in memory beside its bytes, roughly: Python's objects for its fields, and
+# the parsed JSON, which is several times as large as its text.
+_OVERHEAD_BYTES: Final = 2000
+_PARSED_FACTOR: Final = 5
+
+Reference: TypeAlias = tuple[int, int | None]
+"""The position of an event and of the redaction of it (None: it is not redacted)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventPlace:
+    """Where an event stands.
+
+    Attributes:
+        verdict: 0 accepted, 1 soft-failed, 2 rejected.
+        redacted_by: the position of the redaction of it, if any.
+    """
+
+    position: int
+    room_nid: int
+    event_id: EventId
+    verdict: int
+    redacted_by: int | None
+
+    @property
+    def reference(self) -> Reference:
+        """By which it is loaded."""
+        return (self.position, self.redacted_by)
+
+
+class EventReads:
+    """Loads events; remembers the most recently used ones up to a number of bytes."""
+
+    def __init__(self, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        self._cache_bytes = cache_bytes
+        self._cached: OrderedDict[int, tuple[RecordedEvent, int]] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+
+    def load_events(
+        self, connection: PgConnection, references: Iterable[Reference]
+    ) -> dict[int, RecordedEvent]:
+        """Events by their positions; one query for those that are not remembered."""
+        found: dict[int, RecordedEvent] = {}
+        missing: dict[int, int | None] = {}
+        with self._lock:
+            for position, redacted_by in references:
+                cached = self._cached.get(position)
+                if cached is not None and cached[0].redacted_by == redacted_by:
+                    self._cached.move_to_end(position)
+                    found[position] = cached[0]
+                else:
+                    missing[position] = redacted_by
+        if not missing:
+            return found
+        rows = connection.execute(
+            "SELECT s.notification_id, s.state, r.room_version FROM stored_events s"
+            " JOIN rooms r ON r.room_id = s.originator_id WHERE s.notification_id = ANY(%s)",
+            (list(missing),),
+            binary=True,
+        ).fetchall()
+        loaded = [
+            (
+                read_recorded_event(
+                    position, state, missing[position], get_room_version(room_version)
+                ),
+                len(state),
+            )
+            for position, state, room_version in rows
+        ]
+        with self._lock:
+            for event, size in loaded:
+                found[event.position] = event
+                self._remember(event, size)
+        return found
+
+    def load_positions(
+        self, connection: PgConnection, positions: Collection[int]
+    ) -> dict[int, RecordedEvent]:
+        """Events by their positions, when it is not known whether they are redacted."""
+        if not positions:
+            return {}
+        rows = connection.execute(
+            "SELECT position, redacted_by FROM event_graph WHERE position = ANY(%s)",
+            (list(positions),),
+        ).fetchall()
+        return self.load_events(connection, rows)
+
+    def load_companions(
+        self, connection: PgConnection, events: Collection[RecordedEvent]
+    ) -> Mapping[EventId | int, RecordedEvent]:
+        """What renderings of `events` refer to.
+
+        Returns the state events they replaced, by event ID, and the redactions of them, by
+        position.
+        """
+        replaced = [
+            event.replaces
+            for event in events
+            if event.replaces is not None and event.redacted_by is None
+        ]
+        redactions = [event.redacted_by for event in events if event.redacted_by is not None]
+        if not replaced and not redactions:
+            return {}
+        rows = connection.execute(
+            "SELECT position, redacted_by FROM event_graph WHERE event_id = ANY(%s)"
+            " UNION SELECT position, redacted_by FROM event_graph WHERE position = ANY(%s)",
+            (replaced, redactions),
+        ).fetchall()
+        companions: dict[EventId | int, RecordedEvent] = {}
+        for position, event in self.load_events(connection, rows).items():
+            companions[event.event_id] = event
+            companions[position] = event
+        return companions
+
+    def find_places(
+        self, connection: PgConnection, event_ids: Collection[EventId]
+    ) -> dict[EventId, EventPlace]:
+        """Where events stand; those that are not known are missing."""
+        rows = connection.execute(
+            "SELECT position, room_nid, event_id, verdict, redacted_by FROM event_graph"
+            " WHERE event_id = ANY(%s)",
+            (list(event_ids),),
+        ).fetchall()
+        return {row[2]: EventPlace(*row) for row in rows}
+
+    def _remember(self, event: RecordedEvent, size: int) -> None:
+        cost = size * _PARSED_FACTOR + _OVERHEAD_BYTES
+        replaced = self._cached.pop(event.position, None)
+        if replaced is not None:
+            self._cached_bytes -= replaced[1]
+        self._cached[event.position] = (event, cost)
+        self._cached_bytes += cost
+        while self._cached_bytes > self._cache_bytes:
+            _, (_, freed) = self._cached.popitem(last=False)
+            self._cached_bytes -= freed

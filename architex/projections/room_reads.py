@@ -1,0 +1,527 @@
+"""Questions of readers about rooms: memberships, timelines, state at any moment, summaries.
+
+Each function asks one statement for any number of rooms. Where a range of positions is meant, the
+lower end is left out and the upper end included: `low < position <= high`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from architex.domain.event_filter import RoomEventFilter
+from architex.domain.identifiers import RoomId, UserId
+from architex.projections.event_reads import Reference
+from architex.storage.pool import PgConnection
+
+MAX_SCANNED: Final = 5000
+"""Events that one question looks at in a room when a filter hides most of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomView:
+    """A room as one user stands to it.
+
+    Attributes:
+        position: of the user's newest m.room.member event.
+        sender: of that event.
+        join_position: since when the user is joined without a break; None when not joined.
+        left_position: the last time a join ended; None when never.
+        last_position: of the room's newest fact.
+        forgotten_position: up to where the user has forgotten the room; 0 for nowhere.
+    """
+
+    room_nid: int
+    room_id: RoomId
+    room_version: str
+    last_position: int
+    membership: str
+    position: int
+    sender: UserId
+    join_position: int | None
+    left_position: int | None
+    forgotten_position: int
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether the user is in the room."""
+        return self.membership == "join"
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether the user has left the room and forgotten it since."""
+        return not self.is_joined and self.position <= self.forgotten_position
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineRow:
+    """An event of a room's timeline."""
+
+    room_nid: int
+    ordering: int
+    position: int
+    sender: UserId
+    is_state: bool
+    redacted_by: int | None
+
+    @property
+    def reference(self) -> Reference:
+        """By which the event is loaded."""
+        return (self.position, self.redacted_by)
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """An entry of a room's state, for a time.
+
+    Attributes:
+        position: of the event.
+        valid_from, valid_to: the entry is part of the state at p when valid_from <= p < valid_to.
+        membership: of m.room.member events.
+        membership_before: of the same member at the lower end of the asked range; None when the
+            question has no such end or there was none.
+    """
+
+    room_nid: int
+    type: str
+    state_key: str
+    position: int
+    valid_from: int
+    valid_to: int
+    membership: str | None
+    redacted_by: int | None
+    membership_before: str | None = None
+
+    @property
+    def reference(self) -> Reference:
+        """By which the event is loaded."""
+        return (self.position, self.redacted_by)
+
+    def is_valid_at(self, position: int) -> bool:
+        """Whether the entry is part of the state after the event at a position."""
+        return self.valid_from <= position < self.valid_to
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Part of a room's timeline: `low < ordering <= high`."""
+
+    room_nid: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpan:
+    """Which moments of a room's state are asked for: `start`, `end` and, for changes, `since`."""
+
+    room_nid: int
+    start: int
+    end: int
+    since: int = 0
+
+
+# ---- who stands where
+
+_ROOM_VIEW: Final = """
+SELECT m.room_nid, r.room_id, r.room_version, r.last_position, m.membership, m.position, m.sender,
+    m.join_position, m.left_position, coalesce(f.position, 0)
+FROM memberships m JOIN rooms r USING (room_nid)
+LEFT JOIN forgotten_rooms f ON f.user_id = m.user_id AND f.room_nid = m.room_nid """
+
+
+def find_position(connection: PgConnection) -> int:
+    """The newest position that this connection's snapshot sees."""
+    row = connection.execute("SELECT position FROM log_position").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def find_room_nid(connection: PgConnection, room_id: RoomId) -> int | None:
+    """The number of a room; None when this server does not know it."""
+    row = connection.execute(
+        "SELECT room_nid FROM rooms WHERE room_id = %s", (room_id,)
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def find_room_view(connection: PgConnection, user_id: UserId, room_id: RoomId) -> RoomView | None:
+    """How a user stands to a room; None when there is no membership at all."""
+    row = connection.execute(
+        _ROOM_VIEW + "WHERE m.user_id = %s AND r.room_id = %s", (user_id, room_id)
+    ).fetchone()
+    return None if row is None else RoomView(*row)
+
+
+def list_room_views(
+    connection: PgConnection, user_id: UserId, memberships: Sequence[str]
+) -> list[RoomView]:
+    """All rooms to which the user stands in one of these memberships."""
+    rows = connection.execute(
+        _ROOM_VIEW + "WHERE m.user_id = %s AND m.membership = ANY(%s)",
+        (user_id, list(memberships)),
+    ).fetchall()
+    return [RoomView(*row) for row in rows]
+
+
+def list_changed_room_views(
+    connection: PgConnection, user_id: UserId, since: int, *, recent: bool
+) -> list[RoomView]:
+    """The rooms in which something happened for the user after a position.
+
+    Those they are in where anything was recorded, and those where their own membership changed.
+
+    Args:
+        recent: whether few facts are expected after `since`; only the way to find them differs.
+    """
+    if recent:
+        where = (
+            "WHERE m.user_id = %(user)s AND (m.position > %(since)s OR m.membership = 'join')"
+            " AND m.room_nid IN (SELECT g.room_nid FROM event_graph g"
+            "  WHERE g.position > %(since)s)"
+        )
+    else:
+        where = (
+            "WHERE m.user_id = %(user)s AND (m.position > %(since)s"
+            " OR (m.membership = 'join' AND r.last_position > %(since)s))"
+        )
+    rows = connection.execute(_ROOM_VIEW + where, {"user": user_id, "since": since}).fetchall()
+    return [RoomView(*row) for row in rows]
+
+
+def list_joined_rooms(connection: PgConnection, user_id: UserId) -> dict[int, RoomId]:
+    """The rooms a user is in: room number → room ID."""
+    return dict(
+        connection.execute(
+            "SELECT m.room_nid, r.room_id FROM memberships m JOIN rooms r USING (room_nid)"
+            " WHERE m.user_id = %s AND m.membership = 'join'",
+            (user_id,),
+        ).fetchall()
+    )
+
+
+def list_room_ids(connection: PgConnection, room_nids: Collection[int]) -> dict[int, RoomId]:
+    """Room number → room ID."""
+    return dict(
+        connection.execute(
+            "SELECT room_nid, room_id FROM rooms WHERE room_nid = ANY(%s)", (list(room_nids),)
+        ).fetchall()
+    )
+
+
+# ---- history visibility
+
+_HISTORY_CHANGES: Final = """
+SELECT c.room_nid, 'm.room.history_visibility', c.valid_from, c.position, g.redacted_by, NULL
+FROM current_state c JOIN event_graph g USING (position)
+WHERE c.room_nid = ANY(%(rooms)s) AND c.type = 'm.room.history_visibility' AND c.state_key = ''
+UNION ALL
+SELECT c.room_nid, 'm.room.member', c.valid_from, c.position, NULL, c.membership
+FROM current_state c
+WHERE c.room_nid = ANY(%(rooms)s) AND c.type = 'm.room.member' AND c.state_key = %(user)s
+ORDER BY 3"""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryChange:
+    """A change of a room's history visibility, or of one user's membership in it."""
+
+    room_nid: int
+    type: str
+    valid_from: int
+    position: int
+    redacted_by: int | None
+    membership: str | None
+
+
+def list_history_changes(
+    connection: PgConnection, user_id: UserId, room_nids: Collection[int]
+) -> list[HistoryChange]:
+    """How history visibility and a user's membership changed in rooms, ascending."""
+    rows = connection.execute(
+        _HISTORY_CHANGES, {"user": user_id, "rooms": list(room_nids)}
+    ).fetchall()
+    return [HistoryChange(*row) for row in rows]
+
+
+# ---- timelines
+
+_TIMELINE: Final = """
+SELECT s.room_nid, e.ordering, e.position, e.sender, e.is_state, g.redacted_by
+FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
+CROSS JOIN LATERAL (
+    SELECT t.ordering, t.position, t.sender, t.is_state FROM {source} t
+    {where} ORDER BY t.ordering {order} LIMIT %(limit)s) e
+JOIN event_graph g ON g.position = e.position"""
+
+_STRETCH: Final = "WHERE t.room_nid = s.room_nid AND t.ordering > s.low AND t.ordering <= s.high"
+
+_SCANNED: Final = """
+(SELECT * FROM timeline t {stretch} ORDER BY t.ordering {order} LIMIT %(scanned)s)"""
+
+_FILTERED: Final = """
+WHERE (%(types)s::text[] IS NULL OR t.type LIKE ANY(%(types)s))
+    AND NOT t.type LIKE ANY(%(not_types)s)
+    AND (%(senders)s::text[] IS NULL OR t.sender = ANY(%(senders)s))
+    AND NOT t.sender = ANY(%(not_senders)s)
+    AND (%(contains_url)s::boolean IS NULL OR t.has_url = %(contains_url)s)
+    AND (t.is_state OR NOT t.sender = ANY(%(ignored)s))"""
+
+_TIMELINE_SQL: Final = {
+    (filtered, order): _TIMELINE.format(
+        source=_SCANNED.format(stretch=_STRETCH, order=order) if filtered else "timeline",
+        where=_FILTERED if filtered else _STRETCH,
+        order=order,
+    )
+    for filtered in (False, True)
+    for order in ("ASC", "DESC")
+}
+
+
+_SCAN_END: Final = """
+SELECT ordering FROM timeline WHERE room_nid = %s AND ordering > %s AND ordering <= %s
+ORDER BY ordering """
+_SCAN_END_BEFORE: Final = _SCAN_END + "DESC OFFSET %s LIMIT 1"
+_SCAN_END_AFTER: Final = _SCAN_END + "ASC OFFSET %s LIMIT 1"
+
+
+def list_timeline(
+    connection: PgConnection,
+    stretches: Collection[Stretch],
+    *,
+    limit: int,
+    newest_first: bool = True,
+    event_filter: RoomEventFilter | None = None,
+    ignored: Collection[UserId] = (),
+) -> list[TimelineRow]:
+    """Events of stretches of timelines, from one end of each.
+
+    Args:
+        limit: how many events per stretch at most.
+        newest_first: from which end.
+        event_filter: what passes; at most MAX_SCANNED events per stretch are looked at then (see
+            `find_scan_end`). Rooms are not looked at: leave those out that do not pass.
+        ignored: users of whom only state events pass.
+    """
+    if not stretches or limit <= 0:
+        return []
+    params: dict[str, Any] = {
+        "rooms": [stretch.room_nid for stretch in stretches],
+        "lows": [stretch.low for stretch in stretches],
+        "highs": [stretch.high for stretch in stretches],
+        "limit": limit,
+    }
+    filtered = is_hiding(event_filter, ignored)
+    if filtered:
+        params |= _filter_params(event_filter or RoomEventFilter())
+        params |= {"ignored": list(ignored), "scanned": MAX_SCANNED}
+    sql = _TIMELINE_SQL[filtered, "DESC" if newest_first else "ASC"]
+    return [TimelineRow(*row) for row in connection.execute(sql.encode(), params).fetchall()]
+
+
+def is_hiding(event_filter: RoomEventFilter | None, ignored: Collection[UserId]) -> bool:
+    """Whether a filter (or ignoring users) hides any event."""
+    return bool(ignored) or (event_filter is not None and not event_filter.passes_everything)
+
+
+def find_scan_end(connection: PgConnection, stretch: Stretch, *, newest_first: bool) -> int | None:
+    """Where a filtered question about a stretch stopped looking.
+
+    Returns the ordering of the last event it looked at; None when it looked at all of them.
+    """
+    sql = _SCAN_END_BEFORE if newest_first else _SCAN_END_AFTER
+    row = connection.execute(
+        sql, (stretch.room_nid, stretch.low, stretch.high, MAX_SCANNED - 1)
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _filter_params(event_filter: RoomEventFilter) -> dict[str, Any]:
+    types, senders = event_filter.types, event_filter.senders
+    return {
+        "types": None if types is None else [_like_pattern(type_) for type_ in types],
+        "not_types": [_like_pattern(type_) for type_ in event_filter.not_types],
+        "senders": None if senders is None else list(senders),
+        "not_senders": list(event_filter.not_senders),
+        "contains_url": event_filter.contains_url,
+    }
+
+
+def _like_pattern(pattern: str) -> str:
+    r"""A filter's pattern in SQL's terms: `*` becomes `%`, and `\`, `%`, `_` mean themselves."""
+    for special in "\\%_":
+        pattern = pattern.replace(special, "\\" + special)
+    return pattern.replace("*", "%")
+
+
+# ---- state
+
+_FOREVER: Final = 2**63 - 1
+
+_STATE_COLUMNS: Final = """
+SELECT c.room_nid, c.type, c.state_key, c.position, c.valid_from, c.valid_to, c.membership,
+    g.redacted_by"""
+
+_SPANS: Final = """
+FROM unnest(%(rooms)s::int8[], %(starts)s::int8[], %(ends)s::int8[], %(sinces)s::int8[])
+    AS s (room_nid, span_start, span_end, span_since)"""
+
+_MEMBERSHIP_BEFORE: Final = """, CASE WHEN c.type = 'm.room.member' THEN
+    (SELECT b.membership FROM current_state b WHERE b.room_nid = c.room_nid AND b.type = c.type
+        AND b.state_key = c.state_key AND b.valid_from <= s.span_since
+        AND b.valid_to > s.span_since) END"""
+
+_CHANGED: Final = """
+JOIN current_state c ON c.room_nid = s.room_nid AND c.valid_from > s.span_since
+    AND c.valid_from <= s.span_end
+JOIN event_graph g ON g.position = c.position
+WHERE c.valid_to > s.span_end OR (c.valid_from <= s.span_start AND c.valid_to > s.span_start)"""
+
+_STATE_CHANGES: Final = _STATE_COLUMNS + _MEMBERSHIP_BEFORE + _SPANS + _CHANGED
+
+_ENTRY: Final = (
+    _STATE_COLUMNS + _SPANS + " JOIN current_state c ON c.room_nid = s.room_nid"
+    " AND c.valid_from <= s.span_end {condition} JOIN event_graph g ON g.position = c.position"
+)
+
+_CURRENT: Final = f"AND c.valid_to = {_FOREVER}"
+_ENDED: Final = f"AND c.valid_to < {_FOREVER} AND c.valid_to > s.span_start"
+
+_FULL_STATE: Final = " UNION ALL ".join(
+    _ENTRY.format(condition=condition) for condition in (_CURRENT, _ENDED)
+)
+
+# By ranges of types, so that the entries of all members are not even read.
+_STATE_WITHOUT_MEMBERS: Final = " UNION ALL ".join(
+    _ENTRY.format(condition=condition)
+    for condition in (
+        f"{_CURRENT} AND c.type < 'm.room.member'",
+        f"{_CURRENT} AND c.type > 'm.room.member'",
+        f"{_ENDED} AND c.type <> 'm.room.member'",
+    )
+)
+
+_STATE_ENTRIES: Final = (
+    _STATE_COLUMNS
+    + """
+FROM unnest(%(rooms)s::int8[], %(types)s::text[], %(keys)s::text[], %(starts)s::int8[],
+    %(ends)s::int8[]) AS s (room_nid, type, state_key, span_start, span_end)
+JOIN current_state c ON c.room_nid = s.room_nid AND c.type = s.type AND c.state_key = s.state_key
+    AND c.valid_from <= s.span_end AND c.valid_to > s.span_start
+JOIN event_graph g ON g.position = c.position"""
+)
+
+_STATE_OF_TYPE: Final = (
+    _STATE_COLUMNS
+    + """
+FROM current_state c JOIN event_graph g ON g.position = c.position
+WHERE c.room_nid = %(room)s AND c.type = %(type)s AND """
+)
+_STATE_OF_TYPE_NOW: Final = f"{_STATE_OF_TYPE} c.valid_to = {_FOREVER}"
+_STATE_OF_TYPE_THEN: Final = f"{_STATE_OF_TYPE} c.valid_from <= %(at)s AND c.valid_to > %(at)s"
+
+
+def list_state_changes(connection: PgConnection, spans: Collection[StateSpan]) -> list[StateRow]:
+    """Entries that changed in `since < p <= end`: those valid at the end or at the start."""
+    if not spans:
+        return []
+    rows = connection.execute(_STATE_CHANGES, _span_params(spans)).fetchall()
+    return [StateRow(*row) for row in rows]
+
+
+def list_state(
+    connection: PgConnection, spans: Collection[StateSpan], *, with_members: bool
+) -> list[StateRow]:
+    """All entries valid at some moment from the start to the end of each span.
+
+    Args:
+        with_members: False to leave out m.room.member, at no cost per member.
+    """
+    if not spans:
+        return []
+    sql = _FULL_STATE if with_members else _STATE_WITHOUT_MEMBERS
+    return [StateRow(*row) for row in connection.execute(sql, _span_params(spans)).fetchall()]
+
+
+def list_state_entries(
+    connection: PgConnection, wanted: Collection[tuple[StateSpan, str, str]]
+) -> list[StateRow]:
+    """Single entries: (span, type, state key) → valid at some moment from start to end."""
+    if not wanted:
+        return []
+    rows = connection.execute(
+        _STATE_ENTRIES,
+        {
+            "rooms": [span.room_nid for span, _, _ in wanted],
+            "types": [type_ for _, type_, _ in wanted],
+            "keys": [state_key for _, _, state_key in wanted],
+            "starts": [span.start for span, _, _ in wanted],
+            "ends": [span.end for span, _, _ in wanted],
+        },
+    ).fetchall()
+    return [StateRow(*row) for row in rows]
+
+
+def list_state_of_type(
+    connection: PgConnection, room_nid: int, type: str, at: int | None
+) -> list[StateRow]:
+    """The entries of one type, now (None) or after the event at a position."""
+    sql = _STATE_OF_TYPE_NOW if at is None else _STATE_OF_TYPE_THEN
+    params = {"room": room_nid, "type": type, "at": at}
+    return [StateRow(*row) for row in connection.execute(sql, params).fetchall()]
+
+
+def _span_params(spans: Collection[StateSpan]) -> dict[str, Any]:
+    return {
+        "rooms": [span.room_nid for span in spans],
+        "starts": [span.start for span in spans],
+        "ends": [span.end for span in spans],
+        "sinces": [span.since for span in spans],
+    }
+
+
+# ---- summaries and members
+
+
+def list_member_counts(
+    connection: PgConnection, room_nids: Collection[int]
+) -> dict[int, tuple[int, int]]:
+    """Room number → how many users are joined and how many are invited, now."""
+    rows = connection.execute(
+        "SELECT room_nid, joined, invited FROM room_counts WHERE room_nid = ANY(%s)",
+        (list(room_nids),),
+    ).fetchall()
+    return {room_nid: (joined, invited) for room_nid, joined, invited in rows}
+
+
+_HEROES: Final = """
+SELECT r.room_nid, h.user_id FROM unnest(%(rooms)s::int8[]) AS r (room_nid)
+CROSS JOIN LATERAL (
+    SELECT m.user_id, coalesce(m.join_position, m.position) AS since FROM memberships m
+    WHERE m.room_nid = r.room_nid AND m.membership = ANY(%(memberships)s)
+        AND m.user_id <> %(user)s
+    ORDER BY 2, 1 LIMIT %(limit)s) h
+ORDER BY r.room_nid, h.since, h.user_id"""
+
+
+def list_heroes(
+    connection: PgConnection, user_id: UserId, room_nids: Iterable[int], *, limit: int = 5
+) -> dict[int, list[UserId]]:
+    """Room number → the users to name it after, in the order in which they came.
+
+    The joined and invited, without the user themselves; when there are none, those who left.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync
+    """
+    heroes: dict[int, list[UserId]] = {room_nid: [] for room_nid in room_nids}
+    for memberships in (["join", "invite"], ["leave", "ban"]):
+        nameless = [room_nid for room_nid, users in heroes.items() if not users]
+        if not nameless:
+            break
+        rows = connection.execute(
+            _HEROES,
+            {"rooms": nameless, "memberships": memberships, "user": user_id, "limit": limit},
+        ).fetchall()
+        for room_nid, hero in rows:
+            heroes[room_nid].append(hero)
+    return heroes

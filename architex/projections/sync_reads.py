@@ -1,0 +1,121 @@
+"""What is new for one user since a position: the first questions of every /sync."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from architex.domain.identifiers import RoomId, UserId
+from architex.storage.pool import Database, PgConnection
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """In which respects something is new for a user.
+
+    Attributes:
+        position: up to where the answer holds.
+    """
+
+    position: int
+    rooms: bool = False
+    account_data: bool = False
+    receipts: bool = False
+    typing: bool = False
+    presence: bool = False
+
+    @property
+    def is_anything(self) -> bool:
+        """Whether it is worth looking closer."""
+        return self.rooms or self.account_data or self.receipts or self.typing or self.presence
+
+
+# Own membership changes, then facts of rooms the user is in: by the log when few facts are newer
+# than the token, else by the rooms.
+_RECENT_ROOMS: Final = """EXISTS (SELECT 1 FROM event_graph g JOIN memberships m
+    ON m.room_nid = g.room_nid AND m.user_id = %(user)s
+    WHERE g.position > %(since)s AND (m.membership = 'join' OR m.position > %(since)s))"""
+
+_OLDER_ROOMS: Final = """EXISTS (SELECT 1 FROM memberships m JOIN rooms r USING (room_nid)
+    WHERE m.user_id = %(user)s
+    AND (m.position > %(since)s OR (m.membership = 'join' AND r.last_position > %(since)s)))"""
+
+_IN_A_JOINED_ROOM: Final = """EXISTS (SELECT 1 FROM memberships m
+    WHERE m.user_id = %(user)s AND m.room_nid = x.room_nid AND m.membership = 'join')"""
+
+_NEWS: Final = """
+SELECT p.position, p.position > %(since)s AND {rooms},
+    EXISTS (SELECT 1 FROM account_data a
+        WHERE a.user_id = %(user)s AND a.position > %(since)s),
+    EXISTS (SELECT 1 FROM receipts x WHERE x.position > %(since)s AND {joined}),
+    EXISTS (SELECT 1 FROM typing x WHERE x.position > %(since)s AND {joined}),
+    EXISTS (SELECT 1 FROM presence x WHERE x.position > %(since)s)
+FROM log_position p"""
+
+_NEWS_BY_LOG: Final = _NEWS.format(rooms=_RECENT_ROOMS, joined=_IN_A_JOINED_ROOM)
+_NEWS_BY_ROOMS: Final = _NEWS.format(rooms=_OLDER_ROOMS, joined=_IN_A_JOINED_ROOM)
+
+
+def look_for_news(
+    source: Database | PgConnection, user_id: UserId, since: int, *, recent: bool
+) -> News:
+    """In which respects something is new for a user after a position; one statement.
+
+    Args:
+        source: a connection inside a snapshot, or the database itself for an answer that is
+            its own snapshot.
+        recent: whether few facts are expected after `since`; only the way to find them differs.
+    """
+    sql = _NEWS_BY_LOG if recent else _NEWS_BY_ROOMS
+    params = {"user": user_id, "since": since}
+    if isinstance(source, Database):
+        row = source.fetch_one(sql, params)
+    else:
+        row = source.execute(sql, params).fetchone()
+    return News(0) if row is None else News(*row)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountData:
+    """One entry of a user's account data.
+
+    Attributes:
+        room_id: empty for what belongs to no room.
+        content: as JSON.
+    """
+
+    room_id: RoomId
+    type: str
+    content: orjson.Fragment
+
+
+def list_account_data(connection: PgConnection, user_id: UserId, since: int) -> list[AccountData]:
+    """A user's account data that changed after a position, global and of rooms."""
+    rows = connection.execute(
+        "SELECT room_id, type, content FROM account_data"
+        " WHERE user_id = %s AND position > %s ORDER BY position",
+        (user_id, since),
+    ).fetchall()
+    return [
+        AccountData(room_id, type_, orjson.Fragment(content)) for room_id, type_, content in rows
+    ]
+
+
+def list_ignored_users(connection: PgConnection, user_id: UserId) -> frozenset[UserId]:
+    """The users that a user ignores.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#ignoring-users
+    """
+    row = connection.execute(
+        "SELECT content FROM account_data"
+        " WHERE user_id = %s AND room_id = '' AND type = 'm.ignored_user_list'",
+        (user_id,),
+    ).fetchone()
+    if row is None:
+        return frozenset()
+    # Clients write it: it can be anything.
+    content = orjson.loads(row[0])
+    ignored = content.get("ignored_users") if isinstance(content, dict) else None
+    return frozenset(ignored) - {user_id} if isinstance(ignored, dict) else frozenset()

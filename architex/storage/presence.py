@@ -1,0 +1,158 @@
+"""Presence, as last announced. Ephemeral: a crash of the database forgets it without harm.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#presence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from architex.domain.identifiers import UserId
+from architex.storage.commit_queue import Execute
+from architex.storage.pool import Database, PgConnection
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What a user's presence is.
+
+    Attributes:
+        presence: `online`, `unavailable` or `offline`.
+        last_active_ts: when the user last did something, milliseconds since 1970.
+        last_sync_ts: when the user's clients last asked for news and set presence; 0 for never.
+    """
+
+    user_id: UserId
+    presence: str
+    status_msg: str | None
+    last_active_ts: int
+    last_sync_ts: int
+
+
+_COLUMNS: Final = (
+    "SELECT p.user_id, p.presence, p.status_msg, p.last_active_ts, p.last_sync_ts FROM presence p"
+)
+
+
+def put_presence(execute: Execute, position: int, presence: Presence) -> None:
+    """Announce a user's presence, within a batch of the commit queue."""
+    execute(
+        "INSERT INTO presence (user_id, presence, status_msg, last_active_ts, last_sync_ts,"
+        " position) VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (user_id) DO UPDATE SET"
+        " presence = excluded.presence, status_msg = excluded.status_msg,"
+        " last_active_ts = excluded.last_active_ts, last_sync_ts = excluded.last_sync_ts,"
+        " position = excluded.position",
+        (
+            presence.user_id,
+            presence.presence,
+            presence.status_msg,
+            presence.last_active_ts,
+            presence.last_sync_ts,
+            position,
+        ),
+    )
+
+
+class PresenceStore:
+    """Questions to the presence table, and what it keeps without telling anybody."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find_presence(self, user_id: UserId) -> Presence | None:
+        """A user's presence; None when nothing was ever said about it."""
+        row = self._database.fetch_one(_COLUMNS + " WHERE p.user_id = %s", (user_id,))
+        return None if row is None else Presence(*row)
+
+    def touch(self, user_id: UserId, now_ms: int, *, active: bool) -> None:
+        """Note that a user's client asked for news; nobody is told.
+
+        Args:
+            active: whether that shows the user to be active.
+        """
+        self._database.execute(
+            "UPDATE presence SET last_sync_ts = %(now)s, last_active_ts ="
+            " CASE WHEN %(active)s THEN %(now)s ELSE last_active_ts END"
+            " WHERE user_id = %(user)s",
+            {"user": user_id, "now": now_ms, "active": active},
+        )
+
+    def list_silent(self, before_ms: int, *, limit: int = 500) -> list[Presence]:
+        """Users who are shown as present although their clients went silent before a moment."""
+        rows = self._database.fetch_all(
+            _COLUMNS + " WHERE p.presence <> 'offline' AND p.last_sync_ts > 0"
+            " AND p.last_sync_ts < %s LIMIT %s",
+            (before_ms, limit),
+        )
+        return [Presence(*row) for row in rows]
+
+    def share_room(self, user_id: UserId, other: UserId) -> bool:
+        """Whether two users are in one room."""
+        row = self._database.fetch_one(
+            "SELECT 1 FROM memberships a JOIN memberships b USING (room_nid)"
+            " WHERE a.user_id = %s AND a.membership = 'join'"
+            " AND b.user_id = %s AND b.membership = 'join' LIMIT 1",
+            (user_id, other),
+        )
+        return row is not None
+
+    def list_rooms_to_tell(self, user_id: UserId, *, limit: int = 200) -> list[int]:
+        """Numbers of rooms whose members see a user's presence, the liveliest first."""
+        rows = self._database.fetch_all(
+            "SELECT m.room_nid FROM memberships m JOIN rooms r USING (room_nid)"
+            " WHERE m.user_id = %s AND m.membership = 'join'"
+            " ORDER BY r.last_position DESC LIMIT %s",
+            (user_id, limit),
+        )
+        return [room_nid for (room_nid,) in rows]
+
+
+_SHARES_A_ROOM: Final = """EXISTS (SELECT 1 FROM memberships a JOIN memberships b USING (room_nid)
+    WHERE a.user_id = %(user)s AND a.membership = 'join'
+    AND b.user_id = p.user_id AND b.membership = 'join')"""
+
+_NEWS: Final = """ WHERE p.user_id IN (
+    SELECT user_id FROM presence WHERE position > %(since)s
+    UNION SELECT unnest(%(newcomers)s::text[])
+    UNION SELECT user_id FROM memberships
+        WHERE room_nid = ANY(%(rooms)s) AND membership = 'join')"""
+
+_CHANGED: Final = f"{_COLUMNS}{_NEWS} AND (p.user_id = %(user)s OR {_SHARES_A_ROOM})"
+
+_PRESENT: Final = (
+    f"{_COLUMNS} WHERE p.user_id = %(user)s OR (p.presence <> 'offline' AND {_SHARES_A_ROOM})"
+)
+
+
+def list_changed_presence(
+    connection: PgConnection,
+    user_id: UserId,
+    since: int,
+    *,
+    new_rooms: Collection[int] = (),
+    newcomers: Collection[UserId] = (),
+) -> list[Presence]:
+    """The presence that a user has not been told: of the user and of who shares a room.
+
+    Args:
+        since: the position up to which changes have been told.
+        new_rooms: numbers of rooms the user joined since; all their members are news.
+        newcomers: users who joined the user's rooms since.
+    """
+    rows = connection.execute(
+        _CHANGED,
+        {
+            "user": user_id,
+            "since": since,
+            "rooms": list(new_rooms),
+            "newcomers": list(newcomers),
+        },
+    ).fetchall()
+    return [Presence(*row) for row in rows]
+
+
+def list_present_users(connection: PgConnection, user_id: UserId) -> list[Presence]:
+    """The presence of a user, and of those sharing a room who are not offline."""
+    return [Presence(*row) for row in connection.execute(_PRESENT, {"user": user_id}).fetchall()]

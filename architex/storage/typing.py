@@ -1,0 +1,102 @@
+"""Who is typing in which room. Ephemeral: a crash of the database forgets it without harm.
+
+A row whose `expires_ts` has passed says that somebody stopped; it stays for a while, so that its
+position tells readers about the change.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#typing-notifications
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from architex.domain.identifiers import UserId
+from architex.storage.commit_queue import Execute
+from architex.storage.pool import PgConnection
+
+STOPPED: Final = 0
+"""`expires_ts` of a user who stopped typing, and of whom the readers were told."""
+
+
+def put_typing(
+    execute: Execute, position: int, *, room_nid: int, user_id: UserId, expires_ts: int
+) -> None:
+    """Say that a user types until a moment, within a batch of the commit queue.
+
+    Args:
+        expires_ts: milliseconds since 1970; STOPPED when the user stopped.
+    """
+    execute(
+        "INSERT INTO typing (room_nid, user_id, expires_ts, position) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (room_nid, user_id) DO UPDATE SET expires_ts = excluded.expires_ts,"
+        " position = excluded.position",
+        (room_nid, user_id, expires_ts, position),
+    )
+
+
+def stop_expired_typing(execute: Execute, position: int, *, now_ms: int) -> None:
+    """Announce, at a new position, that those whose time is over stopped typing."""
+    execute(
+        "UPDATE typing SET expires_ts = 0, position = %s"
+        " WHERE expires_ts > 0 AND expires_ts <= %s",
+        (position, now_ms),
+    )
+
+
+def delete_stopped_typing(execute: Execute, *, before_position: int) -> None:
+    """Forget about those who stopped so long ago that every reader has been told."""
+    execute(
+        "DELETE FROM typing WHERE expires_ts = 0 AND position < %s",
+        (before_position,),
+    )
+
+
+def list_expired_rooms(connection: PgConnection, now_ms: int) -> list[int]:
+    """The numbers of the rooms in which somebody's time is over, unannounced."""
+    rows = connection.execute(
+        "SELECT DISTINCT room_nid FROM typing WHERE expires_ts > 0 AND expires_ts <= %s",
+        (now_ms,),
+    ).fetchall()
+    return [room_nid for (room_nid,) in rows]
+
+
+def is_typing(connection: PgConnection, room_nid: int, user_id: UserId, now_ms: int) -> bool:
+    """Whether a user is typing in a room."""
+    row = connection.execute(
+        "SELECT 1 FROM typing WHERE room_nid = %s AND user_id = %s AND expires_ts > %s",
+        (room_nid, user_id, now_ms),
+    ).fetchone()
+    return row is not None
+
+
+def list_changed_typing(
+    connection: PgConnection, user_id: UserId, since: int, now_ms: int
+) -> dict[int, list[UserId]]:
+    """Where somebody began or stopped typing after a position, among the rooms a user is in.
+
+    Returns room number → who is typing there now, which may be nobody.
+    """
+    rows = connection.execute(
+        "SELECT t.room_nid, coalesce(array_agg(t.user_id ORDER BY t.user_id)"
+        "  FILTER (WHERE t.expires_ts > %(now)s), '{}')"
+        " FROM typing t JOIN memberships m ON m.user_id = %(user)s AND m.room_nid = t.room_nid"
+        "  AND m.membership = 'join'"
+        " GROUP BY t.room_nid HAVING max(t.position) > %(since)s",
+        {"user": user_id, "since": since, "now": now_ms},
+    ).fetchall()
+    return dict(rows)
+
+
+def list_typing(
+    connection: PgConnection, room_nids: Collection[int], now_ms: int
+) -> dict[int, list[UserId]]:
+    """Room number → who is typing there now; rooms where nobody is are missing."""
+    if not room_nids:
+        return {}
+    rows = connection.execute(
+        "SELECT room_nid, array_agg(user_id ORDER BY user_id) FROM typing"
+        " WHERE room_nid = ANY(%s) AND expires_ts > %s GROUP BY room_nid",
+        (list(room_nids), now_ms),
+    ).fetchall()
+    return dict(rows)
