@@ -30,11 +30,14 @@ class Projection(ABC):
         name: for people and for the tracking table.
         timing: INLINE or FOLLOWED.
         tables: the tables it owns; nobody else writes them, and a rebuild makes them anew.
+        only_state: it looks only at facts that change state and at redactions; a follower then
+            need not read the others.
     """
 
     name: ClassVar[str]
     timing: ClassVar[Timing]
     tables: ClassVar[tuple[str, ...]]
+    only_state: ClassVar[bool] = False
 
     def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
         """A question to the database that `apply` needs answered; None for none."""
