@@ -17,6 +17,7 @@ from typing import Any
 
 from architex.domain.errors import InvalidParam
 from architex.domain.identifiers import parse_server_name
+from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.start_refusal import StartRefused
 
 DEFAULT_CONFIG_FILE = Path("architex.toml")
@@ -332,6 +333,11 @@ class Settings:
     def postgres_directory(self) -> Path:
         """Where the embedded PostgreSQL is, if there is no database_url."""
         return self.data_dir / "postgres"
+
+    @property
+    def conninfo(self) -> str:
+        """How to connect to the database: the given one, or the embedded one (if it runs)."""
+        return self.database_url or EmbeddedPostgres(self.postgres_directory).conninfo()
 
     @property
     def web_workers(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString, TypeAlias, TypeVar
@@ -223,6 +224,8 @@ class Database:
         with self._opening:
             if not self._opened:
                 self._pool.open(wait=False)
+                # Its threads end before the interpreter does, or they complain at its end.
+                weakref.finalize(self, self._pool.close, timeout=2.0)
                 self._opened = True
 
     def _discard_dead(self) -> None:

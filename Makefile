@@ -1,0 +1,63 @@
+# Architex: `make run` runs the server, `make test` tests it, `make check` reads it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: run test check format clean help
+
+# The Python to make the virtualenv from: 3.11 or newer.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST_ARGS ?=
+
+run: $(VENV)/installed ## Install what is missing and run the server on http://127.0.0.1:8008
+	@exec $(BIN)/architex serve
+
+test: $(VENV)/installed-test ## Install what the tests need and run them (PYTEST_ARGS="-k sync -x")
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/installed-test $(VENV)/installed-check ## Format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict architex tests
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-check ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove the virtualenv and all caches; data/ and keys/ stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## Show this
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+# ---- the virtualenv; installed anew only when pyproject.toml changes
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Architex needs Python 3.11 or newer. On Debian 12 or Ubuntu 24.04:"; \
+		echo "  sudo apt install python3 python3-venv"; exit 1; fi
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make a virtualenv. On Debian or Ubuntu:"; \
+		echo "  sudo apt install python3-venv"; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/installed: pyproject.toml $(BIN)/python
+	@echo "installing Architex into $(VENV); this takes a minute"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml $(VENV)/installed
+	@echo "installing what the tests need"
+	@$(PIP) install --editable '.[test]'
+	@touch $@
+
+$(VENV)/installed-check: pyproject.toml $(VENV)/installed
+	@echo "installing what the checks need"
+	@$(PIP) install --editable '.[check]'
+	@touch $@

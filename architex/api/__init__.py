@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: the only floor that speaks Falcon and marshmallow."""

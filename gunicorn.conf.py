@@ -1,0 +1,79 @@
+"""The house configuration of gunicorn, for `architex serve` and for plain gunicorn alike.
+
+Alone: `gunicorn -c gunicorn.conf.py architex.wsgi`, with $ARCHITEX_CONFIG or ./architex.toml,
+under the supervisor you have; then `architex follow` runs the followers. This file must not
+import psycopg: the workers patch sockets for gevent first.
+"""
+
+import os
+import subprocess
+import sys
+
+from architex.api.gunicorn_worker import TlsFiles, worker_class_for
+from architex.gateways.log_output import log_config
+from architex.settings import load_settings
+from architex.storage.child_processes import die_with_parent
+
+settings = load_settings()
+
+wsgi_app = "architex.wsgi"
+bind = [
+    f"[{listener.host}]:{listener.port}"
+    if ":" in listener.host
+    else f"{listener.host}:{listener.port}"
+    for listener in settings.listeners
+]
+worker_class = worker_class_for(
+    [
+        TlsFiles(listener.tls_certificate, listener.tls_key)
+        if listener.tls_certificate and listener.tls_key
+        else None
+        for listener in settings.listeners
+    ]
+)
+workers = settings.web_workers
+worker_connections = settings.processes.open_requests_per_worker
+backlog = 2048
+# A worker whose event loop stands still for so many seconds is replaced.
+timeout = 60
+# Parked requests return at once; this is for busy ones. The promise is 5 seconds in all.
+graceful_timeout = 3
+logconfig_dict = log_config(settings.logging.level, settings.logging.format)
+# The heartbeat file in memory: on a busy disk a worker would seem to stand still.
+_memory = "/dev/shm"  # noqa: S108 - gunicorn makes an unlinked file there
+worker_tmp_dir = _memory if os.access(_memory, os.W_OK) else None
+control_socket_disable = True
+proc_name = "architex"
+
+_database = None
+
+
+def on_starting(server):
+    """Alone, the first process readies the database. `architex serve` has done so already."""
+    global _database
+    if os.environ.get("ARCHITEX_SUPERVISED"):
+        return
+    master = os.getpid()
+    if settings.database_url is None:
+        _database = subprocess.Popen(
+            [sys.executable, "-m", "architex", "database", "run"],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(master),
+        )
+        if not _database.stdout.readline():
+            sys.exit(1)
+    if subprocess.run([sys.executable, "-m", "architex", "database", "migrate"]).returncode:
+        sys.exit(1)
+
+
+def post_fork(server, worker):
+    """A worker does not outlive its master; what it answered with 200 is safe."""
+    die_with_parent(worker.ppid)
+
+
+def on_exit(server):
+    """Stop what `on_starting` started."""
+    if _database is not None:
+        _database.terminate()
+        _database.wait(10)

@@ -1,0 +1,236 @@
+"""Runs the real `architex serve` for tests over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from email.message import Message
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
+
+
+class RunningServer:
+    """One `architex serve` and everything it started.
+
+    Attributes:
+        url: of its first listener, without a slash at the end.
+        pid: of the supervisor.
+        config_file: give it to other commands.
+        data_dir: the embedded PostgreSQL, keys and media.
+    """
+
+    def __init__(self, config_file: Path, url: str, data_dir: Path) -> None:
+        self.config_file = config_file
+        self.url = url
+        self.data_dir = data_dir
+        self.log_file = config_file.with_suffix(".log")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the supervisor."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """Of the supervisor; None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
+    def log(self) -> str:
+        """What it wrote so far."""
+        return self.log_file.read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start it (again) on the same data; returns when it serves."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ARCHITEX_")}
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "architex", "serve", "--config", str(self.config_file)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+        self.wait_until_healthy()
+
+    def wait_until_healthy(self, timeout_s: float = _START_TIMEOUT_S) -> None:
+        """Return when GET /health answers 200; AssertionError with the log otherwise."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            assert self.exit_status is None, f"the server ended: {self.log()[-3000:]}"
+            if self.is_healthy():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"the server does not get healthy: {self.log()[-3000:]}")
+
+    def is_healthy(self) -> bool:
+        """Whether GET /health answers 200."""
+        try:
+            return self.request("GET", "/health")[0] == 200
+        except OSError:
+            return False
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        token: str | None = None,
+        timeout_s: float = 30.0,
+    ) -> tuple[int, Any]:
+        """One request; gives the status and the body, parsed if it is JSON.
+
+        Raises OSError when there is no whole answer.
+        """
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(  # noqa: S310 - our own http URL
+            self.url + path, data=data, headers=headers, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310 - as above
+                return answer.status, _parsed(answer.headers, answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, _parsed(error.headers, error.read())
+
+    def processes(self) -> list[psutil.Process]:
+        """The supervisor and all its descendants, PostgreSQL's included."""
+        try:
+            supervisor = psutil.Process(self.pid)
+            return [supervisor, *supervisor.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to stop; gives the exit status. Nothing of it is left after."""
+        started = self.processes()
+        assert self._process is not None
+        self._process.send_signal(number)
+        try:
+            status = self._process.wait(_STOP_TIMEOUT_S)
+        finally:
+            _kill(started)
+        return status
+
+    def kill9(self) -> None:
+        """Kill every process of it at once, PostgreSQL's too, as a power failure would."""
+        started = self.processes()
+        for process in started:
+            # Stopped first, so that none of them sees another die and acts on it.
+            _signal(process, signal.SIGSTOP)
+        _kill(started)
+        assert self._process is not None
+        self._process.wait(_STOP_TIMEOUT_S)
+
+    def __enter__(self) -> RunningServer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.stop()
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start_server(tmp_path: Path, *, web_workers: int = 1, **config: Any) -> RunningServer:
+    """Start `architex serve` on free ports with data of its own; use it in a `with`.
+
+    Args:
+        tmp_path: where its configuration and log go.
+        web_workers: how many.
+        config: further settings: `server_name="a.example"`, `registration={"enabled": True}`…
+    """
+    # Not below tmp_path: as root PostgreSQL runs as another user, and the path must be short.
+    data_dir = Path(tempfile.mkdtemp(prefix="architex-server-"))
+    data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    port = free_port()
+    settings: dict[str, Any] = {
+        "data_dir": str(data_dir),
+        "listeners": [{"host": "127.0.0.1", "port": port}],
+        "registration": {"enabled": True, "weak_password_hashing": True},
+        "rate_limits": {"enabled": False},
+        **config,
+    }
+    settings["processes"] = {"web_workers": web_workers, **settings.get("processes", {})}
+    config_file = tmp_path / f"architex-{port}.toml"
+    config_file.write_text(_toml(settings))
+    listener = settings["listeners"][0]
+    scheme = "https" if "tls_certificate" in listener else "http"
+    server = RunningServer(config_file, f"{scheme}://127.0.0.1:{listener['port']}", data_dir)
+    try:
+        server.start()
+    except BaseException:
+        server.__exit__(None, None, None)
+        raise
+    return server
+
+
+def _parsed(headers: Message, body: bytes) -> Any:
+    if headers.get("Content-Type", "").startswith("application/json"):
+        return json.loads(body)
+    return body.decode()
+
+
+def _toml(settings: Mapping[str, Any]) -> str:
+    plain = {k: v for k, v in settings.items() if not isinstance(v, dict)}
+    tables = {k: v for k, v in settings.items() if isinstance(v, dict)}
+    lines = [f"{key} = {_toml_value(value)}" for key, value in plain.items()]
+    for name, table in tables.items():
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {_toml_value(value)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_toml_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        if process.is_running():
+            _signal(process, signal.SIGKILL)
+    psutil.wait_procs(processes, timeout=_STOP_TIMEOUT_S)
