@@ -5,22 +5,14 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#legacy-account-management
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from architex.domain.errors import (
-    DatabaseUnavailable,
-    Forbidden,
-    MatrixError,
-    MissingParam,
-    NotFound,
-)
+from architex.domain.errors import Forbidden, MissingParam, NotFound
 from architex.domain.identifiers import UserId
 from architex.gateways.clock import Clock
 from architex.gateways.passwords import Hash, Passwords
-from architex.projections.member_reads import MemberReads
 from architex.storage.accounts import Account, AccountStore
 from architex.usecases.interactive_auth import (
     PASSWORD,
@@ -28,27 +20,27 @@ from architex.usecases.interactive_auth import (
     InteractiveAuth,
     Operation,
 )
-from architex.usecases.joining import Joining
 from architex.usecases.registration import check_password_strength
 from architex.usecases.requester import Requester
 from architex.usecases.sessions import Sessions
-
-log = logging.getLogger(__name__)
 
 _PASSWORD_FLOWS = ((PASSWORD,),)
 
 
 @dataclass(frozen=True)
 class Accounts:
-    """Changes accounts."""
+    """Changes accounts.
+
+    Attributes:
+        leave_all_rooms: takes a user out of every room; for deactivation.
+    """
 
     accounts: AccountStore
     sessions: Sessions
     interactive_auth: InteractiveAuth
     passwords: Passwords
     clock: Clock
-    members: MemberReads
-    joining: Joining
+    leave_all_rooms: Callable[[UserId], None]
 
     def change_password(
         self, requester: Requester | None, request: Mapping[str, Any], auth: Any
@@ -137,14 +129,7 @@ class Accounts:
         """
         if not self.accounts.deactivate(user_id, self.clock.now_ms(), erase=erase):
             raise NotFound(f"There is no user {user_id}.")
-        requester = Requester(user_id)
-        for room_id in self.members.list_joined_rooms(user_id):
-            try:
-                self.joining.leave(requester, room_id)
-            except DatabaseUnavailable:
-                raise
-            except MatrixError as error:
-                log.warning("%s could not leave %s: %s", user_id, room_id, error.message)
+        self.leave_all_rooms(user_id)
 
     def set_password(self, user_id: UserId, password: str, *, log_out: bool = True) -> None:
         """Give a user a new password.

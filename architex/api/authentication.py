@@ -1,0 +1,83 @@
+"""Access token → Requester.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#using-access-tokens
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import falcon
+
+from architex.api.requests import string_param
+from architex.domain.errors import MissingToken
+from architex.usecases.requester import Requester
+from architex.usecases.sessions import Sessions
+
+_FOUND = "architex.requester"
+
+
+@dataclass(frozen=True)
+class Authenticator:
+    """Finds out who sent a request; at most once per request."""
+
+    sessions: Sessions
+
+    def requester(self, req: falcon.Request, *, even_locked: bool = False) -> Requester:
+        """The user of the request's access token.
+
+        Args:
+            even_locked: also let in users whose account is locked: for logging out.
+
+        Raises:
+            MissingToken: the request has no access token.
+            UnknownToken: the token is not (or no longer) valid.
+            UserLocked: the account is locked.
+        """
+        found: Requester | None = req.env.get(_FOUND)
+        if found is None:
+            token = access_token(req)
+            if token is None:
+                raise MissingToken("This needs an access token.")
+            found = self.sessions.find_requester(
+                token, address=client_address(req), even_locked=even_locked
+            )
+            req.env[_FOUND] = found
+        return found
+
+
+def find_user(req: falcon.Request) -> Requester | None:
+    """Who is asking, at endpoints that need no access token; None when the request has none.
+
+    Raises:
+        UnknownToken, UserLocked: it has one that does not let its user in.
+    """
+    authenticator: Authenticator = req.env["architex.authenticator"]
+    return None if access_token(req) is None else authenticator.requester(req)
+
+
+def require_even_locked_user(req: falcon.Request) -> Requester:
+    """Who is asking, guests and users with a locked account included.
+
+    Raises:
+        MissingToken, UnknownToken: there is no valid access token.
+    """
+    authenticator: Authenticator = req.env["architex.authenticator"]
+    return authenticator.requester(req, even_locked=True)
+
+
+def access_token(req: falcon.Request) -> str | None:
+    """The access token a request carries, in its header or (deprecated) its query."""
+    header: str | None = req.env.get("HTTP_AUTHORIZATION")
+    if header is not None:
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            return token.strip()
+        return None
+    return string_param(req, "access_token") or None
+
+
+def client_address(req: falcon.Request) -> str:
+    """The address the request came from: what rate limits count by."""
+    address: str = req.env.get("REMOTE_ADDR") or ""
+    return address

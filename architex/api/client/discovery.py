@@ -1,0 +1,63 @@
+"""What this server speaks and can do: versions and capabilities.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#api-versions
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import falcon
+
+from architex.api.requests import require_user
+from architex.domain.room_versions import ROOM_VERSIONS
+
+SPEC_VERSIONS: Final = (
+    "r0.0.1",
+    "r0.1.0",
+    "r0.2.0",
+    "r0.3.0",
+    "r0.4.0",
+    "r0.5.0",
+    "r0.6.0",
+    "r0.6.1",
+    *(f"v1.{minor}" for minor in range(1, 20)),
+)
+
+
+class VersionsResource:
+    """GET /versions."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The versions of the specification that this server speaks.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientversions
+        """
+        resp.media = {"versions": list(SPEC_VERSIONS), "unstable_features": {}}
+
+
+class CapabilitiesResource:
+    """GET /capabilities."""
+
+    def __init__(self, default_room_version: str) -> None:
+        self._capabilities = {
+            "m.change_password": {"enabled": True},
+            "m.room_versions": {
+                "default": default_room_version,
+                "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
+            },
+            "m.set_displayname": {"enabled": True},
+            "m.set_avatar_url": {"enabled": True},
+            "m.3pid_changes": {"enabled": False},
+            "m.get_login_token": {"enabled": False},
+            "m.profile_fields": {"enabled": True},
+            "m.forget_forced_upon_leave": {"enabled": False},
+        }
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """What the requester may expect of this server.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3capabilities
+        """
+        require_user(req)
+        resp.media = {"capabilities": self._capabilities}
