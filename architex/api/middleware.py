@@ -37,7 +37,7 @@ class JsonHandler(falcon.media.BaseHandler):
         self, stream: Any, content_type: str | None, content_length: int | None
     ) -> Any:
         """Not used: bodies are read by `architex.api.requests`, which bounds them."""
-        raise NotImplementedError("use architex.api.requests.json_body")
+        raise TypeError("use architex.api.requests.json_body")
 
 
 class RawPath:

@@ -42,6 +42,15 @@ class MemberReads:
         )
         return [row[0] for row in rows]
 
+    def list_rooms_to_leave(self, user_id: UserId) -> list[RoomId]:
+        """The rooms that the user is joined or invited to, or knocks at."""
+        rows = self.database.fetch_all(
+            "SELECT r.room_id FROM memberships m JOIN rooms r USING (room_nid) WHERE m.user_id = %s"
+            " AND m.membership IN ('join', 'invite', 'knock') ORDER BY r.room_nid",
+            (user_id,),
+        )
+        return [row[0] for row in rows]
+
     def is_joined_to_any(self, user_id: UserId, room_ids: Sequence[RoomId]) -> bool:
         """Whether the user is joined to one of the rooms."""
         row = self.database.fetch_one(

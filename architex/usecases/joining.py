@@ -6,6 +6,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#room-membership
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -230,6 +231,12 @@ class Joining:
     def list_joined_rooms(self, requester: Requester) -> list[RoomId]:
         """The rooms that the user is a member of."""
         return self.members.list_joined_rooms(requester.user_id)
+
+    def leave_all(self, requester: Requester) -> None:
+        """Leave every room and reject every invite, as deactivated users do."""
+        for room_id in self.members.list_rooms_to_leave(requester.user_id):
+            with suppress(MatrixError):
+                self.leave(requester, room_id)
 
     # Within
 

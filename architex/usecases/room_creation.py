@@ -5,16 +5,30 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#creation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from architex.domain.errors import Forbidden, InvalidParam, InvalidRoomState
-from architex.domain.identifiers import RoomAlias, RoomId, ServerName, UserId, parse_user_id
+from architex.domain.errors import Forbidden, InvalidParam, InvalidRoomState, RoomInUse
+from architex.domain.identifiers import (
+    RoomAlias,
+    RoomId,
+    ServerName,
+    UserId,
+    parse_room_alias,
+    parse_user_id,
+)
 from architex.domain.room.aggregate import EventDraft, compose_create_event
 from architex.domain.room_versions import RoomVersionRules, get_room_version
 from architex.gateways.clock import Clock, Randomness
-from architex.storage.commit_queue import CommitQueue, Execute, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.published_rooms import PUBLISH_ROOM
+from architex.storage.room_aliases import (
+    INSERT_ALIAS,
+    RoomAliasStore,
+    alias_row,
+    taken_alias_named,
+)
 from architex.usecases.joining import Joining, member_content
 from architex.usecases.requester import Requester
 
@@ -46,28 +60,13 @@ class RoomRequest:
     power_level_content_override: Mapping[str, Any] = field(default_factory=dict)
 
 
-class AliasClaimer(Protocol):
-    """Gives a new room its alias."""
-
-    def check_new_alias(self, requester: Requester, localpart: str) -> RoomAlias:
-        """The alias of that localpart on this server; raises InvalidParam, RoomInUse."""
-
-    def claim(
-        self, alias: RoomAlias, room_id: RoomId, creator: UserId
-    ) -> Callable[[Execute, int], None]:
-        """Writes the alias in the room's own transaction."""
-
-    def publish(self, room_id: RoomId, by: UserId) -> Callable[[Execute, int], None]:
-        """Writes the room into the directory in the room's own transaction."""
-
-
 @dataclass(frozen=True)
 class RoomCreation:
     """Makes rooms."""
 
     commits: CommitQueue
     joining: Joining
-    aliases: AliasClaimer
+    aliases: RoomAliasStore
     clock: Clock
     randomness: Randomness
     server_name: ServerName
@@ -87,11 +86,7 @@ class RoomCreation:
         """
         rules = get_room_version(request.room_version or self.default_version)
         creator = requester.user_id
-        alias = (
-            self.aliases.check_new_alias(requester, request.room_alias_name)
-            if request.room_alias_name is not None
-            else None
-        )
+        alias = self._new_alias(request.room_alias_name)
         if len(request.invite) > MAX_INVITES:
             raise InvalidParam(f"At most {MAX_INVITES} users can be invited at once.")
         invites = [
@@ -124,12 +119,24 @@ class RoomCreation:
             for user_id, content in invites:
                 session.append(_state(creator, "m.room.member", content, user_id))
             if alias is not None:
-                session.also(self.aliases.claim(alias, room_id, creator))
+                row = alias_row(alias, room_id, creator, session.now_ms)
+                session.also(lambda execute, position: execute(INSERT_ALIAS, row))
             if request.visibility == "public":
-                session.also(self.aliases.publish(room_id, creator))
+                published = (room_id, creator, session.now_ms)
+                session.also(lambda execute, position: execute(PUBLISH_ROOM, published))
             return room_id
 
-        return self.commits.write_room(RoomCommand(room_id, decide, creates=rules))
+        with taken_alias_named():
+            return self.commits.write_room(RoomCommand(room_id, decide, creates=rules))
+
+    def _new_alias(self, localpart: str | None) -> RoomAlias | None:
+        """The alias of that localpart on this server, if nobody has it."""
+        if localpart is None:
+            return None
+        alias = parse_room_alias(f"#{localpart}:{self.server_name}")
+        if self.aliases.find_alias(alias) is not None:
+            raise RoomInUse(f"{alias} is taken.")
+        return alias
 
 
 def create_content(

@@ -1,0 +1,158 @@
+"""Joining, inviting, leaving, kicking, banning.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#room-membership
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import falcon
+from marshmallow import fields
+
+from architex.api.requests import BodySchema, json_body, load, require_user
+from architex.usecases.directory import Directory
+from architex.usecases.joining import Joining
+
+
+class ReasonSchema(BodySchema):
+    """A body that may say why."""
+
+    reason = fields.String()
+
+
+class JoinSchema(ReasonSchema):
+    """Body of a join."""
+
+    third_party_signed = fields.Dict(keys=fields.String())
+
+
+class TargetSchema(ReasonSchema):
+    """A body that names somebody."""
+
+    user_id = fields.String(required=True)
+
+
+class _Membership:
+    """What the resources share."""
+
+    schema: ClassVar[BodySchema] = ReasonSchema()
+
+    def __init__(self, joining: Joining) -> None:
+        self._joining = joining
+
+    def _body(self, req: falcon.Request) -> dict[str, Any]:
+        return load(self.schema, json_body(req, optional=True))
+
+
+class JoinResource(_Membership):
+    """POST /rooms/{roomId}/join"""
+
+    schema = JoinSchema()
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
+        """Join a room by its ID."""
+        requester = require_user(req, guests=True)
+        joined = self._joining.join(requester, room_id, **self._body(req))
+        resp.media = {"room_id": joined}
+
+
+class JoinByIdOrAliasResource(_Membership):
+    """POST /join/{roomIdOrAlias}"""
+
+    schema = JoinSchema()
+
+    def __init__(self, joining: Joining, directory: Directory) -> None:
+        super().__init__(joining)
+        self._directory = directory
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, room_id_or_alias: str) -> None:
+        """Join a room by its ID or one of its aliases."""
+        requester = require_user(req, guests=True)
+        room_id = self._directory.resolve_room(room_id_or_alias)
+        resp.media = {"room_id": self._joining.join(requester, room_id, **self._body(req))}
+
+
+class KnockResource(_Membership):
+    """POST /knock/{roomIdOrAlias}"""
+
+    def __init__(self, joining: Joining, directory: Directory) -> None:
+        super().__init__(joining)
+        self._directory = directory
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, room_id_or_alias: str) -> None:
+        """Ask to be let into a room."""
+        requester = require_user(req)
+        room_id = self._directory.resolve_room(room_id_or_alias)
+        resp.media = {"room_id": self._joining.knock(requester, room_id, **self._body(req))}
+
+
+class InviteResource(_Membership):
+    """POST /rooms/{roomId}/invite"""
+
+    schema = TargetSchema()
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
+        """Invite a user."""
+        self._joining.invite(require_user(req), room_id, **self._body(req))
+        resp.media = {}
+
+
+class LeaveResource(_Membership):
+    """POST /rooms/{roomId}/leave"""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
+        """Leave a room, or reject an invite."""
+        self._joining.leave(require_user(req, guests=True), room_id, **self._body(req))
+        resp.media = {}
+
+
+class ForgetResource(_Membership):
+    """POST /rooms/{roomId}/forget"""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
+        """Forget a room one has left."""
+        self._joining.forget(require_user(req, guests=True), room_id)
+        resp.media = {}
+
+
+class KickResource(_Membership):
+    """POST /rooms/{roomId}/kick"""
+
+    schema = TargetSchema()
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
+        """Make a user leave."""
+        self._joining.kick(require_user(req), room_id, **self._body(req))
+        resp.media = {}
+
+
+class BanResource(_Membership):
+    """POST /rooms/{roomId}/ban"""
+
+    schema = TargetSchema()
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
+        """Make a user leave and stay away."""
+        self._joining.ban(require_user(req), room_id, **self._body(req))
+        resp.media = {}
+
+
+class UnbanResource(_Membership):
+    """POST /rooms/{roomId}/unban"""
+
+    schema = TargetSchema()
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
+        """Lift a ban."""
+        self._joining.unban(require_user(req), room_id, **self._body(req))
+        resp.media = {}
+
+
+class JoinedRoomsResource(_Membership):
+    """GET /joined_rooms"""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The rooms that the user is a member of."""
+        requester = require_user(req, guests=True)
+        resp.media = {"joined_rooms": self._joining.list_joined_rooms(requester)}

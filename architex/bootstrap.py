@@ -1,0 +1,250 @@
+"""The composition root: the only place where objects are wired together."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+
+from architex import __version__
+from architex.api.app import create_app
+from architex.api.authentication import Authenticator
+from architex.api.client.routes import client_routes
+from architex.api.middleware import WsgiApp
+from architex.api.routing import Route, under_client_versions
+from architex.api.server_routes import server_routes
+from architex.api.shutdown import stopping
+from architex.api.static_pages import Health, WelcomePage
+from architex.api.well_known import WellKnown
+from architex.domain.identifiers import UserId
+from architex.domain.room.aggregate import Signer
+from architex.domain.signing import SigningKey
+from architex.gateways.clock import Clock, Randomness, SystemClock, SystemRandomness
+from architex.gateways.passwords import Argon2Passwords
+from architex.projections.base import Projection
+from architex.projections.current_state import CurrentState, CurrentStateFinder
+from architex.projections.event_graph import EventGraph
+from architex.projections.event_lookup import EventLookup
+from architex.projections.member_reads import MemberReads
+from architex.projections.memberships import Memberships
+from architex.projections.timeline import Timeline
+from architex.settings import Settings
+from architex.storage.access_tokens import AccessTokenStore
+from architex.storage.account_data import AccountDataStore
+from architex.storage.accounts import AccountStore
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.devices import DeviceStore
+from architex.storage.event_log import EventLog
+from architex.storage.filters import FilterStore
+from architex.storage.forgotten_rooms import ForgottenRooms
+from architex.storage.interactive_auth_sessions import InteractiveAuthSessionStore
+from architex.storage.key_files import load_or_create_signing_key
+from architex.storage.notifier import Notifier
+from architex.storage.pool import Database
+from architex.storage.profiles import ProfileStore
+from architex.storage.registration_tokens import RegistrationTokenStore
+from architex.storage.room_aliases import RoomAliasStore
+from architex.usecases.account_data import AccountData
+from architex.usecases.accounts import Accounts
+from architex.usecases.catalogue import UseCases
+from architex.usecases.devices import Devices
+from architex.usecases.directory import Directory
+from architex.usecases.filters import Filters
+from architex.usecases.interactive_auth import InteractiveAuth
+from architex.usecases.joining import Joining
+from architex.usecases.login import Login
+from architex.usecases.password_check import PasswordCheck
+from architex.usecases.profiles import NoRemoteProfiles, Profiles
+from architex.usecases.rate_limits import RateLimit, RateLimits
+from architex.usecases.registration import Registration, RegistrationPolicy
+from architex.usecases.requester import Requester
+from architex.usecases.room_creation import RoomCreation
+from architex.usecases.sending import Sending
+from architex.usecases.sessions import Sessions
+
+log = logging.getLogger(__name__)
+
+
+def inline_projections() -> tuple[Projection, ...]:
+    """The projections written in the transactions that record facts."""
+    return (EventGraph(), Timeline(), CurrentState(), Memberships())
+
+
+@dataclass(frozen=True)
+class Core:
+    """What every process of a server has: the database, the log, the way to write.
+
+    Connections are opened on first use, so a Core may be made before a fork.
+    """
+
+    database: Database
+    server_name: str
+    signing_key: SigningKey
+    clock: Clock
+    randomness: Randomness
+
+    @cached_property
+    def event_log(self) -> EventLog:
+        """The event log."""
+        return EventLog(self.database)
+
+    @cached_property
+    def commits(self) -> CommitQueue:
+        """The one way to write what others will read."""
+        return CommitQueue(
+            self.database,
+            self.event_log,
+            inline=inline_projections(),
+            states=CurrentStateFinder(),
+            signer=Signer(self.server_name, self.signing_key),
+            now_ms=self.clock.now_ms,
+        )
+
+    @cached_property
+    def notifier(self) -> Notifier:
+        """Wakes whoever waits for news."""
+        return Notifier(self.database.conninfo)
+
+
+def build_core(
+    settings: Settings,
+    *,
+    conninfo: str | None = None,
+    clock: Clock | None = None,
+    randomness: Randomness | None = None,
+    application_name: str = "architex",
+) -> Core:
+    """The core of a process.
+
+    Args:
+        conninfo: how to connect; by default what the settings say.
+        clock, randomness: by default the machine's.
+    """
+    randomness = randomness or SystemRandomness()
+    return Core(
+        database=Database(
+            conninfo or settings.conninfo,
+            max_size=settings.processes.database_connections,
+            application_name=application_name,
+        ),
+        server_name=settings.server_name,
+        signing_key=load_or_create_signing_key(settings.signing_key_path, randomness.bytes),
+        clock=clock or SystemClock(),
+        randomness=randomness,
+    )
+
+
+def build_use_cases(settings: Settings, core: Core) -> UseCases:
+    """Everything that can be intended, over a core."""
+    database, commits, clock, chance = core.database, core.commits, core.clock, core.randomness
+    accounts = AccountStore(database)
+    profile_store = ProfileStore(database)
+    tokens = RegistrationTokenStore(database)
+    devices = DeviceStore(database)
+    members = MemberReads(database)
+    rate_limits = RateLimits(clock, _limits(settings), enabled=settings.rate_limits.enabled)
+    passwords = Argon2Passwords(weak=settings.registration.weak_password_hashing)
+    password_check = PasswordCheck(settings.server_name, accounts, passwords, rate_limits)
+    sessions = Sessions(AccessTokenStore(database), devices, clock, chance)
+    interactive_auth = InteractiveAuth(
+        InteractiveAuthSessionStore(database), password_check, tokens, clock, chance
+    )
+    joining = Joining(
+        commits=commits,
+        event_log=core.event_log,
+        members=members,
+        profiles=profile_store,
+        forgotten=ForgottenRooms(),
+        server_name=settings.server_name,
+    )
+
+    def leave_all_rooms(user_id: UserId) -> None:
+        joining.leave_all(Requester(user_id))
+
+    directory = Directory(RoomAliasStore(database), settings.server_name)
+    return UseCases(
+        account_data=AccountData(AccountDataStore(database), commits),
+        accounts=Accounts(
+            accounts=accounts,
+            sessions=sessions,
+            interactive_auth=interactive_auth,
+            passwords=passwords,
+            clock=clock,
+            leave_all_rooms=leave_all_rooms,
+        ),
+        devices=Devices(devices, interactive_auth),
+        directory=directory,
+        filters=Filters(FilterStore(database)),
+        interactive_auth=interactive_auth,
+        joining=joining,
+        login=Login(accounts, password_check, sessions, rate_limits),
+        profiles=Profiles(
+            server_name=settings.server_name,
+            profiles=profile_store,
+            commits=commits,
+            list_joined_rooms=members.list_joined_rooms,
+            remote=NoRemoteProfiles(),
+        ),
+        rate_limits=rate_limits,
+        registration=Registration(
+            server_name=settings.server_name,
+            policy=RegistrationPolicy(
+                enabled=settings.registration.enabled,
+                guests=settings.registration.guests,
+                tokens_required=settings.registration.tokens_required,
+                shared_secret=settings.registration.shared_secret,
+            ),
+            accounts=accounts,
+            registration_tokens=tokens,
+            sessions=sessions,
+            interactive_auth=interactive_auth,
+            passwords=passwords,
+            rate_limits=rate_limits,
+            clock=clock,
+            randomness=chance,
+        ),
+        room_creation=RoomCreation(
+            commits=commits,
+            joining=joining,
+            aliases=RoomAliasStore(database),
+            clock=clock,
+            randomness=chance,
+            server_name=settings.server_name,
+            default_version=settings.rooms.default_version,
+        ),
+        sending=Sending(commits=commits, events=EventLookup(database), aliases=directory),
+        sessions=sessions,
+    )
+
+
+def _limits(settings: Settings) -> dict[str, RateLimit]:
+    """The rate limits by kind."""
+    limits = settings.rate_limits
+    return {
+        "messages": RateLimit(limits.messages.per_second, limits.messages.burst),
+        "joins": RateLimit(limits.joins.per_second, limits.joins.burst),
+        "invites": RateLimit(limits.invites.per_second, limits.invites.burst),
+        "registrations": RateLimit(limits.registrations.per_second, limits.registrations.burst),
+        "logins": RateLimit(limits.logins.per_second, limits.logins.burst),
+    }
+
+
+def build_wsgi_app(settings: Settings) -> WsgiApp:
+    """What gunicorn serves: every API, over the database of the settings."""
+    core = build_core(settings, application_name="architex web")
+    use_cases = build_use_cases(settings, core)
+    stopping.call_on_stop(core.notifier.stop)
+    routes = [
+        Route(
+            "/",
+            WelcomePage(
+                server_name=settings.server_name,
+                version=__version__,
+                base_url=settings.public_base_url,
+            ),
+        ),
+        Route("/health", Health(core.event_log.position)),
+        *server_routes(use_cases, WellKnown(base_url=settings.public_base_url)),
+        *under_client_versions(client_routes(use_cases)),
+    ]
+    return create_app(Authenticator(use_cases.sessions), routes)

@@ -1,0 +1,40 @@
+"""UseCases: everything that can be intended, built by bootstrap, given to the drivers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from architex.usecases.account_data import AccountData
+from architex.usecases.accounts import Accounts
+from architex.usecases.devices import Devices
+from architex.usecases.directory import Directory
+from architex.usecases.filters import Filters
+from architex.usecases.interactive_auth import InteractiveAuth
+from architex.usecases.joining import Joining
+from architex.usecases.login import Login
+from architex.usecases.profiles import Profiles
+from architex.usecases.rate_limits import RateLimits
+from architex.usecases.registration import Registration
+from architex.usecases.room_creation import RoomCreation
+from architex.usecases.sending import Sending
+from architex.usecases.sessions import Sessions
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseCases:
+    """One object per noun."""
+
+    account_data: AccountData
+    accounts: Accounts
+    devices: Devices
+    directory: Directory
+    filters: Filters
+    interactive_auth: InteractiveAuth
+    joining: Joining
+    login: Login
+    profiles: Profiles
+    rate_limits: RateLimits
+    registration: Registration
+    room_creation: RoomCreation
+    sending: Sending
+    sessions: Sessions
