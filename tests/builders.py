@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,8 @@ class RoomBuilder:
         self.state: dict[StateKey, EventId] = {}
         self.heads: tuple[EventId, ...] = ()
         self.state_after: dict[EventId, dict[StateKey, EventId]] = {}
-        self._clock = [1_700_000_000_000]
+        self._clock = itertools.count(1_700_000_000_001)
+        self._event_numbers = itertools.count()
         self.room_id: RoomId = f"!room:{server_name_of(creator)}"
         content: dict[str, Any] = {"room_version": version, **(create_content or {})}
         if not self.rules.creator_is_sender:
@@ -120,8 +122,7 @@ class RoomBuilder:
             )
             auth_events = sorted({self.state[key] for key in keys if key in self.state})
         if origin_server_ts is None:
-            self._clock[0] += 1
-            origin_server_ts = self._clock[0]
+            origin_server_ts = next(self._clock)
         if depth is None:
             depth = 1 + max((self.pdus[parent].depth for parent in prev_events), default=0)
         server_name = server_name_of(sender)
@@ -138,7 +139,7 @@ class RoomBuilder:
             auth_events=auth_events,
             depth=depth,
             origin_server_ts=origin_server_ts,
-            event_id=f"${len(self.pdus)}-{self._clock[0]}:{server_name}" if old_format else None,
+            event_id=f"${next(self._event_numbers)}:{server_name}" if old_format else None,
             reference_hashes={
                 event_id: compute_reference_hash(rules, self.pdus[event_id].event)
                 for event_id in (*prev_events, *auth_events)

@@ -326,7 +326,7 @@ def build_event(
         "prev_events": list(prev_events),
         "auth_events": list(auth_events),
     }
-    if not (rules.room_id_is_create_hash and type == "m.room.create"):
+    if not (rules.room_id_is_create_hash and type == "m.room.create" and state_key == ""):
         if room_id is None:
             raise ValueError("only the create event of room version 12 has no room ID")
         event["room_id"] = room_id

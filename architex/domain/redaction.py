@@ -39,9 +39,11 @@ def _redact_content(
     if keep is ALL_KEYS:
         return content
     kept = {key: value for key, value in content.items() if key in keep}
-    # Since v11, of a member event's third_party_invite the signed key.
+    # Since v11, third_party_invite of a member event stays, with nothing but its signed key.
     if rules.redaction_keeps_third_party_signed and event_type == "m.room.member":
         invite = content.get("third_party_invite")
-        if isinstance(invite, dict) and "signed" in invite:
-            kept["third_party_invite"] = {"signed": invite["signed"]}
+        if isinstance(invite, dict):
+            kept["third_party_invite"] = {
+                key: value for key, value in invite.items() if key == "signed"
+            }
     return kept
