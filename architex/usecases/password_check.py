@@ -39,13 +39,13 @@ class PasswordCheck:
         user_id = None if user is None else self._user_id(user)
         account = None if user_id is None else self.accounts.find_account(user_id)
         bucket = user_id or ""
-        self.rate_limits.check("failed_login", bucket)
+        self.rate_limits.check("logins", bucket)
         password_hash = None if account is None else account.password_hash
         verification = self.passwords.verify_password(password, password_hash)
         if account is not None and account.deactivated_ts is not None:
             raise UserDeactivated("This account has been deactivated.")
         if account is None or password_hash is None or not verification.holds:
-            self.rate_limits.spend("failed_login", bucket)
+            self.rate_limits.spend("logins", bucket)
             raise Forbidden("Invalid username or password.")
         if verification.rehash is not None:
             self.accounts.replace_password_hash(

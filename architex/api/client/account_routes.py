@@ -1,0 +1,67 @@
+"""The rows of the client API's table that are about users and their accounts."""
+
+from __future__ import annotations
+
+from architex.api.client import (
+    account,
+    account_data,
+    devices,
+    discovery,
+    login,
+    profiles,
+    push,
+    registration,
+)
+from architex.api.routing import Route
+from architex.usecases.catalogue import UseCases
+
+
+def account_routes(use_cases: UseCases) -> list[Route]:
+    """Rows below `/_matrix/client/{version}`.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/
+    """
+    data = use_cases.account_data
+    own_room = "/user/{user_id}/rooms/{room_id}"
+    return [
+        Route(
+            "/capabilities",
+            discovery.CapabilitiesResource(use_cases.room_creation.default_version),
+        ),
+        Route("/register", registration.RegisterResource(use_cases.registration)),
+        Route(
+            "/register/available",
+            registration.RegisterAvailableResource(use_cases.registration),
+        ),
+        Route(
+            "/register/m.login.registration_token/validity",
+            registration.RegistrationTokenValidityResource(use_cases.registration),
+        ),
+        Route("/login", login.LoginResource(use_cases.login)),
+        Route("/refresh", login.RefreshResource(use_cases.sessions)),
+        Route("/logout", login.LogoutResource(use_cases.sessions)),
+        Route("/logout/all", login.LogoutAllResource(use_cases.sessions)),
+        Route("/account/whoami", account.WhoamiResource()),
+        Route("/account/password", account.PasswordResource(use_cases.accounts)),
+        Route("/account/deactivate", account.DeactivateResource(use_cases.accounts)),
+        Route("/account/3pid", account.ThirdPartyIdentifiersResource()),
+        Route("/devices", devices.DevicesResource(use_cases.devices)),
+        Route("/devices/{device_id}", devices.DeviceResource(use_cases.devices)),
+        Route("/delete_devices", devices.DeleteDevicesResource(use_cases.devices)),
+        Route("/profile/{user_id}", profiles.ProfileResource(use_cases.profiles)),
+        Route("/profile/{user_id}/{key_name}", profiles.ProfileFieldResource(use_cases.profiles)),
+        Route("/user/{user_id}/account_data/{type}", account_data.AccountDataResource(data)),
+        Route(own_room + "/account_data/{type}", account_data.RoomAccountDataResource(data)),
+        Route(own_room + "/tags", account_data.TagsResource(data)),
+        Route(own_room + "/tags/{tag}", account_data.TagResource(data)),
+        Route("/user/{user_id}/filter", account_data.FiltersResource(use_cases.filters)),
+        Route(
+            "/user/{user_id}/filter/{filter_id}",
+            account_data.FilterResource(use_cases.filters),
+        ),
+        Route("/pushrules/", push.PushRulesResource()),
+        Route("/pushrules/global/", push.GlobalPushRulesResource()),
+        Route("/pushrules/global/{kind}/{rule_id}", push.PushRuleResource()),
+        Route("/pushrules/global/{kind}/{rule_id}/enabled", push.PushRuleEnabledResource()),
+        Route("/pushrules/global/{kind}/{rule_id}/actions", push.PushRuleActionsResource()),
+    ]

@@ -1,0 +1,28 @@
+"""The table of what stands outside the versioned APIs: path template → resource."""
+
+from __future__ import annotations
+
+from architex.api.client.discovery import VersionsResource
+from architex.api.routing import Route
+from architex.api.synapse_registration import SharedSecretRegistrationResource
+from architex.api.well_known import (
+    WellKnown,
+    WellKnownClientResource,
+    WellKnownServerResource,
+    WellKnownSupportResource,
+)
+from architex.usecases.catalogue import UseCases
+
+
+def server_routes(use_cases: UseCases, well_known: WellKnown) -> list[Route]:
+    """Versions, well-known files and the shared-secret registration, with their full paths."""
+    return [
+        Route("/_matrix/client/versions", VersionsResource()),
+        Route("/.well-known/matrix/client", WellKnownClientResource(well_known)),
+        Route("/.well-known/matrix/server", WellKnownServerResource(well_known)),
+        Route("/.well-known/matrix/support", WellKnownSupportResource(well_known)),
+        Route(
+            "/_synapse/admin/v1/register",
+            SharedSecretRegistrationResource(use_cases.registration, use_cases.profiles),
+        ),
+    ]
