@@ -98,6 +98,7 @@ class Core:
             states=CurrentStateFinder(),
             signer=Signer(self.server_name, self.signing_key),
             now_ms=self.clock.now_ms,
+            new_opaque_id=lambda: self.randomness.token_urlsafe(18),
         )
 
     @cached_property
@@ -232,8 +233,13 @@ def _limits(settings: Settings) -> dict[str, RateLimit]:
 def build_wsgi_app(settings: Settings) -> WsgiApp:
     """What gunicorn serves: every API, over the database of the settings."""
     core = build_core(settings, application_name="architex web")
-    use_cases = build_use_cases(settings, core)
     stopping.call_on_stop(core.notifier.stop)
+    return build_app(settings, core)
+
+
+def build_app(settings: Settings, core: Core) -> WsgiApp:
+    """Every API, over a core."""
+    use_cases = build_use_cases(settings, core)
     routes = [
         Route(
             "/",
