@@ -29,6 +29,7 @@ class RoomView:
         join_position: since when the user is joined without a break; None when not joined.
         left_position: the last time a join ended; None when never.
         last_position: of the room's newest fact.
+        fact_count: how many facts the room has; its timeline has no more events.
         forgotten_position: up to where the user has forgotten the room; 0 for nowhere.
     """
 
@@ -36,6 +37,7 @@ class RoomView:
     room_id: RoomId
     room_version: str
     last_position: int
+    fact_count: int
     membership: str
     position: int
     sender: UserId
@@ -63,6 +65,7 @@ class TimelineRow:
     position: int
     sender: UserId
     is_state: bool
+    type: str
     redacted_by: int | None
 
     @property
@@ -125,10 +128,14 @@ class StateSpan:
 # ---- who stands where
 
 _ROOM_VIEW: Final = """
-SELECT m.room_nid, r.room_id, r.room_version, r.last_position, m.membership, m.position, m.sender,
-    m.join_position, m.left_position, coalesce(f.position, 0)
+SELECT m.room_nid, r.room_id, r.room_version, r.last_position, r.version, m.membership,
+    m.position, m.sender, m.join_position, m.left_position, coalesce(f.position, 0)
 FROM memberships m JOIN rooms r USING (room_nid)
 LEFT JOIN forgotten_rooms f ON f.user_id = m.user_id AND f.room_nid = m.room_nid """
+
+
+_NAMED: Final = """WHERE m.user_id = %s AND (m.room_nid = ANY(%s)
+    OR m.room_nid IN (SELECT n.room_nid FROM rooms n WHERE n.room_id = ANY(%s)))"""
 
 
 def find_position(connection: PgConnection) -> int:
@@ -186,6 +193,20 @@ def list_changed_room_views(
             " OR (m.membership = 'join' AND r.last_position > %(since)s))"
         )
     rows = connection.execute(_ROOM_VIEW + where, {"user": user_id, "since": since}).fetchall()
+    return [RoomView(*row) for row in rows]
+
+
+def list_named_room_views(
+    connection: PgConnection,
+    user_id: UserId,
+    *,
+    room_nids: Collection[int] = (),
+    room_ids: Collection[RoomId] = (),
+) -> list[RoomView]:
+    """How a user stands to rooms given by number or ID; those never entered are missing."""
+    rows = connection.execute(
+        _ROOM_VIEW + _NAMED, (user_id, list(room_nids), list(room_ids))
+    ).fetchall()
     return [RoomView(*row) for row in rows]
 
 
@@ -247,10 +268,10 @@ def list_history_changes(
 # ---- timelines
 
 _TIMELINE: Final = """
-SELECT s.room_nid, e.ordering, e.position, e.sender, e.is_state, g.redacted_by
+SELECT s.room_nid, e.ordering, e.position, e.sender, e.is_state, e.type, g.redacted_by
 FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
 CROSS JOIN LATERAL (
-    SELECT t.ordering, t.position, t.sender, t.is_state FROM {source} t
+    SELECT t.ordering, t.position, t.sender, t.is_state, t.type FROM {source} t
     {where} ORDER BY t.ordering {order} LIMIT %(limit)s) e
 JOIN event_graph g ON g.position = e.position"""
 
@@ -317,6 +338,33 @@ def list_timeline(
         params |= {"ignored": list(ignored), "scanned": MAX_SCANNED}
     sql = _TIMELINE_SQL[filtered, "DESC" if newest_first else "ASC"]
     return [TimelineRow(*row) for row in connection.execute(sql.encode(), params).fetchall()]
+
+
+_CURRENT_EVENTS: Final = """
+SELECT s.room_nid, t.ordering, t.position, t.sender, t.is_state, t.type, g.redacted_by
+FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
+CROSS JOIN LATERAL (
+    SELECT c.valid_from FROM current_state c
+    WHERE c.room_nid = s.room_nid AND c.valid_from > s.low AND c.valid_from <= s.high
+        AND c.valid_to = 9223372036854775807 AND c.position = c.valid_from
+    ORDER BY c.valid_from DESC LIMIT %(limit)s) e
+JOIN timeline t ON t.room_nid = s.room_nid AND t.ordering = e.valid_from
+JOIN event_graph g ON g.position = t.position"""
+
+
+def list_current_state_events(
+    connection: PgConnection, stretches: Collection[Stretch], *, limit: int
+) -> list[TimelineRow]:
+    """Of stretches of timelines, the newest events that are part of the state now."""
+    if not stretches or limit <= 0:
+        return []
+    params = {
+        "rooms": [stretch.room_nid for stretch in stretches],
+        "lows": [stretch.low for stretch in stretches],
+        "highs": [stretch.high for stretch in stretches],
+        "limit": limit,
+    }
+    return [TimelineRow(*row) for row in connection.execute(_CURRENT_EVENTS, params).fetchall()]
 
 
 def is_hiding(event_filter: RoomEventFilter | None, ignored: Collection[UserId]) -> bool:

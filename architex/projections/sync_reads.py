@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -91,12 +92,17 @@ class AccountData:
     content: orjson.Fragment
 
 
-def list_account_data(connection: PgConnection, user_id: UserId, since: int) -> list[AccountData]:
-    """A user's account data that changed after a position, global and of rooms."""
+def list_account_data(
+    connection: PgConnection, user_id: UserId, since: int, new_rooms: Sequence[RoomId] = ()
+) -> list[AccountData]:
+    """A user's account data, global and of rooms.
+
+    What changed after a position, and everything of rooms that the user joined since.
+    """
     rows = connection.execute(
-        "SELECT room_id, type, content FROM account_data"
-        " WHERE user_id = %s AND position > %s ORDER BY position",
-        (user_id, since),
+        "SELECT room_id, type, content FROM account_data WHERE user_id = %(user)s"
+        " AND (position > %(since)s OR room_id = ANY(%(rooms)s)) ORDER BY position",
+        {"user": user_id, "since": since, "rooms": list(new_rooms)},
     ).fetchall()
     return [
         AccountData(room_id, type_, orjson.Fragment(content)) for room_id, type_, content in rows

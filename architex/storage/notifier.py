@@ -49,6 +49,11 @@ class Notifier:
         self._started = False
         self._stopped = False
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nobody may wait any more: the process is about to end."""
+        return self._stopped
+
     # Waiting
 
     def wait(

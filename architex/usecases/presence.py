@@ -1,0 +1,175 @@
+"""Presence: who is there, as users say it and as their clients show it by asking for news.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#presence
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from architex.domain.errors import Forbidden, InvalidParam, NotFound
+from architex.domain.identifiers import UserId
+from architex.gateways.clock import Clock
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.presence import Presence, PresenceStore, put_presence
+from architex.usecases.requester import Requester
+
+STATES: Final = ("online", "offline", "unavailable")
+
+CURRENTLY_ACTIVE_MS: Final = 60_000
+"""For so long after doing something a user counts as currently active."""
+
+SILENT_AFTER_MS: Final = 90_000
+"""Whose clients asked for nothing for so long is offline. Longer than a usual long poll."""
+
+TOUCH_EVERY_MS: Final = 30_000
+"""A user's clients asking for news is noted at most so often."""
+
+MAX_STATUS_BYTES: Final = 4096
+MAX_NOTED: Final = 20_000
+
+
+@dataclass(frozen=True)
+class PresenceUpdates:
+    """Tells and asks about presence; does nothing when the server keeps none.
+
+    Attributes:
+        enabled: whether the server keeps presence at all.
+    """
+
+    store: PresenceStore
+    commits: CommitQueue
+    clock: Clock
+    enabled: bool = True
+    # User → the state lately noted by this process and when: most syncs change nothing.
+    _noted: OrderedDict[UserId, tuple[str, int]] = field(default_factory=OrderedDict)
+
+    def set_status(
+        self, requester: Requester, user_id: UserId, presence: str, status_msg: str | None
+    ) -> None:
+        """Say how the requester is to be seen.
+
+        Raises:
+            Forbidden: it is somebody else's presence.
+            InvalidParam: there is no such state, or the message is too long.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3presenceuseridstatus
+        """
+        if requester.user_id != user_id:
+            raise Forbidden("You may only set your own presence.")
+        if presence not in STATES:
+            raise InvalidParam("presence must be online, offline or unavailable.")
+        if status_msg is not None and len(status_msg.encode()) > MAX_STATUS_BYTES:
+            raise InvalidParam(f"A status message has at most {MAX_STATUS_BYTES} bytes.")
+        if not self.enabled:
+            return
+        now_ms = self.clock.now_ms()
+        held = self.store.find_presence(user_id)
+        last_sync_ts = 0 if held is None else held.last_sync_ts
+        last_active_ts = now_ms if presence == "online" else _last_active_ts(held, now_ms)
+        self._noted.pop(user_id, None)
+        self._announce(Presence(user_id, presence, status_msg, last_active_ts, last_sync_ts))
+
+    def get_status(self, requester: Requester, user_id: UserId) -> dict[str, Any]:
+        """How a user is to be seen.
+
+        Raises:
+            NotFound: nothing is known of the user's presence.
+            Forbidden: the requester shares no room with the user.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3presenceuseridstatus
+        """
+        if requester.user_id != user_id and not self.store.share_room(requester.user_id, user_id):
+            raise Forbidden("You share no room with this user.")
+        held = self.store.find_presence(user_id) if self.enabled else None
+        if held is None:
+            if requester.user_id != user_id:
+                raise NotFound("Nothing is known of this user's presence.")
+            return {"presence": "offline"}
+        return presence_content(held, self.clock.now_ms())
+
+    def note_sync(self, user_id: UserId, set_presence: str) -> None:
+        """A client of a user asks for news, and with that sets the user's presence.
+
+        Args:
+            set_presence: `offline` leaves the presence alone.
+        """
+        if not self.enabled or set_presence == "offline":
+            return
+        now_ms = self.clock.now_ms()
+        noted, noted_ts = self._noted.get(user_id, ("", 0))
+        if noted == set_presence and now_ms - noted_ts < TOUCH_EVERY_MS:
+            return
+        self._remember(user_id, set_presence, now_ms)
+        held = self.store.find_presence(user_id)
+        if held is None:
+            self._announce(Presence(user_id, set_presence, None, now_ms, now_ms))
+        elif held.presence != set_presence:
+            # An idle device does not hide that another one is active.
+            if (
+                set_presence == "unavailable"
+                and held.presence == "online"
+                and now_ms - held.last_active_ts < CURRENTLY_ACTIVE_MS
+            ):
+                return
+            active_ts = now_ms if set_presence == "online" else held.last_active_ts
+            self._announce(
+                replace(held, presence=set_presence, last_active_ts=active_ts, last_sync_ts=now_ms)
+            )
+        else:
+            self.store.touch(user_id, now_ms, active=set_presence == "online")
+
+    def announce_silent(self) -> int:
+        """Users whose clients have gone silent become offline; returns how many.
+
+        For whoever does the housekeeping; call it every few seconds.
+        """
+        if not self.enabled:
+            return 0
+        silent = self.store.list_silent(self.clock.now_ms() - SILENT_AFTER_MS)
+        for held in silent:
+            self._announce(replace(held, presence="offline"))
+        return len(silent)
+
+    def _remember(self, user_id: UserId, set_presence: str, now_ms: int) -> None:
+        self._noted[user_id] = (set_presence, now_ms)
+        self._noted.move_to_end(user_id)
+        while len(self._noted) > MAX_NOTED:
+            self._noted.popitem(last=False)
+
+    def _announce(self, presence: Presence) -> None:
+        self.commits.write_rows(
+            lambda execute, position: put_presence(execute, position, presence),
+            wake_users=[presence.user_id],
+            wake_rooms=self.store.list_rooms_to_tell(presence.user_id),
+            durable=False,
+        )
+
+
+def presence_content(presence: Presence, now_ms: int) -> dict[str, Any]:
+    """The content of an m.presence event.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#mpresence
+    """
+    ago_ms = max(now_ms - presence.last_active_ts, 0)
+    content: dict[str, Any] = {"presence": presence.presence, "last_active_ago": ago_ms}
+    if presence.presence == "online":
+        content["currently_active"] = ago_ms < CURRENTLY_ACTIVE_MS
+    if presence.status_msg is not None:
+        content["status_msg"] = presence.status_msg
+    return content
+
+
+def presence_event(presence: Presence, now_ms: int) -> dict[str, Any]:
+    """The m.presence event of a user."""
+    return {
+        "type": "m.presence",
+        "sender": presence.user_id,
+        "content": presence_content(presence, now_ms),
+    }
+
+
+def _last_active_ts(held: Presence | None, now_ms: int) -> int:
+    return now_ms if held is None else held.last_active_ts

@@ -1,0 +1,643 @@
+"""The rooms of a /sync response: joined, invited, knocked and left.
+
+What is to be sent of each room is planned first; then every kind of thing (timelines, state,
+members, summaries) is asked for all rooms at once.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from architex.domain.client_event import (
+    STRIPPED_STATE_TYPES,
+    ClientEvent,
+    RecordedEvent,
+    Viewer,
+    find_stripped_state,
+    render_stripped_state,
+)
+from architex.domain.event_filter import RoomEventFilter, SyncFilter
+from architex.domain.identifiers import UserId
+from architex.domain.room.visibility import EVER
+from architex.domain.sync_token import format_pagination_token
+from architex.projections.event_reads import Reference
+from architex.projections.room_reads import (
+    MAX_SCANNED,
+    RoomView,
+    StateRow,
+    StateSpan,
+    Stretch,
+    TimelineRow,
+    find_scan_end,
+    is_hiding,
+    list_current_state_events,
+    list_heroes,
+    list_member_counts,
+    list_state,
+    list_state_changes,
+    list_state_entries,
+    list_timeline,
+)
+from architex.storage.lazy_members import Member, list_known_members
+from architex.storage.pool import PgConnection
+from architex.usecases.event_rendering import EventRendering, Shown, Standing
+
+DEFAULT_TIMELINE_LIMIT: Final = 10
+MAX_TIMELINE_LIMIT: Final = 500
+_MEMBER: Final = "m.room.member"
+
+
+@dataclass(frozen=True, slots=True)
+class RoomsRequest:
+    """What the rooms of a response depend on.
+
+    Attributes:
+        since: the position up to which the client knows everything; None for a fresh start.
+        now: the position up to which the response tells.
+        full_state: tell all state of joined rooms, also of unchanged ones.
+        use_state_after: tell state as of the end of the timeline.
+        ignored: users whose messages and invites are not shown.
+    """
+
+    viewer: Viewer
+    since: int | None
+    now: int
+    filter: SyncFilter
+    full_state: bool = False
+    use_state_after: bool = False
+    ignored: frozenset[UserId] = frozenset()
+
+    @property
+    def timeline_limit(self) -> int:
+        """How many events of a room's timeline at most."""
+        limit = self.filter.room.timeline.limit
+        return min(DEFAULT_TIMELINE_LIMIT if limit is None else limit, MAX_TIMELINE_LIMIT)
+
+    @property
+    def lazy_load_members(self) -> bool:
+        """Whether only those members are told of whom the client needs to know."""
+        return self.filter.room.state.lazy_load_members
+
+
+@dataclass(slots=True)
+class RoomPlan:
+    """What is to be sent of a joined or left room, and what was found.
+
+    Attributes:
+        low: the timeline begins after this ordering.
+        end: the position whose state is the newest to tell; None to tell no state.
+        state_since: tell only state that changed after this position; None for all of it.
+        extra: stretches of the timeline shown whatever the history visibility.
+        is_new: the user joined since the client's last sync.
+    """
+
+    view: RoomView
+    standing: Standing
+    low: int
+    high: int
+    end: int | None
+    state_since: int | None
+    extra: tuple[Stretch, ...] = ()
+    is_new: bool = False
+    rows: list[TimelineRow] = field(default_factory=list)
+    limited: bool = False
+    prev_batch: int = 0
+    state: list[StateRow] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def room_nid(self) -> int:
+        """The room's number."""
+        return self.view.room_nid
+
+    @property
+    def start(self) -> int:
+        """The position just before the timeline."""
+        return self.rows[0].position - 1 if self.rows else self.high
+
+    def span(self) -> StateSpan:
+        """The moments whose state matters."""
+        end = self.high if self.end is None else self.end
+        return StateSpan(self.room_nid, min(self.start, end), end, self.state_since or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RoomsResponse:
+    """The rooms of a response.
+
+    Attributes:
+        joined, left: room number → the room's object, for rooms of which there is anything.
+        invited, knocked: room ID → the room's object.
+        new_rooms: numbers of rooms the user joined since.
+        newcomers: users who joined the user's rooms since.
+        told_members: members that were told, with the positions of their events.
+    """
+
+    joined: dict[int, dict[str, Any]]
+    left: dict[int, dict[str, Any]]
+    invited: dict[str, dict[str, Any]]
+    knocked: dict[str, dict[str, Any]]
+    new_rooms: frozenset[int]
+    newcomers: frozenset[UserId]
+    told_members: list[tuple[Member, int]]
+
+
+@dataclass(frozen=True)
+class SyncRooms:
+    """Collects the rooms of a response."""
+
+    rendering: EventRendering
+
+    def collect(
+        self, connection: PgConnection, request: RoomsRequest, views: Collection[RoomView]
+    ) -> RoomsResponse:
+        """What is to be told of rooms.
+
+        Args:
+            connection: inside a snapshot at `request.now`.
+            views: the rooms in which something may be new; all rooms for a fresh start.
+        """
+        room_filter = request.filter.room
+        views = [
+            v for v in views if not v.is_forgotten and room_filter.is_room_included(v.room_id)
+        ]
+        joined = [self._plan_joined(request, v) for v in views if v.membership == "join"]
+        gone = [v for v in views if v.membership in ("leave", "ban")]
+        left = self._plan_left(connection, request, gone)
+        plans = joined + left
+        self._find_timelines(connection, request, plans)
+        self._find_state(connection, request, plans)
+        newcomers = _newcomers(plans)
+        heroes = self._find_summaries(connection, request, joined)
+        told = self._find_lazy_members(connection, request, plans, heroes)
+        bodies = self._render(connection, request, plans)
+        return RoomsResponse(
+            joined={
+                plan.room_nid: body
+                for plan in joined
+                if (body := bodies[plan.room_nid]) is not None
+            },
+            left={
+                plan.room_nid: body for plan in left if (body := bodies[plan.room_nid]) is not None
+            },
+            invited=self._stripped(connection, request, views, "invite"),
+            knocked=self._stripped(connection, request, views, "knock"),
+            new_rooms=frozenset(plan.room_nid for plan in joined if plan.is_new),
+            newcomers=newcomers - {request.viewer.user_id},
+            told_members=told,
+        )
+
+    # ---- planning
+
+    def _plan_joined(self, request: RoomsRequest, view: RoomView) -> RoomPlan:
+        joined_since = view.join_position or view.position
+        standing = Standing(view.room_nid, joined_since)
+        since = request.since
+        is_new = since is not None and joined_since > since
+        low = -EVER
+        if since is not None and (not is_new or view.left_position is not None):
+            # Who comes back was told what happened before; what they missed is a gap.
+            low = since
+        return RoomPlan(
+            view=view,
+            standing=standing,
+            low=low,
+            high=request.now,
+            end=request.now,
+            state_since=None if is_new or request.full_state else since,
+            is_new=is_new,
+        )
+
+    def _plan_left(
+        self, connection: PgConnection, request: RoomsRequest, views: Collection[RoomView]
+    ) -> list[RoomPlan]:
+        since = request.since
+        standings = {v.room_nid: Standing(v.room_nid) for v in views}
+        self.rendering.load_access(connection, request.viewer.user_id, standings.values())
+        plans = []
+        for view in views:
+            standing = standings[view.room_nid]
+            # One's own leaving is always told, whatever the history visibility.
+            own_event = Stretch(view.room_nid, view.position - 1, view.position)
+            low = -EVER if since is None else since
+            state_since = since
+            access = standing.access
+            if since is not None and access is not None and view.left_position is not None:
+                if view.left_position <= since:
+                    end = None  # told before; only the own event is news
+                elif access.membership_at(since) == "join":
+                    end = view.left_position
+                else:
+                    # Joined and left again since the last sync: all of it is news.
+                    end, state_since, low = view.left_position, None, -EVER
+            else:
+                end = view.left_position
+            plans.append(
+                RoomPlan(
+                    view=view,
+                    standing=standing,
+                    low=low,
+                    high=view.position,
+                    end=end,
+                    state_since=None if request.full_state else state_since,
+                    extra=(own_event,),
+                )
+            )
+        return plans
+
+    # ---- timelines
+
+    def _find_timelines(
+        self, connection: PgConnection, request: RoomsRequest, plans: Sequence[RoomPlan]
+    ) -> None:
+        event_filter = request.filter.room.timeline
+        limit = request.timeline_limit
+        shown = [plan for plan in plans if event_filter.is_room_included(plan.view.room_id)]
+        if event_filter.passes_nothing:
+            shown = []
+        self.rendering.load_access(
+            connection,
+            request.viewer.user_id,
+            [p.standing for p in shown if p.low + 1 < (p.standing.joined_since or EVER)],
+        )
+        stretches = [s for p in shown for s in _merge(_visible(p), p.extra)]
+        rows = list_timeline(
+            connection,
+            stretches,
+            limit=limit + 1,
+            event_filter=event_filter,
+            ignored=request.ignored,
+        )
+        rows += self._find_missed_state(connection, request, shown, limit)
+        by_room: dict[int, dict[int, TimelineRow]] = {}
+        for row in rows:
+            by_room.setdefault(row.room_nid, {})[row.ordering] = row
+        hiding = is_hiding(event_filter, request.ignored)
+        for plan in plans:
+            found = sorted(by_room.get(plan.room_nid, {}).values(), key=lambda row: row.ordering)
+            # Whoever joined since the last sync was not told of what happened before.
+            plan.limited = len(found) > limit or plan.is_new
+            plan.rows = found[-limit:] if limit else []
+            plan.prev_batch = plan.rows[0].ordering - 1 if plan.rows else plan.high
+            if hiding and len(found) <= limit and plan.view.fact_count > MAX_SCANNED:
+                self._look_for_scan_end(connection, plan)
+
+    def _look_for_scan_end(self, connection: PgConnection, plan: RoomPlan) -> None:
+        """A filter that hides nearly everything: say where the search ended."""
+        for stretch in reversed(_visible(plan)):
+            scan_end = find_scan_end(connection, stretch, newest_first=True)
+            if scan_end is not None:
+                plan.limited = True
+                plan.prev_batch = scan_end - 1
+                return
+
+    def _find_missed_state(
+        self,
+        connection: PgConnection,
+        request: RoomsRequest,
+        plans: Collection[RoomPlan],
+        limit: int,
+    ) -> list[TimelineRow]:
+        """For who came back: state set meanwhile that still holds, though the history is hidden.
+
+        It is part of the state that they may see now; in the timeline, clients show it where it
+        happened.
+        """
+        event_filter = request.filter.room.timeline
+        gaps = [
+            gap
+            for plan in plans
+            if plan.is_new and plan.low > -EVER
+            for gap in _gaps(_visible(plan), plan.room_nid, plan.low, plan.high)
+        ]
+        return [
+            row
+            for row in list_current_state_events(connection, gaps, limit=limit + 1)
+            if event_filter.includes(row.type, row.sender) and event_filter.contains_url is None
+        ]
+
+    # ---- state
+
+    def _find_state(
+        self, connection: PgConnection, request: RoomsRequest, plans: Iterable[RoomPlan]
+    ) -> None:
+        by_room = {plan.room_nid: plan for plan in plans if plan.end is not None}
+        changed = [p.span() for p in by_room.values() if p.state_since is not None]
+        full = [p.span() for p in by_room.values() if p.state_since is None]
+        rows = list_state_changes(connection, changed)
+        rows += list_state(connection, full, with_members=not request.lazy_load_members)
+        for row in rows:
+            by_room[row.room_nid].state.append(row)
+
+    def _find_summaries(
+        self, connection: PgConnection, request: RoomsRequest, plans: Iterable[RoomPlan]
+    ) -> dict[int, list[UserId]]:
+        """Summaries of rooms whose membership changed; returns their heroes, if they need any.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync
+        """
+        by_room = {plan.room_nid: plan for plan in plans if _needs_summary(plan)}
+        if not by_room:
+            return {}
+        counts = list_member_counts(connection, by_room)
+        named = self._named_rooms(connection, request, by_room.values())
+        heroes = list_heroes(connection, request.viewer.user_id, set(by_room) - named)
+        for room_nid, plan in by_room.items():
+            joined, invited = counts.get(room_nid, (0, 0))
+            plan.summary = {"m.joined_member_count": joined, "m.invited_member_count": invited}
+            if room_nid in heroes:
+                plan.summary["m.heroes"] = heroes[room_nid]
+        return heroes
+
+    def _named_rooms(
+        self, connection: PgConnection, request: RoomsRequest, plans: Iterable[RoomPlan]
+    ) -> set[int]:
+        """The rooms that have a name or a canonical alias that is not empty."""
+        keys = {"m.room.name": "name", "m.room.canonical_alias": "alias"}
+        rows = list_state_entries(
+            connection,
+            [
+                (StateSpan(plan.room_nid, request.now, request.now), type_, "")
+                for plan in plans
+                for type_ in keys
+            ],
+        )
+        events = self.rendering.load(connection, [row.reference for row in rows])
+        return {
+            row.room_nid
+            for row in rows
+            if row.position in events and events[row.position].content.get(keys[row.type])
+        }
+
+    def _find_lazy_members(
+        self,
+        connection: PgConnection,
+        request: RoomsRequest,
+        plans: Iterable[RoomPlan],
+        heroes: Mapping[int, Collection[UserId]],
+    ) -> list[tuple[Member, int]]:
+        """Add the members whom the client needs to know; returns all that the client is told.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#lazy-loading-room-members
+        """
+        if not request.lazy_load_members:
+            return []
+        by_room = {plan.room_nid: plan for plan in plans if plan.end is not None}
+        wanted: list[Member] = []
+        for room_nid, plan in by_room.items():
+            start = plan.span().start
+            found_keys = {
+                row.state_key
+                for row in plan.state
+                if row.type == _MEMBER and row.is_valid_at(start)
+            }
+            needed = {row.sender for row in plan.rows} | set(heroes.get(room_nid, ()))
+            if plan.state_since is None:
+                needed.add(request.viewer.user_id)
+            wanted.extend((room_nid, user_id) for user_id in sorted(needed - found_keys))
+        found = list_state_entries(
+            connection,
+            [(by_room[room_nid].span(), _MEMBER, user_id) for room_nid, user_id in wanted],
+        )
+        known: dict[Member, int] = {}
+        if request.since is not None and not request.filter.room.state.include_redundant_members:
+            known = list_known_members(
+                connection,
+                request.viewer.user_id,
+                request.viewer.device_id or "",
+                wanted,
+                request.since,
+            )
+        held = {(plan.room_nid, row.position) for plan in by_room.values() for row in plan.state}
+        for row in found:
+            plan = by_room[row.room_nid]
+            if (row.room_nid, row.position) in held:
+                continue
+            # A fresh copy of a room's state is whole, whatever was told before.
+            if (
+                plan.state_since is None
+                or known.get((row.room_nid, row.state_key)) != row.position
+            ):
+                plan.state.append(row)
+        told = {
+            (plan.room_nid, row.state_key): row.position
+            for plan in by_room.values()
+            for row in _chosen_state(plan, use_state_after=request.use_state_after)
+            if row.type == _MEMBER
+        }
+        return [
+            (member, position)
+            for member, position in told.items()
+            if known.get(member) != position
+        ]
+
+    # ---- rendering
+
+    def _render(
+        self, connection: PgConnection, request: RoomsRequest, plans: Sequence[RoomPlan]
+    ) -> dict[int, dict[str, Any] | None]:
+        """Room number → the room's object; None when there is nothing to tell."""
+        state_filter = request.filter.room.state
+        chosen: dict[int, list[StateRow]] = {}
+        references: list[Reference] = []
+        for plan in plans:
+            references.extend(row.reference for row in plan.rows)
+            rows = [
+                row
+                for row in _chosen_state(plan, use_state_after=request.use_state_after)
+                if state_filter.is_type_included(row.type)
+            ]
+            if state_filter.passes_nothing or not state_filter.is_room_included(plan.view.room_id):
+                rows = []
+            chosen[plan.room_nid] = rows
+            references.extend(row.reference for row in rows)
+        events = self.rendering.load(connection, references)
+        shown: list[Shown] = []
+        for plan in plans:
+            standing = plan.standing
+            shown.extend(
+                Shown(standing, events[row.position])
+                for row in plan.rows
+                if row.position in events
+            )
+            rows = [
+                row
+                for row in chosen[plan.room_nid]
+                if row.position in events and _passes(state_filter, events[row.position])
+            ]
+            chosen[plan.room_nid] = rows
+            timeline_positions = {row.position for row in plan.rows}
+            shown.extend(
+                Shown(standing, events[row.position], with_membership=False)
+                for row in rows
+                if row.position not in timeline_positions
+            )
+        rendered = self.rendering.render(connection, request.viewer, shown)
+        return {
+            plan.room_nid: self._body(request, plan, chosen[plan.room_nid], rendered)
+            for plan in plans
+        }
+
+    def _body(
+        self,
+        request: RoomsRequest,
+        plan: RoomPlan,
+        state: Sequence[StateRow],
+        rendered: Mapping[int, ClientEvent],
+    ) -> dict[str, Any] | None:
+        timeline = [rendered[row.position] for row in plan.rows if row.position in rendered]
+        state_events = [rendered[row.position] for row in state]
+        is_asked_for = request.since is None or request.full_state or plan.is_new
+        if not (timeline or state_events or plan.limited or plan.summary or is_asked_for):
+            return None
+        body: dict[str, Any] = {
+            "timeline": {
+                "events": timeline,
+                "limited": plan.limited,
+                "prev_batch": format_pagination_token(plan.prev_batch),
+            },
+            "state_after" if request.use_state_after else "state": {"events": state_events},
+            "account_data": {"events": []},
+        }
+        if plan.view.is_joined:
+            body["summary"] = plan.summary
+            body["ephemeral"] = {"events": []}
+            body["unread_notifications"] = {"notification_count": 0, "highlight_count": 0}
+        return body
+
+    # ---- invites and knocks
+
+    def _stripped(
+        self,
+        connection: PgConnection,
+        request: RoomsRequest,
+        views: Iterable[RoomView],
+        membership: str,
+    ) -> dict[str, dict[str, Any]]:
+        """The rooms the user is invited to or has knocked on, by room ID.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#stripped-state
+        """
+        pending = {
+            view.room_nid: view
+            for view in views
+            if view.membership == membership
+            and not (membership == "invite" and view.sender in request.ignored)
+        }
+        if not pending:
+            return {}
+        rows = list_state_entries(
+            connection,
+            [
+                entry
+                for view in pending.values()
+                for entry in _stripped_entries(view, request.viewer.user_id)
+            ],
+        )
+        events = self.rendering.load(connection, [row.reference for row in rows])
+        own: dict[int, RecordedEvent] = {}
+        stripped: dict[int, list[dict[str, Any]]] = {room_nid: [] for room_nid in pending}
+        for row in rows:
+            event = events.get(row.position)
+            if event is None:
+                continue
+            stripped[row.room_nid].append(render_stripped_state(event))
+            if row.type == _MEMBER and row.state_key == request.viewer.user_id:
+                own[row.room_nid] = event
+        result = {}
+        for room_nid, view in pending.items():
+            state = stripped[room_nid]
+            if room_nid in own:
+                # What came with an invite from another server, for a room we know nothing of.
+                keys = {(entry["type"], entry["state_key"]) for entry in state}
+                state = state + [
+                    entry
+                    for entry in find_stripped_state(own[room_nid])
+                    if (entry["type"], entry["state_key"]) not in keys
+                ]
+            result[view.room_id] = {f"{membership}_state": {"events": state}}
+        return result
+
+
+def _stripped_entries(view: RoomView, user_id: UserId) -> list[tuple[StateSpan, str, str]]:
+    span = StateSpan(view.room_nid, view.position, view.position)
+    members = dict.fromkeys((user_id, view.sender))
+    return [(span, type_, "") for type_ in STRIPPED_STATE_TYPES] + [
+        (span, _MEMBER, member) for member in members
+    ]
+
+
+def _visible(plan: RoomPlan) -> list[Stretch]:
+    return plan.standing.visible_stretches(plan.low, plan.high)
+
+
+def _merge(stretches: Sequence[Stretch], extra: Sequence[Stretch]) -> list[Stretch]:
+    """The stretches, and those extra ones that lie outside them."""
+    return [*stretches] + [
+        e for e in extra if not any(s.low <= e.low and e.high <= s.high for s in stretches)
+    ]
+
+
+def _gaps(stretches: Sequence[Stretch], room_nid: int, low: int, high: int) -> list[Stretch]:
+    """What `low < position <= high` has beside ascending stretches of it."""
+    gaps = []
+    at = low
+    for stretch in stretches:
+        if stretch.low > at:
+            gaps.append(Stretch(room_nid, at, stretch.low))
+        at = max(at, stretch.high)
+    if at < high:
+        gaps.append(Stretch(room_nid, at, high))
+    return gaps
+
+
+def _chosen_state(plan: RoomPlan, *, use_state_after: bool) -> list[StateRow]:
+    """Which of the found entries go into `state` (or `state_after`).
+
+    `state` is what held at the start of the timeline. An entry that changed later, by an event
+    that the timeline does not show, is told as it is at the end: the client would miss it.
+    """
+    span = plan.span()
+    if use_state_after:
+        return [row for row in plan.state if row.is_valid_at(span.end)]
+    in_timeline = {row.position for row in plan.rows}
+    newest = {
+        (row.type, row.state_key)
+        for row in plan.state
+        if row.is_valid_at(span.end) and row.position not in in_timeline
+    }
+    return [
+        row
+        for row in plan.state
+        if row.position not in in_timeline
+        and row.is_valid_at(span.end if (row.type, row.state_key) in newest else span.start)
+    ]
+
+
+def _passes(event_filter: RoomEventFilter, event: RecordedEvent) -> bool:
+    return event_filter.is_sender_included(event.sender) and (
+        event_filter.contains_url is None or event_filter.contains_url == event.has_url
+    )
+
+
+def _needs_summary(plan: RoomPlan) -> bool:
+    return plan.state_since is None or any(
+        row.type == _MEMBER
+        and row.membership != row.membership_before
+        and row.is_valid_at(plan.high)
+        for row in plan.state
+    )
+
+
+def _newcomers(plans: Iterable[RoomPlan]) -> frozenset[UserId]:
+    return frozenset(
+        row.state_key
+        for plan in plans
+        if plan.view.is_joined and plan.state_since is not None
+        for row in plan.state
+        if row.type == _MEMBER and row.membership == "join" and row.membership_before != "join"
+    )

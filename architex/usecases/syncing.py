@@ -1,0 +1,433 @@
+"""Syncing: what is new for a client since its last token; waiting when nothing is.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#syncing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from architex.domain.client_event import Viewer
+from architex.domain.event_filter import SyncFilter
+from architex.domain.identifiers import RoomId, UserId
+from architex.domain.push_rules import default_push_rules
+from architex.domain.sync_token import format_pagination_token, format_sync_token
+from architex.gateways.clock import Clock
+from architex.projections.room_reads import (
+    RoomView,
+    find_position,
+    list_changed_room_views,
+    list_joined_rooms,
+    list_named_room_views,
+    list_room_views,
+)
+from architex.projections.sync_reads import (
+    News,
+    list_account_data,
+    list_ignored_users,
+    look_for_news,
+)
+from architex.storage.lazy_members import LazyMemberStore
+from architex.storage.notifier import Notifier
+from architex.storage.pool import Database, PgConnection
+from architex.storage.presence import list_changed_presence, list_present_users
+from architex.storage.receipts import Receipt, list_changed_receipts, list_receipts
+from architex.storage.typing import list_changed_typing, list_typing
+from architex.usecases.presence import PresenceUpdates, presence_event
+from architex.usecases.requester import Requester
+from architex.usecases.sync_rooms import RoomsRequest, RoomsResponse, SyncRooms
+
+MAX_TIMEOUT_MS: Final = 600_000
+
+RECENT_POSITIONS: Final = 1000
+"""Up to so many positions ago, what is new is looked for in the log instead of in the rooms."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """What a client asks for.
+
+    Attributes:
+        since: the position of its last token; None for a fresh start.
+        timeout_ms: how long to wait when nothing is new.
+        full_state: tell all state of joined rooms, at once.
+        set_presence: `online`, `unavailable`, or `offline` to leave the presence alone.
+        use_state_after: tell state as of the end of the timeline instead of its start.
+    """
+
+    requester: Requester
+    since: int | None = None
+    timeout_ms: int = 0
+    filter: SyncFilter = field(default_factory=SyncFilter)
+    full_state: bool = False
+    set_presence: str = "online"
+    use_state_after: bool = False
+
+
+class Syncing:
+    """Answers /sync."""
+
+    def __init__(
+        self,
+        database: Database,
+        rooms: SyncRooms,
+        notifier: Notifier,
+        lazy_members: LazyMemberStore,
+        presence: PresenceUpdates,
+        clock: Clock,
+    ) -> None:
+        """Remember the collaborators."""
+        self._database = database
+        self._rooms = rooms
+        self._notifier = notifier
+        self._lazy_members = lazy_members
+        self._presence = presence
+        self._clock = clock
+        # The newest position this process has seen: says whether a token is recent.
+        self._newest = 0
+
+    def sync(self, request: SyncRequest) -> dict[str, Any]:
+        """What is new for a client; waits up to the timeout for something.
+
+        A token from the future (the database was restored from a backup) is answered like none:
+        the client starts afresh and misses nothing.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync
+        """
+        self._presence.note_sync(request.requester.user_id, request.set_presence)
+        if request.since is None or request.full_state:
+            return self._read(request, request.since)[0]
+        deadline = self._clock.monotonic() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
+        since = request.since
+        while True:
+            news = self._look(request, since)
+            position = news.position
+            if position < since:
+                return self._read(request, None)[0]
+            if news.is_anything:
+                response, position, is_empty = self._read(request, since)
+                if not is_empty:
+                    return response
+            remaining = deadline - self._clock.monotonic()
+            if remaining <= 0 or self._notifier.is_stopped:
+                return empty_response(position)
+            self._wait(request, position, remaining)
+            # Up to here there was nothing to tell.
+            since = position
+
+    def _look(self, request: SyncRequest, since: int) -> News:
+        news = look_for_news(
+            self._database,
+            request.requester.user_id,
+            since,
+            recent=self._is_recent(since),
+        )
+        self._newest = max(self._newest, news.position)
+        return news
+
+    def _is_recent(self, since: int) -> bool:
+        return since >= self._newest - RECENT_POSITIONS
+
+    def _wait(self, request: SyncRequest, after: int, timeout_s: float) -> None:
+        user_id = request.requester.user_id
+        with self._database.connection() as connection:
+            room_nids = list_joined_rooms(connection, user_id)
+        self._notifier.wait(user_id, room_nids, after, timeout_s)
+
+    def _read(self, request: SyncRequest, since: int | None) -> tuple[dict[str, Any], int, bool]:
+        """The response, the position up to which it tells, and whether it tells nothing."""
+        with self._database.snapshot() as connection:
+            reading = _Reading(connection, request, since, self._clock.now_ms(), self._rooms)
+            reading.run(recent=since is not None and self._is_recent(since))
+        self._newest = max(self._newest, reading.now)
+        self._note_lazy_members(request, since, reading)
+        return reading.response, reading.now, reading.is_empty
+
+    def _note_lazy_members(
+        self, request: SyncRequest, since: int | None, reading: _Reading
+    ) -> None:
+        if not request.filter.room.state.lazy_load_members:
+            return
+        requester = request.requester
+        device_id = requester.device_id or ""
+        if since is None:
+            self._lazy_members.forget_device(requester.user_id, device_id)
+        if reading.rooms.told_members:
+            self._lazy_members.note(
+                requester.user_id, device_id, reading.rooms.told_members, reading.now
+            )
+
+
+class _Reading:
+    """One look at one snapshot of the database."""
+
+    def __init__(
+        self,
+        connection: PgConnection,
+        request: SyncRequest,
+        since: int | None,
+        now_ms: int,
+        sync_rooms: SyncRooms,
+    ) -> None:
+        self._connection = connection
+        self._request = request
+        self._user_id = request.requester.user_id
+        self._filter = request.filter
+        self._since = since
+        self._now_ms = now_ms
+        self._sync_rooms = sync_rooms
+        self.now = 0
+        self.rooms = RoomsResponse({}, {}, {}, {}, frozenset(), frozenset(), [])
+        self.response: dict[str, Any] = {}
+        self.is_empty = True
+
+    def run(self, *, recent: bool) -> None:
+        """Ask for everything, and put the response together."""
+        connection, user_id, since = self._connection, self._user_id, self._since
+        if since is None:
+            self.now = find_position(connection)
+            news = News(self.now, True, True, True, True, True)
+        else:
+            news = look_for_news(connection, user_id, since, recent=recent)
+            self.now = news.position
+        views = self._views(news, recent=recent)
+        if views:
+            ignored = list_ignored_users(connection, user_id)
+            self.rooms = self._sync_rooms.collect(connection, self._rooms_request(ignored), views)
+        by_id = {view.room_nid: view for view in views}
+        new_rooms = self._fresh_rooms()
+        account_data = self._account_data(news, by_id, new_rooms)
+        ephemeral = self._ephemeral(news, new_rooms)
+        joined = self._joined(by_id, account_data, ephemeral)
+        left = {by_id[nid].room_id: body for nid, body in self.rooms.left.items()}
+        self._put_account_data(left, account_data)
+        presence = self._presence_events(news, new_rooms)
+        global_data = self._global_account_data(account_data.pop("", []))
+        self.is_empty = not (
+            joined or left or self.rooms.invited or self.rooms.knocked or presence or global_data
+        )
+        self.response = empty_response(self.now)
+        self.response["rooms"] = {
+            "join": joined,
+            "invite": self.rooms.invited,
+            "knock": self.rooms.knocked,
+            "leave": left,
+        }
+        self.response["presence"] = {"events": presence}
+        self.response["account_data"] = {"events": global_data}
+
+    # ---- rooms
+
+    def _views(self, news: News, *, recent: bool) -> list[RoomView]:
+        """The rooms to look at."""
+        connection, user_id, since = self._connection, self._user_id, self._since
+        if since is None:
+            memberships = ["join", "invite", "knock"]
+            if self._filter.room.include_leave:
+                memberships += ["leave", "ban"]
+            return list_room_views(connection, user_id, memberships)
+        views: list[RoomView] = []
+        if news.rooms:
+            views = list_changed_room_views(connection, user_id, since, recent=recent)
+        if self._request.full_state:
+            seen = {view.room_nid for view in views}
+            joined = list_room_views(connection, user_id, ["join"])
+            views += [view for view in joined if view.room_nid not in seen]
+        return views
+
+    def _rooms_request(self, ignored: frozenset[UserId]) -> RoomsRequest:
+        requester = self._request.requester
+        return RoomsRequest(
+            viewer=Viewer(
+                requester.user_id,
+                requester.device_id,
+                self._now_ms,
+                event_fields=self._filter.event_fields,
+                federation_format=self._filter.federation_format,
+            ),
+            since=self._since,
+            now=self.now,
+            filter=self._filter,
+            full_state=self._request.full_state,
+            use_state_after=self._request.use_state_after,
+            ignored=ignored,
+        )
+
+    def _fresh_rooms(self) -> frozenset[int]:
+        """The joined rooms about which the client knows nothing yet."""
+        if self._since is None:
+            return frozenset(self.rooms.joined)
+        return self.rooms.new_rooms
+
+    def _joined(
+        self,
+        by_id: Mapping[int, RoomView],
+        account_data: dict[RoomId, list[dict[str, Any]]],
+        ephemeral: dict[int, list[dict[str, Any]]],
+    ) -> dict[RoomId, dict[str, Any]]:
+        """The joined rooms, also those where only receipts and the like are new."""
+        joined = {by_id[nid].room_id: body for nid, body in self.rooms.joined.items()}
+        nids = {view.room_id: nid for nid, view in by_id.items()}
+        wanted = self._filter.room
+        more_nids = set(ephemeral) - set(self.rooms.joined)
+        more_ids = {room_id for room_id in account_data if room_id and room_id not in joined}
+        if more_nids or more_ids:
+            for view in list_named_room_views(
+                self._connection, self._user_id, room_nids=more_nids, room_ids=more_ids
+            ):
+                is_told = view.room_id in account_data or wanted.ephemeral.is_room_included(
+                    view.room_id
+                )
+                if view.is_joined and wanted.is_room_included(view.room_id) and is_told:
+                    nids[view.room_id] = view.room_nid
+                    joined.setdefault(view.room_id, self._quiet_room())
+        for room_id, body in joined.items():
+            if wanted.ephemeral.is_room_included(room_id):
+                body["ephemeral"]["events"] = ephemeral.get(nids[room_id], [])
+        self._put_account_data(joined, account_data)
+        return joined
+
+    def _quiet_room(self) -> dict[str, Any]:
+        """A joined room without new events."""
+        return {
+            "timeline": {
+                "events": [],
+                "limited": False,
+                "prev_batch": format_pagination_token(self.now),
+            },
+            "state_after" if self._request.use_state_after else "state": {"events": []},
+            "account_data": {"events": []},
+            "ephemeral": {"events": []},
+            "summary": {},
+            "unread_notifications": {"notification_count": 0, "highlight_count": 0},
+        }
+
+    # ---- account data
+
+    def _account_data(
+        self, news: News, by_id: Mapping[int, RoomView], new_rooms: Collection[int]
+    ) -> dict[RoomId, list[dict[str, Any]]]:
+        """Room ID (empty for none) → entries to tell."""
+        new_ids = [by_id[room_nid].room_id for room_nid in new_rooms]
+        if not (news.account_data or (new_ids and self._since is not None)):
+            return {}
+        room_data = self._filter.room.account_data
+        found: dict[RoomId, list[dict[str, Any]]] = {}
+        for entry in list_account_data(self._connection, self._user_id, self._since or 0, new_ids):
+            if entry.room_id and not (
+                self._filter.room.is_room_included(entry.room_id)
+                and room_data.is_room_included(entry.room_id)
+                and room_data.includes(entry.type, self._user_id)
+            ):
+                continue
+            found.setdefault(entry.room_id, []).append(
+                {"type": entry.type, "content": entry.content}
+            )
+        return found
+
+    def _put_account_data(
+        self,
+        rooms: Mapping[RoomId, dict[str, Any]],
+        account_data: Mapping[RoomId, list[dict[str, Any]]],
+    ) -> None:
+        for room_id, body in rooms.items():
+            if room_id in account_data:
+                body["account_data"]["events"] = account_data[room_id]
+
+    def _global_account_data(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self._since is None and not any(e["type"] == "m.push_rules" for e in entries):
+            rules = {"global": default_push_rules(self._user_id)}
+            entries = [{"type": "m.push_rules", "content": rules}, *entries]
+        wanted = self._filter.account_data
+        return [entry for entry in entries if wanted.includes(entry["type"], self._user_id)]
+
+    # ---- ephemeral
+
+    def _ephemeral(
+        self, news: News, new_rooms: Collection[int]
+    ) -> dict[int, list[dict[str, Any]]]:
+        """Room number → m.typing and m.receipt events."""
+        wanted = self._filter.room.ephemeral
+        events: dict[int, list[dict[str, Any]]] = {}
+        if wanted.passes_nothing:
+            return events
+        since = self._since
+        if wanted.is_type_included("m.typing"):
+            typing: dict[int, list[UserId]] = {}
+            if since is not None and news.typing:
+                typing = list_changed_typing(self._connection, self._user_id, since, self._now_ms)
+            if new_rooms:
+                typing |= list_typing(self._connection, new_rooms, self._now_ms)
+            for room_nid, user_ids in typing.items():
+                events.setdefault(room_nid, []).append(
+                    {"type": "m.typing", "content": {"user_ids": user_ids}}
+                )
+        if wanted.is_type_included("m.receipt"):
+            receipts: list[Receipt] = []
+            if since is not None and news.receipts:
+                receipts = list_changed_receipts(self._connection, self._user_id, since)
+            if new_rooms:
+                receipts = [r for r in receipts if r.room_nid not in new_rooms]
+                receipts += list_receipts(self._connection, self._user_id, new_rooms)
+            for room_nid, receipt_events in _receipt_events(receipts).items():
+                events.setdefault(room_nid, []).extend(receipt_events)
+        return events
+
+    # ---- presence
+
+    def _presence_events(self, news: News, new_rooms: Collection[int]) -> list[dict[str, Any]]:
+        wanted = self._filter.presence
+        if wanted.passes_nothing or not wanted.is_type_included("m.presence"):
+            return []
+        if self._since is None:
+            held = list_present_users(self._connection, self._user_id)
+        elif news.presence or new_rooms or self.rooms.newcomers:
+            held = list_changed_presence(
+                self._connection,
+                self._user_id,
+                self._since,
+                new_rooms=new_rooms,
+                newcomers=self.rooms.newcomers,
+            )
+        else:
+            return []
+        return [
+            presence_event(presence, self._now_ms)
+            for presence in held
+            if wanted.is_sender_included(presence.user_id)
+        ]
+
+
+def empty_response(position: int) -> dict[str, Any]:
+    """A response that tells nothing but a new token."""
+    return {
+        "next_batch": format_sync_token(position),
+        "rooms": {"join": {}, "invite": {}, "knock": {}, "leave": {}},
+        "presence": {"events": []},
+        "account_data": {"events": []},
+        "to_device": {"events": []},
+        "device_lists": {"changed": [], "left": []},
+        "device_one_time_keys_count": {},
+        "device_unused_fallback_key_types": [],
+    }
+
+
+def _receipt_events(receipts: Collection[Receipt]) -> dict[int, list[dict[str, Any]]]:
+    """One m.receipt event per room and thread.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#mreceipt
+    """
+    contents: dict[tuple[int, str], dict[str, dict[str, dict[str, Any]]]] = {}
+    for receipt in receipts:
+        data: dict[str, Any] = {"ts": receipt.ts}
+        if receipt.thread_id:
+            data["thread_id"] = receipt.thread_id
+        content = contents.setdefault((receipt.room_nid, receipt.thread_id), {})
+        by_type = content.setdefault(receipt.event_id, {})
+        by_type.setdefault(receipt.receipt_type, {})[receipt.user_id] = data
+    events: dict[int, list[dict[str, Any]]] = {}
+    for (room_nid, _), content in contents.items():
+        events.setdefault(room_nid, []).append({"type": "m.receipt", "content": content})
+    return events
