@@ -23,6 +23,7 @@ from architex.gateways.clock import Clock, Randomness, SystemClock, SystemRandom
 from architex.gateways.passwords import Argon2Passwords
 from architex.projections.base import Projection
 from architex.projections.current_state import CurrentState, CurrentStateFinder
+from architex.projections.directory_reads import DirectoryReads
 from architex.projections.event_graph import EventGraph
 from architex.projections.event_lookup import EventLookup
 from architex.projections.member_reads import MemberReads
@@ -48,7 +49,7 @@ from architex.usecases.account_data import AccountData
 from architex.usecases.accounts import Accounts
 from architex.usecases.catalogue import UseCases
 from architex.usecases.devices import Devices
-from architex.usecases.directory import Directory
+from architex.usecases.directory import Directory, DirectoryPolicy, NoRemoteDirectory
 from architex.usecases.filters import Filters
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
@@ -162,7 +163,21 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
     def leave_all_rooms(user_id: UserId) -> None:
         joining.leave_all(Requester(user_id))
 
-    directory = Directory(RoomAliasStore(database), settings.server_name)
+    directory_policy = DirectoryPolicy(
+        aliases_require_membership=settings.rooms.aliases_require_membership,
+        list_needs_account=not settings.room_directory.unauthenticated,
+        anyone_may_publish=settings.room_directory.anyone_may_publish,
+    )
+    directory_reads = DirectoryReads(database, core.event_log)
+    directory = Directory(
+        aliases=RoomAliasStore(database),
+        reads=directory_reads,
+        commits=commits,
+        clock=clock,
+        server_name=settings.server_name,
+        policy=directory_policy,
+        remote=NoRemoteDirectory(),
+    )
     return UseCases(
         account_data=AccountData(AccountDataStore(database), commits),
         accounts=Accounts(
@@ -207,7 +222,7 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
         room_creation=RoomCreation(
             commits=commits,
             joining=joining,
-            aliases=RoomAliasStore(database),
+            directory=directory,
             clock=clock,
             randomness=chance,
             server_name=settings.server_name,

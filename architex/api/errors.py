@@ -38,6 +38,7 @@ STATUS_OF: Final[Mapping[type[MatrixError], int]] = {
     errors.ServerManagedAccountData: 405,
     errors.GuestAccessForbidden: 403,
     errors.RoomInUse: 400,
+    errors.AliasExists: 409,
     errors.InvalidRoomState: 400,
     errors.UnsupportedRoomVersion: 400,
     errors.IncompatibleRoomVersion: 400,

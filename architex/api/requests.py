@@ -127,7 +127,7 @@ def load(schema: marshmallow.Schema, body: dict[str, Any]) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = schema.load(body)
     except marshmallow.ValidationError as error:
-        messages = error.normalized_messages()
+        messages = error.messages_dict
         missing = [
             name
             for name, problems in messages.items()

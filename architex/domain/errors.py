@@ -203,6 +203,12 @@ class RoomInUse(MatrixError):
     errcode = "M_ROOM_IN_USE"
 
 
+class AliasExists(MatrixError):
+    """There is such an alias already."""
+
+    errcode = "M_UNKNOWN"
+
+
 class InvalidRoomState(MatrixError):
     """The initial state given for a room breaks the rules."""
 

@@ -128,7 +128,9 @@ class RoomSession:
         if draft.state_key is not None:
             needed |= {(draft.type, draft.state_key)}
         self._require([("m.room.create", ""), *needed])
-        pdu = self.room.compose(draft, self._batch.signer, self.now_ms)
+        pdu = self.room.compose(
+            draft, self._batch.signer, self.now_ms, opaque_id=self._batch.new_opaque_id()
+        )
         self.record(self.room.accepted(pdu, self.now_ms, draft.device))
         return pdu
 
@@ -190,6 +192,7 @@ class CommitQueue:
         states: StateFinder,
         signer: Signer,
         now_ms: Callable[[], int],
+        new_opaque_id: Callable[[], str],
         lanes: int = 2,
     ) -> None:
         """Remember the collaborators; lanes start with their first command.
@@ -199,6 +202,7 @@ class CommitQueue:
             states: finds entries of current states.
             signer: the name and the key that our events carry.
             now_ms: the clock, milliseconds since 1970.
+            new_opaque_id: names for the events of rooms where they are not hashes.
             lanes: how many groups may be under way at once; a room is always in the same one.
         """
         self.database = database
@@ -207,6 +211,7 @@ class CommitQueue:
         self.states = states
         self.signer = signer
         self.now_ms = now_ms
+        self.new_opaque_id = new_opaque_id
         self.mapper = FactMapper(event_log.rules_of)
         self._lanes = [_Lane(self, number) for number in range(lanes)]
 
@@ -360,6 +365,7 @@ class _Batch:
         self._commits = commits
         self._group = group
         self.signer = commits.signer
+        self.new_opaque_id = commits.new_opaque_id
         self.room_ids = sorted(
             {p.command.room_id for p in group if isinstance(p.command, RoomCommand)}
         )

@@ -13,7 +13,7 @@ from eventsourcing.persistence import StoredEvent
 from architex.domain.canonical_json import encode_canonical_json
 from architex.domain.errors import MatrixError
 from architex.domain.pdu import parse_pdu
-from architex.domain.room.aggregate import Room
+from architex.domain.room.aggregate import Extremity, Room
 from architex.domain.room_versions import get_room_version
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,10 @@ def encode_snapshot(room: Room) -> StoredEvent:
             "room_version": room.rules.version,
             "version": room.version,
             "depth": room.depth,
-            "extremities": dict(room.extremities),
+            "extremities": {
+                event_id: [end.depth, end.reference_hash and end.reference_hash.hex()]
+                for event_id, end in room.extremities.items()
+            },
             "state": [
                 None
                 if pdu is None
@@ -88,6 +91,11 @@ def decode_snapshot(stored: StoredEvent) -> Room | None:
         rules=rules,
         version=fields["version"],
         depth=fields["depth"],
-        extremities=immutables.Map(fields["extremities"]),
+        extremities=immutables.Map(
+            {
+                event_id: Extremity(depth, bytes.fromhex(quoted) if quoted else None)
+                for event_id, (depth, quoted) in fields["extremities"].items()
+            }
+        ),
         state=immutables.Map({(pdu.type, pdu.state_key or ""): pdu for pdu in pdus}),
     )

@@ -1,86 +1,493 @@
-"""The room directory: aliases, and the list of public rooms.
+"""Room aliases, and the list of published rooms.
 
-Spec: https://spec.matrix.org/v1.19/client-server-api/#room-aliases
+Spec: https://spec.matrix.org/v1.19/client-server-api/#room-aliases and #published-room-directory
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Protocol
 
-from architex.domain.errors import BadAlias, InvalidParam, NotFound
+from architex.domain.errors import (
+    AliasExists,
+    BadAlias,
+    Forbidden,
+    InvalidParam,
+    NotFound,
+    RoomInUse,
+    UnknownRoom,
+)
 from architex.domain.identifiers import (
     RoomAlias,
     RoomId,
     ServerName,
+    UserId,
+    is_room_alias,
     parse_room_alias,
     parse_room_id,
+    parse_server_name,
     server_name_of,
 )
-from architex.storage.room_aliases import RoomAliasStore
+from architex.domain.room.aggregate import EventDraft
+from architex.gateways.clock import Clock
+from architex.projections.directory_reads import (
+    DirectoryReads,
+    ListedRoom,
+    RoomListFilter,
+    RoomListPlace,
+    Standing,
+)
+from architex.storage.commit_queue import CommitQueue, Execute, RoomCommand, RoomSession
+from architex.storage.published_rooms import PUBLISH_ROOM, PublishedRoomStore
+from architex.storage.room_aliases import (
+    DELETE_ALIAS,
+    INSERT_ALIAS,
+    AliasRow,
+    RoomAliasStore,
+    alias_row,
+    taken_alias_named,
+)
+from architex.usecases.requester import Requester
+
+MAX_SERVERS: Final = 50
+MAX_LISTED_ROOMS: Final = 1000
+
+_PLACE: Final = re.compile(r"(?P<direction>[np])(?P<joined>[0-9]{1,18})\.(?P<nid>[0-9]{1,18})")
+_WriteRows = Callable[[Execute, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryPolicy:
+    """What the operator decided.
+
+    Attributes:
+        aliases_require_membership: only who is in a room may give it an alias.
+        list_needs_account: reading the list of rooms needs an access token.
+        anyone_may_publish: whoever may change a room's aliases may publish it; otherwise only
+            administrators of the server may.
+    """
+
+    aliases_require_membership: bool = True
+    list_needs_account: bool = True
+    anyone_may_publish: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AliasTarget:
+    """Where an alias points, and servers that can help to join there."""
+
+    room_id: RoomId
+    servers: Sequence[ServerName]
+
+
+@dataclass(frozen=True, slots=True)
+class RoomListRequest:
+    """Which part of the list of rooms to show.
+
+    Attributes:
+        limit: at most so many rooms; 0 for as many as the server gives at once.
+        since: where to begin, from an earlier answer.
+        all_networks: also the rooms of application services' networks.
+        network: only those of this network.
+    """
+
+    limit: int = 0
+    since: str | None = None
+    room_filter: RoomListFilter = RoomListFilter()
+    all_networks: bool = False
+    network: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoomListPage:
+    """Some of the published rooms.
+
+    Attributes:
+        chunk: in the spec's form (PublishedRoomsChunk).
+        next_batch, prev_batch: `since` for the rooms after and before; None at the ends.
+        total: how many rooms the whole list has.
+    """
+
+    chunk: Sequence[Mapping[str, Any]]
+    next_batch: str | None = None
+    prev_batch: str | None = None
+    total: int | None = None
+
+
+class RemoteDirectory(Protocol):
+    """The directories of other servers."""
+
+    def fetch_alias(self, alias: RoomAlias) -> AliasTarget:
+        """Where another server's alias points; raises NotFound."""
+
+    def fetch_room_list(self, server: ServerName, request: RoomListRequest) -> RoomListPage:
+        """Another server's published rooms; raises NotFound when it does not answer."""
+
+
+class NoRemoteDirectory:
+    """Stands for other servers as long as none can be asked."""
+
+    def fetch_alias(self, alias: RoomAlias) -> AliasTarget:
+        """See RemoteDirectory."""
+        raise NotFound(f"{alias} is an alias of another server, which cannot be asked.")
+
+    def fetch_room_list(self, server: ServerName, request: RoomListRequest) -> RoomListPage:
+        """See RemoteDirectory."""
+        raise NotFound(f"{server} is another server, and cannot be asked.")
 
 
 @dataclass(frozen=True)
 class Directory:
-    """Names of rooms."""
+    """Aliases: their making, finding, listing and deletion, and what rooms say of them."""
 
     aliases: RoomAliasStore
+    reads: DirectoryReads
+    commits: CommitQueue
+    clock: Clock
     server_name: ServerName
+    policy: DirectoryPolicy
+    remote: RemoteDirectory
+
+    def resolve(self, alias: RoomAlias) -> AliasTarget:
+        """Where an alias points.
+
+        Raises:
+            InvalidParam: it is no alias.
+            NotFound: there is no such alias, or its server cannot be asked.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias
+        """
+        parse_room_alias(alias)
+        if server_name_of(alias) != self.server_name:
+            return self.remote.fetch_alias(alias)
+        room_id = self._get_alias(alias).room_id
+        others = self.reads.list_servers(room_id, MAX_SERVERS)
+        servers = [self.server_name, *(name for name in others if name != self.server_name)]
+        return AliasTarget(room_id, servers)
 
     def resolve_room(self, room_id_or_alias: str) -> RoomId:
         """The room that an ID or an alias names.
 
         Raises:
             InvalidParam: it is neither.
-            NotFound: there is no such alias.
+            NotFound: there is no such alias, or its server cannot be asked.
         """
         if room_id_or_alias.startswith("#"):
-            return self.get_alias(parse_room_alias(room_id_or_alias))
+            return self.resolve(room_id_or_alias).room_id
         return parse_room_id(room_id_or_alias)
 
-    def get_alias(self, alias: RoomAlias) -> RoomId:
-        """The room that an alias names.
+    def create_alias(self, requester: Requester, alias: RoomAlias, room_id: RoomId) -> None:
+        """Let an alias of this server point at a room.
 
         Raises:
-            NotFound: there is no such alias.
+            InvalidParam: it is no alias, or another server's.
+            Forbidden: the requester is not in the room, and must be.
+            UnknownRoom: this server does not know the room.
+            AliasExists: there is such an alias.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directoryroomroomalias
         """
-        row = self.aliases.find_alias(alias) if server_name_of(alias) == self.server_name else None
-        if row is None:
-            raise NotFound(f"There is no room {alias}.")
-        return row.room_id
+        self._check_own(alias)
+        standing = self.reads.find_standing(room_id, requester.user_id)
+        if self.policy.aliases_require_membership and not requester.is_admin:
+            if standing is None or not standing.is_joined:
+                raise Forbidden("Only who is in a room may give it an alias.")
+        elif standing is None:
+            raise UnknownRoom(f"{room_id} is not a room this server knows.")
+        now_ms = self.clock.now_ms()
+        if not self.aliases.insert_alias(alias, room_id, requester.user_id, now_ms):
+            raise AliasExists(f"There is a room alias {alias} already.")
+
+    def delete_alias(self, requester: Requester, alias: RoomAlias) -> None:
+        """Delete an alias, also from the room's m.room.canonical_alias if the requester may.
+
+        Raises:
+            InvalidParam: it is no alias, or another server's.
+            NotFound: there is no such alias.
+            Forbidden: the requester neither made it, nor may change the room's canonical alias,
+                nor is an administrator of the server.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3directoryroomroomalias
+        """
+        parse_room_alias(alias)
+        if server_name_of(alias) != self.server_name:
+            raise InvalidParam("Aliases of other servers can only be deleted there.")
+        row = self._get_alias(alias)
+        standing = self.reads.find_standing(row.room_id, requester.user_id)
+        may_set_aliases = standing is not None and standing.may_set_aliases
+        if not (requester.user_id == row.creator or requester.is_admin or may_set_aliases):
+            raise Forbidden("You did not make this alias, and may not change the room's aliases.")
+        if may_set_aliases and self._delete_with_mention(requester, row):
+            return
+        self.aliases.delete_alias(alias)
+
+    def list_aliases(self, requester: Requester, room_id: RoomId) -> list[RoomAlias]:
+        """The aliases of this server that point at a room.
+
+        Raises:
+            Forbidden: the requester is not in the room, and not everybody may read it.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidaliases
+        """
+        standing = self.reads.find_standing(room_id, requester.user_id)
+        allowed = standing is not None and (standing.is_joined or standing.is_world_readable)
+        if not (allowed or requester.is_admin):
+            raise Forbidden("You are not in this room.")
+        return self.aliases.list_aliases(room_id)
 
     def check_canonical_alias(
         self, content: Mapping[str, Any], previous: Mapping[str, Any], room_id: RoomId
     ) -> None:
-        """Check that every alias that an m.room.canonical_alias adds points at the room.
+        """Check the aliases that a new m.room.canonical_alias has and the previous one had not.
 
         Raises:
-            InvalidParam: an alias is not of the grammar.
-            BadAlias: an alias does not exist or points elsewhere.
+            InvalidParam: one of them is no alias.
+            BadAlias: one of them does not point at the room.
 
-        Spec: https://spec.matrix.org/v1.19/client-server-api/#mroomcanonical_alias
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
         """
-        old = set(_named_aliases(previous))
-        added = [alias for alias in _named_aliases(content) if alias not in old]
-        for alias in added:
-            parse_room_alias(alias)
-        found = self.aliases.find_rooms(added)
-        for alias in added:
-            if found.get(alias) != room_id:
-                raise BadAlias(f"{alias} does not point at this room.")
+        new = dict.fromkeys(_listed_aliases(content)).keys() - set(_known_aliases(previous))
+        for alias in sorted(new):
+            try:
+                points_at = self._find_target(alias)
+            except NotFound:
+                points_at = None
+            if points_at != room_id:
+                raise BadAlias(f"The alias {alias} does not point to this room.")
+
+    # For the creation of rooms
+
+    def check_new_alias(self, requester: Requester, localpart: str) -> RoomAlias:
+        """The alias of that localpart on this server, which nobody has made yet.
+
+        Raises:
+            InvalidParam: the localpart is of the wrong grammar.
+            RoomInUse: there is such an alias.
+        """
+        alias = f"#{localpart}:{self.server_name}"
+        if ":" in localpart:
+            raise InvalidParam("room_alias_name is the alias without the # and the server name.")
+        self._check_own(alias)
+        if self.aliases.find_alias(alias) is not None:
+            raise RoomInUse(f"There is a room alias {alias} already.")
+        return alias
+
+    def claim(self, alias: RoomAlias, room_id: RoomId, creator: UserId) -> _WriteRows:
+        """Writes the alias in the room's own transaction; see `naming_taken_alias`."""
+        row = alias_row(alias, room_id, creator, self.clock.now_ms())
+        return lambda execute, position: execute(INSERT_ALIAS, row)
+
+    def naming_taken_alias(self) -> AbstractContextManager[None]:
+        """Around a write with `claim`: raises RoomInUse when somebody was faster."""
+        return taken_alias_named()
+
+    def publish(self, room_id: RoomId, by: UserId) -> _WriteRows:
+        """Writes the room into the list of rooms, in the room's own transaction."""
+        row = (room_id, by, self.clock.now_ms())
+        return lambda execute, position: execute(PUBLISH_ROOM, row)
+
+    # Within
+
+    def _check_own(self, alias: RoomAlias) -> None:
+        """Whether an alias can be made here."""
+        parse_room_alias(alias)
+        if server_name_of(alias) != self.server_name:
+            raise InvalidParam(f"Aliases of this server end with :{self.server_name}.")
+        localpart = alias[1:].partition(":")[0]
+        if not localpart or any(character.isspace() for character in localpart):
+            raise InvalidParam("An alias has a name without blanks.")
+
+    def _get_alias(self, alias: RoomAlias) -> AliasRow:
+        row = self.aliases.find_alias(alias)
+        if row is None:
+            raise NotFound(f"Room alias {alias} not found.")
+        return row
+
+    def _find_target(self, alias: RoomAlias) -> RoomId:
+        if server_name_of(alias) == self.server_name:
+            return self._get_alias(alias).room_id
+        return self.remote.fetch_alias(alias).room_id
+
+    def _delete_with_mention(self, requester: Requester, row: AliasRow) -> bool:
+        """Delete an alias and its mention in the room's state at once.
+
+        False, and nothing is done, when it is not mentioned or the event is refused.
+        """
+        type_ = "m.room.canonical_alias"
+
+        def decide(session: RoomSession) -> bool:
+            current = session.find_state(type_)
+            content = {} if current is None else without_alias(current.content, row.room_alias)
+            if current is None or content == current.content:
+                return False
+            try:
+                session.append(EventDraft(type_, requester.user_id, content, state_key=""))
+            except Forbidden:
+                return False
+            session.also(lambda execute, position: execute(DELETE_ALIAS, (row.room_alias,)))
+            return True
+
+        prefetch = frozenset({(type_, ""), ("m.room.create", ""), ("m.room.power_levels", "")})
+        return self.commits.write_room(RoomCommand(row.room_id, decide, prefetch))
 
 
-def _named_aliases(content: Mapping[str, Any]) -> Iterator[str]:
-    """The aliases an m.room.canonical_alias names."""
-    alias, others = content.get("alias"), content.get("alt_aliases", [])
+@dataclass(frozen=True)
+class PublicRooms:
+    """The list of published rooms: reading it, and who is in it."""
+
+    published: PublishedRoomStore
+    reads: DirectoryReads
+    clock: Clock
+    server_name: ServerName
+    policy: DirectoryPolicy
+    remote: RemoteDirectory
+
+    def is_published(self, room_id: RoomId) -> bool:
+        """Whether a room is in the list.
+
+        Raises:
+            UnknownRoom: this server does not know the room.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directorylistroomroomid
+        """
+        self._get_standing(room_id, "")
+        return self.published.is_published(room_id)
+
+    def set_published(self, requester: Requester, room_id: RoomId, published: bool) -> None:
+        """Put a room into the list, or take it out.
+
+        Raises:
+            UnknownRoom: this server does not know the room.
+            Forbidden: the requester may not.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directorylistroomroomid
+        """
+        standing = self._get_standing(room_id, requester.user_id)
+        if not requester.is_admin:
+            if not standing.may_set_aliases:
+                raise Forbidden("Only who may set the room's aliases may publish it.")
+            if published and not self.policy.anyone_may_publish:
+                raise Forbidden("Only administrators of the server may publish rooms.")
+        if published:
+            self.published.publish(room_id, requester.user_id, self.clock.now_ms())
+        else:
+            self.published.withdraw(room_id)
+
+    def list_rooms(self, request: RoomListRequest, server: ServerName | None) -> RoomListPage:
+        """A page of the published rooms of a server, the biggest first.
+
+        Args:
+            server: None for this one.
+
+        Raises:
+            InvalidParam: a value of the request is wrong.
+            NotFound: the other server cannot be asked.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms
+        """
+        if request.all_networks and request.network is not None:
+            raise InvalidParam("third_party_instance_id excludes include_all_networks.")
+        if server is not None and server != self.server_name:
+            return self.remote.fetch_room_list(parse_server_name(server), request)
+        place = None if request.since is None else _parse_place(request.since)
+        if request.network is not None:  # a network of an application service, and there is none
+            return RoomListPage(chunk=(), total=0)
+        limit = min(request.limit or MAX_LISTED_ROOMS, MAX_LISTED_ROOMS)
+        # One more than wanted tells whether there are more.
+        found = self.reads.list_rooms(request.room_filter, place, limit + 1)
+        there_are_more = len(found) > limit
+        backwards = place is not None and place.backwards
+        rooms = (found[-limit:] if backwards else found[:limit]) if found else []
+        more_before = there_are_more if backwards else place is not None
+        more_after = backwards or there_are_more
+        return RoomListPage(
+            chunk=[published_rooms_chunk(room) for room in rooms],
+            next_batch=_format_place("n", rooms[-1]) if rooms and more_after else None,
+            prev_batch=_format_place("p", rooms[0]) if rooms and more_before else None,
+            total=self.reads.count_rooms(),
+        )
+
+    def _get_standing(self, room_id: RoomId, user_id: UserId) -> Standing:
+        standing = self.reads.find_standing(room_id, user_id)
+        if standing is None:
+            raise UnknownRoom(f"{room_id} is not a room this server knows.")
+        return standing
+
+
+def published_rooms_chunk(room: ListedRoom) -> dict[str, Any]:
+    """A room in the form of the list; what the room does not have is absent.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms
+    """
+    optional = {
+        "name": room.name,
+        "topic": room.topic,
+        "canonical_alias": room.canonical_alias,
+        "avatar_url": room.avatar_url,
+        "room_type": room.room_type,
+        "join_rule": room.join_rule,
+    }
+    return {
+        "room_id": room.room_id,
+        "num_joined_members": room.joined_members,
+        "world_readable": room.world_readable,
+        "guest_can_join": room.guest_can_join,
+        **{key: value for key, value in optional.items() if value is not None},
+    }
+
+
+def without_alias(content: Mapping[str, Any], alias: RoomAlias) -> dict[str, Any]:
+    """The content of an m.room.canonical_alias without one alias."""
+    kept = dict(content)
+    if kept.get("alias") == alias:
+        del kept["alias"]
+    alternatives = kept.get("alt_aliases")
+    if isinstance(alternatives, list) and alias in alternatives:
+        kept["alt_aliases"] = [other for other in alternatives if other != alias]
+        if not kept["alt_aliases"]:
+            del kept["alt_aliases"]
+    return kept
+
+
+def _listed_aliases(content: Mapping[str, Any]) -> Iterator[RoomAlias]:
+    """The aliases of an m.room.canonical_alias; raises InvalidParam for what is none."""
+    alias = content.get("alias")
+    # If not present, null, or empty the room should be considered to have no canonical alias.
     if alias is not None and alias != "":
-        if not isinstance(alias, str):
-            raise InvalidParam("alias must be a string.")
-        yield alias
-    if not isinstance(others, list | tuple):
-        raise InvalidParam("alt_aliases must be a list of aliases.")
-    for other in others:
-        if not isinstance(other, str):
-            raise InvalidParam("alt_aliases must be a list of aliases.")
-        yield other
+        yield _checked_alias(alias)
+    alternatives = content.get("alt_aliases")
+    if alternatives is None:
+        return
+    if not isinstance(alternatives, list):
+        raise InvalidParam("alt_aliases is a list of room aliases.")
+    for alternative in alternatives:
+        yield _checked_alias(alternative)
+
+
+def _known_aliases(previous: Mapping[str, Any]) -> Iterator[RoomAlias]:
+    """The aliases of the earlier event, whatever else is in it."""
+    alternatives = previous.get("alt_aliases")
+    listed = alternatives if isinstance(alternatives, list) else []
+    for alias in (previous.get("alias"), *listed):
+        if isinstance(alias, str):
+            yield alias
+
+
+def _checked_alias(alias: object) -> RoomAlias:
+    if not isinstance(alias, str) or not is_room_alias(alias):
+        raise InvalidParam(f"{alias!r} is not a room alias (#localpart:server).")
+    return alias
+
+
+def _format_place(direction: str, room: ListedRoom) -> str:
+    return f"{direction}{room.joined_members}.{room.room_nid}"
+
+
+def _parse_place(since: str) -> RoomListPlace:
+    match = _PLACE.fullmatch(since)
+    if match is None:
+        raise InvalidParam("since is not a token of this list.")
+    return RoomListPlace(int(match["joined"]), int(match["nid"]), match["direction"] == "p")

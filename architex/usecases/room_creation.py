@@ -9,26 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from architex.domain.errors import Forbidden, InvalidParam, InvalidRoomState, RoomInUse
+from architex.domain.errors import Forbidden, InvalidParam, InvalidRoomState
 from architex.domain.identifiers import (
     RoomAlias,
     RoomId,
     ServerName,
     UserId,
-    parse_room_alias,
     parse_user_id,
 )
 from architex.domain.room.aggregate import EventDraft, compose_create_event
 from architex.domain.room_versions import RoomVersionRules, get_room_version
 from architex.gateways.clock import Clock, Randomness
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
-from architex.storage.published_rooms import PUBLISH_ROOM
-from architex.storage.room_aliases import (
-    INSERT_ALIAS,
-    RoomAliasStore,
-    alias_row,
-    taken_alias_named,
-)
+from architex.usecases.directory import Directory
 from architex.usecases.joining import Joining, member_content
 from architex.usecases.requester import Requester
 
@@ -66,7 +59,7 @@ class RoomCreation:
 
     commits: CommitQueue
     joining: Joining
-    aliases: RoomAliasStore
+    directory: Directory
     clock: Clock
     randomness: Randomness
     server_name: ServerName
@@ -86,7 +79,11 @@ class RoomCreation:
         """
         rules = get_room_version(request.room_version or self.default_version)
         creator = requester.user_id
-        alias = self._new_alias(request.room_alias_name)
+        alias = (
+            self.directory.check_new_alias(requester, request.room_alias_name)
+            if request.room_alias_name is not None
+            else None
+        )
         if len(request.invite) > MAX_INVITES:
             raise InvalidParam(f"At most {MAX_INVITES} users can be invited at once.")
         invites = [
@@ -119,24 +116,13 @@ class RoomCreation:
             for user_id, content in invites:
                 session.append(_state(creator, "m.room.member", content, user_id))
             if alias is not None:
-                row = alias_row(alias, room_id, creator, session.now_ms)
-                session.also(lambda execute, position: execute(INSERT_ALIAS, row))
+                session.also(self.directory.claim(alias, room_id, creator))
             if request.visibility == "public":
-                published = (room_id, creator, session.now_ms)
-                session.also(lambda execute, position: execute(PUBLISH_ROOM, published))
+                session.also(self.directory.publish(room_id, creator))
             return room_id
 
-        with taken_alias_named():
+        with self.directory.naming_taken_alias():
             return self.commits.write_room(RoomCommand(room_id, decide, creates=rules))
-
-    def _new_alias(self, localpart: str | None) -> RoomAlias | None:
-        """The alias of that localpart on this server, if nobody has it."""
-        if localpart is None:
-            return None
-        alias = parse_room_alias(f"#{localpart}:{self.server_name}")
-        if self.aliases.find_alias(alias) is not None:
-            raise RoomInUse(f"{alias} is taken.")
-        return alias
 
 
 def create_content(

@@ -18,8 +18,8 @@ from architex.domain.auth_rules import (
     check_state_dependent_auth_rules,
     check_state_independent_auth_rules,
 )
-from architex.domain.identifiers import EventId, RoomId, ServerName, UserId, server_name_of
-from architex.domain.pdu import Pdu, StateKey, build_event, parse_pdu
+from architex.domain.identifiers import EventId, RoomId, ServerName, UserId
+from architex.domain.pdu import Pdu, StateKey, build_event, compute_reference_hash, parse_pdu
 from architex.domain.room.events import Fact, PduAccepted, SenderDevice
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import SigningKey, sign_event
@@ -28,7 +28,6 @@ KnownState = immutables.Map[StateKey, Pdu | None]
 """(type, state key) → event, or None when the room is known to have no such entry."""
 
 MAX_PREV_EVENTS: Final = 20
-MAX_DEPTH: Final = 2**53 - 1
 
 # Rooms with more known entries than this forget the members they know: memory stays bounded,
 # and who is needed again is looked up again.
@@ -64,13 +63,25 @@ class Signer:
 
 
 @dataclass(frozen=True, slots=True)
+class Extremity:
+    """An accepted event that no accepted event follows yet.
+
+    Attributes:
+        reference_hash: of the event, in room versions 1 and 2, where those who follow it quote it.
+    """
+
+    depth: int
+    reference_hash: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Room:
     """What a decision about a room needs.
 
     Attributes:
         version: number of facts so far.
         depth: the greatest depth of a forward extremity.
-        extremities: accepted events that no accepted event follows yet, with their depths.
+        extremities: accepted events that no accepted event follows yet.
         state: the known entries of the current state.
     """
 
@@ -78,13 +89,18 @@ class Room:
     rules: RoomVersionRules
     version: int = 0
     depth: int = 0
-    extremities: Mapping[EventId, int] = field(default_factory=immutables.Map)
+    extremities: Mapping[EventId, Extremity] = field(default_factory=immutables.Map)
     state: KnownState = field(default_factory=immutables.Map)
 
     # Decisions
 
-    def compose(self, draft: EventDraft, signer: Signer, now_ms: int) -> Pdu:
+    def compose(
+        self, draft: EventDraft, signer: Signer, now_ms: int, *, opaque_id: str = ""
+    ) -> Pdu:
         """The signed event that adds `draft` at the end of the room, checked by the auth rules.
+
+        Args:
+            opaque_id: names the event, in room versions 1 and 2; unique.
 
         Raises:
             Forbidden: the authorization rules do not allow it.
@@ -106,13 +122,16 @@ class Room:
             redacts=draft.redacts,
             prev_events=self.prev_events(),
             auth_events=[pdu.event_id for pdu in auth_events],
-            depth=min(self.depth + 1, MAX_DEPTH),
+            depth=self.depth + 1,
             origin_server_ts=now_ms if draft.origin_server_ts is None else draft.origin_server_ts,
-            origin=server_name_of(draft.sender),
+            event_id=f"${opaque_id}:{signer.server_name}",
+            reference_hashes=self._reference_hashes(auth_events),
         )
         event, event_id = sign_event(self.rules, unsigned_event, signer.server_name, signer.key)
         pdu = parse_pdu(self.rules, event, event_id=event_id)
-        check_state_independent_auth_rules(self.rules, pdu, auth_events)
+        check_state_independent_auth_rules(
+            self.rules, pdu, auth_events, create=self.find_state("m.room.create")
+        )
         check_state_dependent_auth_rules(self.rules, pdu, self.find_state)
         return pdu
 
@@ -128,8 +147,20 @@ class Room:
 
     def prev_events(self) -> list[EventId]:
         """The events that the next one follows: the deepest extremities, at most 20."""
-        deepest = sorted(self.extremities.items(), key=lambda item: (-item[1], item[0]))
+        deepest = sorted(self.extremities.items(), key=lambda item: (-item[1].depth, item[0]))
         return [event_id for event_id, _ in deepest[:MAX_PREV_EVENTS]]
+
+    def _reference_hashes(self, auth_events: Iterable[Pdu]) -> dict[EventId, bytes] | None:
+        """What an event of room versions 1 and 2 quotes of those it follows and relies on."""
+        if self.rules.event_id_format != "domain":
+            return None
+        hashes = {
+            pdu.event_id: compute_reference_hash(self.rules, pdu.event) for pdu in auth_events
+        }
+        for event_id, extremity in self.extremities.items():
+            if extremity.reference_hash is not None:
+                hashes[event_id] = extremity.reference_hash
+        return hashes
 
     def accepted(
         self, pdu: Pdu, received_ts: int, device: SenderDevice | None = None
@@ -200,8 +231,8 @@ class Room:
         depth = self.depth
         if isinstance(fact, PduAccepted):
             followed = set(pdu.prev_events)
-            kept = {id_: depth_ for id_, depth_ in extremities.items() if id_ not in followed}
-            kept[pdu.event_id] = pdu.depth
+            kept = {id_: end for id_, end in extremities.items() if id_ not in followed}
+            kept[pdu.event_id] = extremity_of(self.rules, pdu)
             extremities = immutables.Map(kept)
             depth = max(depth, pdu.depth)
         room = replace(
@@ -214,13 +245,20 @@ class Room:
         return room.forget_members() if len(state) > MAX_KNOWN_ENTRIES else room
 
 
+def extremity_of(rules: RoomVersionRules, pdu: Pdu) -> Extremity:
+    """What those who follow an event need to know of it."""
+    quoted = rules.event_id_format == "domain"
+    return Extremity(pdu.depth, compute_reference_hash(rules, pdu.event) if quoted else None)
+
+
 def compose_create_event(
     rules: RoomVersionRules, draft: EventDraft, signer: Signer, now_ms: int, *, opaque_id: str
 ) -> Pdu:
     """The signed m.room.create event of a new room; its `room_id` is the new room's.
 
     Args:
-        opaque_id: names the room, in the versions where the room ID is chosen and not a hash.
+        opaque_id: names the room, in the versions where the room ID is chosen and not a hash;
+            and its first event, in room versions 1 and 2.
 
     Raises:
         Forbidden: the authorization rules do not allow it.
@@ -240,7 +278,8 @@ def compose_create_event(
         auth_events=[],
         depth=1,
         origin_server_ts=now_ms if draft.origin_server_ts is None else draft.origin_server_ts,
-        origin=signer.server_name,
+        event_id=f"${opaque_id}:{signer.server_name}",
+        reference_hashes={},
     )
     event, event_id = sign_event(rules, unsigned_event, signer.server_name, signer.key)
     pdu = parse_pdu(rules, event, event_id=event_id)
