@@ -37,5 +37,7 @@ def decode_base64(text: str) -> bytes:
     if _ALPHABET.fullmatch(standard) is None:
         raise ValueError("not base64")
     standard = standard.rstrip("=")
-    # binascii.Error is a ValueError.
-    return binascii.a2b_base64(standard + "=" * (-len(standard) % 4))
+    try:
+        return binascii.a2b_base64(standard + "=" * (-len(standard) % 4))
+    except binascii.Error as error:
+        raise ValueError("not base64") from error
