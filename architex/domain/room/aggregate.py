@@ -106,7 +106,7 @@ class Room:
             Forbidden: the authorization rules do not allow it.
             InvalidPdu, TooLarge: the event would break the format or a size limit.
 
-        Spec: https://spec.matrix.org/v1.19/rooms/v11/#authorization-rules
+        Spec: https://spec.matrix.org/v1.19/rooms/v11/#authorisation-rules
         """
         needed = self.auth_types(draft)
         auth_events = tuple(
