@@ -6,6 +6,7 @@ import psycopg: the workers patch sockets for gevent first.
 """
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -70,6 +71,8 @@ def on_starting(server):
 def post_fork(server, worker):
     """A worker does not outlive its master; what it answered with 200 is safe."""
     die_with_parent(worker.ppid)
+    # Until the worker has handlers of its own, a stop must not wait for it.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def on_exit(server):

@@ -61,6 +61,8 @@ class RunningServer:
 
     def start(self) -> None:
         """Start it (again) on the same data; returns when it serves."""
+        if self._process is not None:
+            self._process.wait(_STOP_TIMEOUT_S)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ARCHITEX_")}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(

@@ -1,0 +1,221 @@
+"""`architex serve` runs everything, keeps it running, and stops all of it in time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.server import RunningServer, free_port, start_server
+
+
+@pytest.fixture(scope="module")
+def long_lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with start_server(tmp_path_factory.mktemp("serve"), web_workers=2) as server:
+        yield server
+
+
+@pytest.fixture
+def server(long_lived: RunningServer) -> RunningServer:
+    """A running server; whatever the test before did to it."""
+    if long_lived.exit_status is not None:
+        long_lived.start()
+    _wait_until(lambda: len(_find(long_lived, "gunicorn")) == 3, "both workers are there")
+    return long_lived
+
+
+def _wait_until(holds: Callable[[], bool], what: str) -> None:
+    for _ in range(600):
+        if holds():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"waited too long until {what}")
+
+
+def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "architex", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _find(server: RunningServer, word: str) -> list[psutil.Process]:
+    """The server's processes with a word in their command line, parents first."""
+    return [p for p in server.processes() if word in _command_line(p)]
+
+
+def _postmaster(server: RunningServer) -> psutil.Process:
+    return _find(server, "-D")[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_every_process_with_status_0(
+    server: RunningServer, number: signal.Signals
+) -> None:
+    processes = server.processes()
+    assert len(processes) >= 6  # supervisor, gunicorn, 2 workers, followers, PostgreSQL
+    os.kill(server.pid, number)
+    # In 5 seconds, the promise says; the supervisor itself enforces it, by killing.
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert alive == []
+    assert server.stop() == 0
+    assert "killed" not in server.log()
+
+
+def test_everything_dies_with_a_killed_supervisor(server: RunningServer) -> None:
+    processes = server.processes()
+    os.kill(server.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert alive == []
+    server.start()  # at once, on the same data
+    assert server.is_healthy()
+
+
+def test_server_starts_again_after_everything_was_killed(server: RunningServer) -> None:
+    server.kill9()
+    server.start()
+    assert server.is_healthy()
+
+
+def test_killed_postgresql_is_started_again(server: RunningServer) -> None:
+    old = _postmaster(server)
+    old.kill()
+    _wait_until(lambda: not old.is_running(), "it is dead")
+    _wait_until(server.is_healthy, "the server recovers")
+    assert _postmaster(server).pid != old.pid
+
+
+@pytest.mark.parametrize("word", ["gunicorn", "follow"])
+def test_killed_process_is_started_again(server: RunningServer, word: str) -> None:
+    # The first is gunicorn's master, the parent of the workers.
+    old = _find(server, word)[0]
+    old.kill()
+    _wait_until(lambda: any(p.pid != old.pid for p in _find(server, word)[:1]), "there is another")
+    _wait_until(server.is_healthy, "the server is healthy")
+
+
+def test_killed_worker_is_replaced(server: RunningServer) -> None:
+    master, worker, _ = _find(server, "gunicorn")
+    worker.kill()
+    _wait_until(
+        lambda: (
+            len(_find(server, "gunicorn")) == 3
+            and worker.pid not in [p.pid for p in _find(server, "gunicorn")]
+        ),
+        "there are two workers again",
+    )
+    assert master.is_running()
+
+
+def test_page_at_the_root_shows_that_it_runs(server: RunningServer) -> None:
+    status, page = server.request("GET", "/")
+    assert status == 200
+    assert "Architex" in page
+    assert "localhost" in page
+
+
+def test_commands_use_the_database_of_the_running_server(server: RunningServer) -> None:
+    pid = _postmaster(server).pid
+    done = _run("database", "check", "--config", str(server.config_file))
+    assert done.returncode == 0, done.stderr
+    assert _postmaster(server).pid == pid
+
+
+def test_commands_start_the_database_when_nothing_runs(server: RunningServer) -> None:
+    server.stop()
+    done = _run("database", "migrate", "--config", str(server.config_file))
+    assert done.returncode == 0, done.stderr
+
+
+def test_server_takes_over_the_database_from_a_command(server: RunningServer) -> None:
+    server.stop()
+    command = subprocess.Popen(
+        [sys.executable, "-m", "architex", "database", "run", "-c", str(server.config_file)],
+        stdout=subprocess.PIPE,
+    )
+    assert command.stdout is not None
+    with command.stdout:
+        assert command.stdout.readline().startswith(b"ready")
+    server.start()
+    command.terminate()
+    assert command.wait(20) == 0
+    _wait_until(lambda: bool(_find(server, "-D")), "it has its own")
+    _wait_until(server.is_healthy, "the server is healthy")
+
+
+def test_port_in_use_is_refused_with_the_command_that_shows_by_whom(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    port = server.url.rsplit(":", 1)[1]
+    config = tmp_path / "second.toml"
+    config.write_text(f'data_dir = "second"\n[[listeners]]\nport = {port}\n')
+    done = _run("serve", "--config", str(config))
+    assert done.returncode == 1
+    assert "A040" in done.stderr
+    assert f"ss -ltnp 'sport = :{port}'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("server_nam = 'x'", "A003"),
+        ("server_name = 1", "A004"),
+        ("= nonsense", "A002"),
+        ("database_url = 'postgresql://nobody@127.0.0.1:1/none'", "A020"),
+        ("signing_key_path = '/dev/null'", "A030"),
+        (
+            "[[listeners]]\nport = {port}\ntls_certificate = '/dev/null'\ntls_key = '/dev/null'",
+            "A041",
+        ),
+    ],
+)
+def test_refused_start_says_code_and_mend(tmp_path: Path, text: str, code: str) -> None:
+    config = tmp_path / "architex.toml"
+    port = free_port()
+    listener = "" if "listeners" in text else f"\n[[listeners]]\nport = {port}"
+    config.write_text(text.replace("{port}", str(port)) + listener)
+    done = _run("serve", "--config", str(config), ARCHITEX_DATA_DIR=str(tmp_path / "data"))
+    assert done.returncode == 1
+    assert f"architex: {code}: " in done.stderr
+    assert "To mend it: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_plain_gunicorn_runs_alone(tmp_path: Path) -> None:
+    port = free_port()
+    config = tmp_path / "architex.toml"
+    config.write_text(f"[[listeners]]\nport = {port}\n[processes]\nweb_workers = 1\n")
+    checkout = Path(__file__).parent.parent.parent
+    gunicorn = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "architex.wsgi"],
+        cwd=checkout,
+        env={**os.environ, "ARCHITEX_CONFIG": str(config)},
+    )
+    server = RunningServer(config, f"http://127.0.0.1:{port}", tmp_path / "data")
+    try:
+        _wait_until(server.is_healthy, "gunicorn serves")
+        processes = psutil.Process(gunicorn.pid).children(recursive=True)
+        gunicorn.terminate()
+        assert gunicorn.wait(20) == 0
+        _, alive = psutil.wait_procs(processes, timeout=20)
+        assert alive == []
+    finally:
+        gunicorn.kill()
+        gunicorn.wait()
