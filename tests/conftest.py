@@ -12,9 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from architex.bootstrap import Core
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.migrations import migrate
 from architex.storage.pool import Database
+from tests.core import make_core
 
 _TEMPLATE = "architex_template"
 _names = (f"test_{number}" for number in itertools.count())
@@ -95,6 +97,12 @@ def database(database_url: str) -> Iterator[Database]:
     pool = Database(database_url, max_size=16)
     yield pool
     pool.close()
+
+
+@pytest.fixture
+def core(database: Database) -> Core:
+    """The log and the commit queue of a server, over a database for this test alone."""
+    return make_core(database)
 
 
 @pytest.fixture(scope="module")
