@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_decisions_of_two_processes_see_each_other(core: Core, database: Databas
     with pytest.raises(Forbidden):
         send_message(other, room_id, BOB, "and was banned through it")
     facts = core.event_log.facts_after(0, 100)
-    for before, after in zip(facts, facts[1:], strict=False):
+    for before, after in pairwise(facts):
         assert after.pdu.prev_events == (before.pdu.event_id,)
 
 

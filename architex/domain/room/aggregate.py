@@ -19,7 +19,15 @@ from architex.domain.auth_rules import (
     check_state_independent_auth_rules,
 )
 from architex.domain.identifiers import EventId, RoomId, ServerName, UserId
-from architex.domain.pdu import Pdu, StateKey, build_event, compute_reference_hash, parse_pdu
+from architex.domain.pdu import (
+    Pdu,
+    StateKey,
+    build_event,
+    check_pdu_size,
+    compute_reference_hash,
+    encode_event_json,
+    parse_pdu,
+)
 from architex.domain.room.events import Fact, PduAccepted, SenderDevice
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import SigningKey, sign_event
@@ -128,6 +136,7 @@ class Room:
             reference_hashes=self._reference_hashes(auth_events),
         )
         event, event_id = sign_event(self.rules, unsigned_event, signer.server_name, signer.key)
+        check_pdu_size(encode_event_json(self.rules, event))
         pdu = parse_pdu(self.rules, event, event_id=event_id)
         check_state_independent_auth_rules(
             self.rules, pdu, auth_events, create=self.find_state("m.room.create")
@@ -282,6 +291,7 @@ def compose_create_event(
         reference_hashes={},
     )
     event, event_id = sign_event(rules, unsigned_event, signer.server_name, signer.key)
+    check_pdu_size(encode_event_json(rules, event))
     pdu = parse_pdu(rules, event, event_id=event_id)
     check_state_independent_auth_rules(rules, pdu, [])
     return pdu
