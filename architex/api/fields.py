@@ -35,6 +35,19 @@ class JsonObject(fields.Field[dict[str, Any]]):
         return value
 
 
+class WholeNumber(fields.Field[int]):
+    """A JSON number without a fraction, and nothing that merely looks like one."""
+
+    default_error_messages = {"invalid": "Not a whole number."}  # noqa: RUF012 - marshmallow's form
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self.make_error("invalid")
+        return value
+
+
 def refuse_nul(value: str) -> None:
     """Validate that a string holds no U+0000, which PostgreSQL's text cannot keep.
 

@@ -54,6 +54,7 @@ from architex.usecases.requester import Requester
 
 MAX_SERVERS: Final = 50
 MAX_LISTED_ROOMS: Final = 1000
+EVERY_ROOM: Final = RoomListFilter()
 
 _PLACE: Final = re.compile(r"(?P<direction>[np])(?P<joined>[0-9]{1,18})\.(?P<nid>[0-9]{1,18})")
 _WriteRows = Callable[[Execute, int], None]
@@ -96,7 +97,7 @@ class RoomListRequest:
 
     limit: int = 0
     since: str | None = None
-    room_filter: RoomListFilter = RoomListFilter()
+    room_filter: RoomListFilter = EVERY_ROOM
     all_networks: bool = False
     network: str | None = None
 
