@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from architex.settings import RateLimitSettings
-from tests.api.client import Server, User, start_server, stop_server, test_settings
+from tests.api.client import Server, User, settings_for, start_server, stop_server
 
 
 @pytest.fixture(scope="module")
 def server(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server shared by the tests of one file; each test makes users of its own."""
     directory: Path = tmp_path_factory.mktemp("server")
-    settings = test_settings(directory, rate_limits=RateLimitSettings(enabled=False))
+    settings = settings_for(directory, rate_limits=RateLimitSettings(enabled=False))
     started = start_server(module_database_url, settings)
     yield started
     stop_server(started)

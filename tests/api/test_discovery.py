@@ -1,0 +1,67 @@
+"""Versions, capabilities and well-known files."""
+
+from __future__ import annotations
+
+import re
+
+import falcon
+import falcon.testing
+
+from architex.api.well_known import (
+    WellKnown,
+    WellKnownServerResource,
+    WellKnownSupportResource,
+)
+from tests.api.client import Server, User
+
+
+def test_versions_are_public_and_of_the_specs_form(server: Server) -> None:
+    versions = server.request("GET", "/_matrix/client/versions").ok()["versions"]
+    assert versions[-1] == "v1.19"
+    assert "v1.1" in versions
+    assert all(re.fullmatch(r"v1\.\d+|r0\.\d\.\d", version) for version in versions)
+
+
+def test_capabilities_need_a_user(server: Server, alice: User) -> None:
+    server.request("GET", "/capabilities").refused(401, "M_MISSING_TOKEN")
+    capabilities = alice.get("/capabilities").ok()["capabilities"]
+    assert capabilities["m.change_password"] == {"enabled": True}
+    assert capabilities["m.3pid_changes"] == {"enabled": False}
+    assert capabilities["m.profile_fields"] == {"enabled": True}
+    rooms = capabilities["m.room_versions"]
+    assert rooms["available"][rooms["default"]] == "stable"
+
+
+def test_capabilities_answer_under_every_version_prefix(alice: User) -> None:
+    for prefix in ("r0", "v1", "v3"):
+        alice.get(f"/_matrix/client/{prefix}/capabilities").ok()
+
+
+def test_clients_find_the_server(server: Server) -> None:
+    answer = server.request("GET", "/.well-known/matrix/client")
+    assert answer.ok() == {"m.homeserver": {"base_url": "https://matrix.test.example"}}
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+def test_what_the_operator_does_not_say_is_not_found(server: Server) -> None:
+    server.request("GET", "/.well-known/matrix/support").refused(404, "M_NOT_FOUND")
+    server.request("GET", "/.well-known/matrix/server").refused(404, "M_NOT_FOUND")
+
+
+def test_what_the_operator_says_is_told() -> None:
+    contacts = [{"role": "m.role.admin", "email_address": "a@x.example"}]
+    told = WellKnown(
+        base_url="https://x.example",
+        delegated_server="matrix.x.example:443",
+        support_page="https://x.example/help",
+        contacts=contacts,
+    )
+    app = falcon.App()
+    app.add_route("/server", WellKnownServerResource(told))
+    app.add_route("/support", WellKnownSupportResource(told))
+    client = falcon.testing.TestClient(app)
+    assert client.simulate_get("/server").json == {"m.server": "matrix.x.example:443"}
+    assert client.simulate_get("/support").json == {
+        "contacts": contacts,
+        "support_page": "https://x.example/help",
+    }

@@ -1,0 +1,255 @@
+"""Logging in and out through the client API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from architex.settings import RateLimit, RateLimitSettings
+from architex.storage.pool import Database
+from tests.api.client import (
+    PASSWORD,
+    Answer,
+    Server,
+    User,
+    settings_for,
+    start_server,
+    stop_server,
+)
+
+
+def log_in(server: Server, user: str, password: str = PASSWORD, **more: Any) -> Answer:
+    """Log in with a password."""
+    identifier = {"type": "m.id.user", "user": user}
+    body = {"type": "m.login.password", "identifier": identifier, "password": password, **more}
+    return server.request("POST", "/login", body)
+
+
+def test_password_is_a_login_flow(server: Server) -> None:
+    assert server.request("GET", "/login").ok() == {"flows": [{"type": "m.login.password"}]}
+
+
+def test_user_logs_in_with_user_id_or_localpart(server: Server, alice: User) -> None:
+    localpart = alice.user_id[1:].partition(":")[0]
+    for name in (alice.user_id, localpart, localpart.upper()):
+        told = log_in(server, name).ok()
+        assert told["user_id"] == alice.user_id
+        assert set(told) == {"user_id", "access_token", "device_id"}
+        server.request("GET", "/account/whoami", token=told["access_token"]).ok()
+
+
+def test_old_form_of_naming_the_user_is_understood(server: Server, alice: User) -> None:
+    body = {"type": "m.login.password", "user": alice.user_id, "password": PASSWORD}
+    assert server.request("POST", "/login", body).ok()["user_id"] == alice.user_id
+
+
+def test_wrong_password_and_unknown_users_are_refused_alike(server: Server, alice: User) -> None:
+    wrong = log_in(server, alice.user_id, PASSWORD + "x").refused(403, "M_FORBIDDEN")
+    unknown = log_in(server, "i-ought-not-to-exist").refused(403, "M_FORBIDDEN")
+    assert wrong == unknown
+    for user in ("@alice:elsewhere.example", "@", "", "a\0b", "@x", "é", "@:test.example"):
+        log_in(server, user).refused(403, "M_FORBIDDEN")
+
+
+def test_users_of_unknown_addresses_are_refused(server: Server) -> None:
+    body = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.thirdparty", "medium": "email", "address": "a@b.example"},
+        "password": PASSWORD,
+    }
+    server.request("POST", "/login", body).refused(403, "M_FORBIDDEN")
+
+
+@pytest.mark.parametrize(
+    ("body", "errcode"),
+    [
+        ({"type": "m.login.cas", "password": "x"}, "M_UNKNOWN"),
+        ({"password": "x", "user": "x"}, "M_MISSING_PARAM"),
+        ({"type": "m.login.password", "user": "x"}, "M_MISSING_PARAM"),
+        ({"type": "m.login.password", "password": "x"}, "M_MISSING_PARAM"),
+        ({"type": "m.login.password", "password": "x", "user": 1}, "M_BAD_JSON"),
+        ({"type": "m.login.password", "password": 1, "user": "x"}, "M_BAD_JSON"),
+        ({"type": "m.login.password", "password": "x", "identifier": "x"}, "M_BAD_JSON"),
+        ({"type": "m.login.password", "password": "x", "identifier": {}}, "M_BAD_JSON"),
+        (
+            {"type": "m.login.password", "password": "x", "identifier": {"type": "m.id.user"}},
+            "M_MISSING_PARAM",
+        ),
+        (
+            {"type": "m.login.password", "password": "x", "identifier": {"type": ["m.id.user"]}},
+            "M_BAD_JSON",
+        ),
+    ],
+)
+def test_malformed_login_is_refused(server: Server, body: Any, errcode: str) -> None:
+    server.request("POST", "/login", body).refused(400, errcode)
+
+
+def test_logging_in_on_a_known_device_voids_its_old_token(alice: User) -> None:
+    first = alice.log_in_again(device_id="PHONE", initial_device_display_name="Phone")
+    second = alice.log_in_again(device_id="PHONE", initial_device_display_name="Other")
+    first.get("/account/whoami").refused(401, "M_UNKNOWN_TOKEN")
+    assert second.get("/account/whoami").ok()["device_id"] == "PHONE"
+    # A known device keeps its name.
+    assert second.get("/devices/PHONE").ok()["display_name"] == "Phone"
+    alice.get("/account/whoami").ok()
+
+
+def test_tokens_are_not_kept_as_they_are(alice: User, module_database: Database) -> None:
+    rows = module_database.fetch_all("SELECT t::text FROM access_tokens t")
+    assert rows
+    assert not any(alice.token in row[0] for row in rows)
+    rows = module_database.fetch_all("SELECT u::text FROM users u")
+    assert not any(PASSWORD in row[0] for row in rows)
+
+
+# Access tokens
+
+
+def test_token_may_come_in_the_query(server: Server, alice: User) -> None:
+    answer = server.request("GET", "/account/whoami", params={"access_token": alice.token})
+    assert answer.ok()["user_id"] == alice.user_id
+
+
+def test_request_without_token_is_told_so(server: Server) -> None:
+    server.request("GET", "/account/whoami").refused(401, "M_MISSING_TOKEN")
+    for header in ("Basic YTpi", "Bearer", "Bearer  "):
+        answer = server.request("GET", "/account/whoami", headers={"Authorization": header})
+        answer.refused(401, "M_MISSING_TOKEN")
+
+
+def test_unknown_token_is_a_hard_logout(server: Server) -> None:
+    for token in ("an/invalid/token", "arx_", "é", "\x7f"):
+        body = server.request("GET", "/account/whoami", params={"access_token": token}).refused(
+            401, "M_UNKNOWN_TOKEN"
+        )
+        assert body["soft_logout"] is False
+
+
+# Logging out
+
+
+def test_logout_ends_the_token_and_the_device(alice: User) -> None:
+    other = alice.log_in_again()
+    assert alice.post("/logout").ok() == {}
+    alice.get("/account/whoami").refused(401, "M_UNKNOWN_TOKEN")
+    devices = other.get("/devices").ok()["devices"]
+    assert [device["device_id"] for device in devices] == [other.device_id]
+
+
+def test_logout_everywhere_ends_all_tokens(alice: User) -> None:
+    other = alice.log_in_again()
+    alice.post("/logout/all").ok()
+    for user in (alice, other):
+        user.get("/account/whoami").refused(401, "M_UNKNOWN_TOKEN")
+    assert len(alice.log_in_again().get("/devices").ok()["devices"]) == 1
+
+
+def test_logout_needs_a_token(server: Server) -> None:
+    server.request("POST", "/logout", {}).refused(401, "M_MISSING_TOKEN")
+    server.request("POST", "/logout", {}, token="no").refused(401, "M_UNKNOWN_TOKEN")
+
+
+def test_locked_user_can_only_log_out(alice: User, module_database: Database) -> None:
+    other = alice.log_in_again()
+    module_database.execute("UPDATE users SET locked = true WHERE user_id = %s", (alice.user_id,))
+    body = alice.get("/account/whoami").refused(401, "M_USER_LOCKED")
+    assert body["soft_logout"] is True
+    log_in(alice.server, alice.user_id).refused(401, "M_USER_LOCKED")
+    alice.post("/logout").ok()
+    other.post("/logout/all").ok()
+
+
+# Refreshing
+
+
+def refresh(server: Server, token: str) -> Answer:
+    """Ask for new tokens."""
+    return server.request("POST", "/refresh", {"refresh_token": token})
+
+
+def test_client_that_can_refresh_gets_a_token_that_expires(server: Server, alice: User) -> None:
+    told = log_in(server, alice.user_id, refresh_token=True).ok()
+    assert told["expires_in_ms"] > 0
+    fresh = refresh(server, told["refresh_token"]).ok()
+    assert set(fresh) == {"access_token", "refresh_token", "expires_in_ms"}
+    whoami = server.request("GET", "/account/whoami", token=fresh["access_token"]).ok()
+    assert whoami["device_id"] == told["device_id"]
+
+
+def test_old_tokens_live_until_the_new_ones_are_used(server: Server, alice: User) -> None:
+    told = log_in(server, alice.user_id, refresh_token=True).ok()
+    lost = refresh(server, told["refresh_token"]).ok()
+    # The answer got lost: the client asks again, with what it has.
+    server.request("GET", "/account/whoami", token=told["access_token"]).ok()
+    fresh = refresh(server, told["refresh_token"]).ok()
+    server.request("GET", "/account/whoami", token=lost["access_token"]).refused(
+        401, "M_UNKNOWN_TOKEN"
+    )
+    refresh(server, lost["refresh_token"]).refused(401, "M_UNKNOWN_TOKEN")
+    server.request("GET", "/account/whoami", token=fresh["access_token"]).ok()
+    refresh(server, told["refresh_token"]).refused(401, "M_UNKNOWN_TOKEN")
+    server.request("GET", "/account/whoami", token=told["access_token"]).refused(
+        401, "M_UNKNOWN_TOKEN"
+    )
+    # Using the new refresh token confirms as well.
+    newest = refresh(server, fresh["refresh_token"]).ok()
+    refresh(server, newest["refresh_token"]).ok()
+    refresh(server, fresh["refresh_token"]).refused(401, "M_UNKNOWN_TOKEN")
+
+
+def test_refresh_token_ends_with_its_device(server: Server, alice: User) -> None:
+    told = log_in(server, alice.user_id, refresh_token=True).ok()
+    server.request("POST", "/logout", {}, token=told["access_token"]).ok()
+    refresh(server, told["refresh_token"]).refused(401, "M_UNKNOWN_TOKEN")
+
+
+def test_malformed_refresh_is_refused(server: Server) -> None:
+    server.request("POST", "/refresh", {}).refused(400, "M_MISSING_PARAM")
+    server.request("POST", "/refresh", {"refresh_token": 1}).refused(400, "M_BAD_JSON")
+
+
+def test_expired_token_is_a_soft_logout(
+    server: Server, alice: User, module_database: Database
+) -> None:
+    told = log_in(server, alice.user_id, refresh_token=True).ok()
+    module_database.execute(
+        "UPDATE access_tokens SET expires_ts = 1 WHERE device_id = %s", (told["device_id"],)
+    )
+    body = server.request("GET", "/account/whoami", token=told["access_token"]).refused(
+        401, "M_UNKNOWN_TOKEN"
+    )
+    assert body["soft_logout"] is True
+    refresh(server, told["refresh_token"]).ok()
+
+
+# Limits
+
+
+def test_guessing_passwords_is_limited_per_account(database_url: str, tmp_path: Any) -> None:
+    limits = RateLimitSettings(
+        registrations=RateLimit(per_second=10, burst=100),
+        logins=RateLimit(per_second=0.001, burst=3),
+    )
+    server = start_server(database_url, settings_for(tmp_path, rate_limits=limits))
+    user = server.register("target")
+    auth = user.password_auth("wrong")
+    for _ in range(3):
+        assert user.post("/account/password", {"new_password": "x", "auth": auth}).status == 401
+    answer = user.post("/account/password", {"new_password": "x", "auth": auth})
+    answer.refused(429, "M_LIMIT_EXCEEDED")
+    # The right password is refused as well, or guessing would go on.
+    answer = user.post("/account/password", {"new_password": "x", "auth": user.password_auth()})
+    answer.refused(429, "M_LIMIT_EXCEEDED")
+    stop_server(server)
+
+
+def test_logins_from_one_address_are_limited(database_url: str, tmp_path: Any) -> None:
+    limits = RateLimitSettings(logins=RateLimit(per_second=0.001, burst=2))
+    server = start_server(database_url, settings_for(tmp_path, rate_limits=limits))
+    server.register("target")
+    log_in(server, "target").ok()
+    log_in(server, "nobody").refused(403, "M_FORBIDDEN")
+    log_in(server, "target").refused(429, "M_LIMIT_EXCEEDED")
+    stop_server(server)
