@@ -21,6 +21,7 @@ from architex.domain.room.aggregate import Signer
 from architex.domain.signing import SigningKey
 from architex.gateways.clock import Clock, Randomness, SystemClock, SystemRandomness
 from architex.gateways.passwords import Argon2Passwords
+from architex.gateways.timers import call_later
 from architex.projections.base import Projection
 from architex.projections.current_state import CurrentState, CurrentStateFinder
 from architex.projections.directory_reads import DirectoryReads
@@ -40,28 +41,44 @@ from architex.storage.filters import FilterStore
 from architex.storage.forgotten_rooms import ForgottenRooms
 from architex.storage.interactive_auth_sessions import InteractiveAuthSessionStore
 from architex.storage.key_files import load_or_create_signing_key
+from architex.storage.lazy_members import LazyMemberStore
 from architex.storage.notifier import Notifier
 from architex.storage.pool import Database
+from architex.storage.presence import PresenceStore
 from architex.storage.profiles import ProfileStore
+from architex.storage.published_rooms import PublishedRoomStore
 from architex.storage.registration_tokens import RegistrationTokenStore
 from architex.storage.room_aliases import RoomAliasStore
 from architex.usecases.account_data import AccountData
 from architex.usecases.accounts import Accounts
 from architex.usecases.catalogue import UseCases
 from architex.usecases.devices import Devices
-from architex.usecases.directory import Directory, DirectoryPolicy, NoRemoteDirectory
+from architex.usecases.directory import (
+    Directory,
+    DirectoryPolicy,
+    NoRemoteDirectory,
+    PublicRooms,
+)
+from architex.usecases.event_rendering import EventRendering
 from architex.usecases.filters import Filters
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.login import Login
 from architex.usecases.password_check import PasswordCheck
+from architex.usecases.presence import PresenceUpdates
 from architex.usecases.profiles import NoRemoteProfiles, Profiles
 from architex.usecases.rate_limits import RateLimit, RateLimits
+from architex.usecases.receipts import Receipts
 from architex.usecases.registration import Registration, RegistrationPolicy
 from architex.usecases.requester import Requester
 from architex.usecases.room_creation import RoomCreation
+from architex.usecases.room_reading import RoomReading
 from architex.usecases.sending import Sending
 from architex.usecases.sessions import Sessions
+from architex.usecases.sync_rooms import SyncRooms
+from architex.usecases.syncing import Syncing
+from architex.usecases.typing import Typing
+from architex.usecases.user_directory import UserDirectory
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +186,10 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
         anyone_may_publish=settings.room_directory.anyone_may_publish,
     )
     directory_reads = DirectoryReads(database, core.event_log)
+    rendering = EventRendering()
+    presence = PresenceUpdates(
+        PresenceStore(database), commits, clock, enabled=settings.presence.enabled
+    )
     directory = Directory(
         aliases=RoomAliasStore(database),
         reads=directory_reads,
@@ -201,6 +222,14 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
             list_joined_rooms=members.list_joined_rooms,
             remote=NoRemoteProfiles(),
         ),
+        public_rooms=PublicRooms(
+            published=PublishedRoomStore(database),
+            reads=directory_reads,
+            clock=clock,
+            server_name=settings.server_name,
+            policy=directory_policy,
+            remote=NoRemoteDirectory(),
+        ),
         rate_limits=rate_limits,
         registration=Registration(
             server_name=settings.server_name,
@@ -230,6 +259,19 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
         ),
         sending=Sending(commits=commits, events=EventLookup(database), aliases=directory),
         sessions=sessions,
+        presence=presence,
+        receipts=Receipts(database, rendering.event_reads, commits, clock),
+        room_reading=RoomReading(database, rendering, clock),
+        syncing=Syncing(
+            database,
+            SyncRooms(rendering),
+            core.notifier,
+            LazyMemberStore(database),
+            presence,
+            clock,
+        ),
+        typing=Typing(database, commits, clock, call_later),
+        user_directory=UserDirectory(directory_reads),
     )
 
 

@@ -15,9 +15,11 @@ from typing import Final
 
 from architex.domain.errors import InvalidParam
 
-# Positions are PostgreSQL's bigint: 18 digits always fit.
-_SYNC_TOKEN: Final = re.compile(r"s([0-9]{1,18})", re.ASCII)
-_PAGINATION_TOKEN: Final = re.compile(r"(?:s|t)(-?[0-9]{1,18})", re.ASCII)
+_MAX_NUMBER: Final = 2**62
+"""Tokens name PostgreSQL's bigints, and leave room to count on from them."""
+
+_SYNC_TOKEN: Final = re.compile(r"s([0-9]{1,19})", re.ASCII)
+_PAGINATION_TOKEN: Final = re.compile(r"(?:s|t)(-?[0-9]{1,19})", re.ASCII)
 
 
 def format_sync_token(position: int) -> str:
@@ -32,7 +34,7 @@ def parse_sync_token(text: str) -> int:
         InvalidParam: it is no token that this server gives.
     """
     match = _SYNC_TOKEN.fullmatch(text)
-    if match is None:
+    if match is None or int(match[1]) > _MAX_NUMBER:
         raise InvalidParam("The since token is not one that this server gave.")
     return int(match[1])
 
@@ -49,6 +51,6 @@ def parse_pagination_token(text: str) -> int:
         InvalidParam: it is no token that this server gives.
     """
     match = _PAGINATION_TOKEN.fullmatch(text)
-    if match is None:
+    if match is None or abs(int(match[1])) > _MAX_NUMBER:
         raise InvalidParam("The pagination token is not one that this server gave.")
     return int(match[1])

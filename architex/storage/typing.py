@@ -13,7 +13,7 @@ from typing import Final
 
 from architex.domain.identifiers import UserId
 from architex.storage.commit_queue import Execute
-from architex.storage.pool import PgConnection
+from architex.storage.pool import Database, PgConnection
 
 STOPPED: Final = 0
 """`expires_ts` of a user who stopped typing, and of whom the readers were told."""
@@ -33,6 +33,21 @@ def put_typing(
         " position = excluded.position",
         (room_nid, user_id, expires_ts, position),
     )
+
+
+def prolong_typing(database: Database, room_nid: int, user_id: UserId, expires_ts: int) -> None:
+    """Move the end of somebody's typing; nobody needs to be told."""
+    database.execute(
+        "UPDATE typing SET expires_ts = %s"
+        " WHERE room_nid = %s AND user_id = %s AND expires_ts > 0",
+        (expires_ts, room_nid, user_id),
+    )
+
+
+def find_next_expiry(database: Database) -> int | None:
+    """When the next user's time is over, milliseconds since 1970; None when nobody types."""
+    row = database.fetch_one("SELECT min(expires_ts) FROM typing WHERE expires_ts > 0")
+    return None if row is None or row[0] is None else int(row[0])
 
 
 def stop_expired_typing(execute: Execute, position: int, *, now_ms: int) -> None:

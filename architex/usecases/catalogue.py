@@ -7,17 +7,23 @@ from dataclasses import dataclass
 from architex.usecases.account_data import AccountData
 from architex.usecases.accounts import Accounts
 from architex.usecases.devices import Devices
-from architex.usecases.directory import Directory
+from architex.usecases.directory import Directory, PublicRooms
 from architex.usecases.filters import Filters
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.login import Login
+from architex.usecases.presence import PresenceUpdates
 from architex.usecases.profiles import Profiles
 from architex.usecases.rate_limits import RateLimits
+from architex.usecases.receipts import Receipts
 from architex.usecases.registration import Registration
 from architex.usecases.room_creation import RoomCreation
+from architex.usecases.room_reading import RoomReading
 from architex.usecases.sending import Sending
 from architex.usecases.sessions import Sessions
+from architex.usecases.syncing import Syncing
+from architex.usecases.typing import Typing
+from architex.usecases.user_directory import UserDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +39,15 @@ class UseCases:
     joining: Joining
     login: Login
     profiles: Profiles
+    public_rooms: PublicRooms
     rate_limits: RateLimits
     registration: Registration
     room_creation: RoomCreation
     sending: Sending
     sessions: Sessions
+    user_directory: UserDirectory
+    presence: PresenceUpdates
+    receipts: Receipts
+    room_reading: RoomReading
+    syncing: Syncing
+    typing: Typing

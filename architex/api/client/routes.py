@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from architex.api.client import membership, room_creation, sending
+from architex.api.client import directory as directories
+from architex.api.client import (
+    membership,
+    presence,
+    receipts,
+    room_creation,
+    room_reading,
+    room_state,
+    sending,
+    sync,
+    user_directory,
+)
 from architex.api.client.account_routes import account_routes
 from architex.api.routing import Route
 from architex.usecases.catalogue import UseCases
@@ -14,9 +25,25 @@ def client_routes(use_cases: UseCases) -> list[Route]:
     Spec: https://spec.matrix.org/v1.19/client-server-api/
     """
     joining, directory = use_cases.joining, use_cases.directory
-    state = sending.StateEventResource(use_cases.sending)
+    reading, receipt, typing = use_cases.room_reading, use_cases.receipts, use_cases.typing
+    state = room_state.StateEventResource(use_cases.sending, reading)
     return [
         *account_routes(use_cases),
+        Route("/directory/room/{room_alias}", directories.AliasResource(directory)),
+        Route("/rooms/{room_id}/aliases", directories.RoomAliasesResource(directory)),
+        Route(
+            "/directory/list/room/{room_id}",
+            directories.RoomVisibilityResource(use_cases.public_rooms),
+        ),
+        Route(
+            "/directory/list/appservice/{network_id}/{room_id}",
+            directories.AppserviceRoomVisibilityResource(use_cases.public_rooms),
+        ),
+        Route("/publicRooms", directories.PublicRoomsResource(use_cases.public_rooms)),
+        Route(
+            "/user_directory/search",
+            user_directory.UserDirectorySearchResource(use_cases.user_directory),
+        ),
         Route("/createRoom", room_creation.CreateRoomResource(use_cases.room_creation)),
         Route("/join/{room_id_or_alias}", membership.JoinByIdOrAliasResource(joining, directory)),
         Route("/knock/{room_id_or_alias}", membership.KnockResource(joining, directory)),
@@ -36,6 +63,19 @@ def client_routes(use_cases: UseCases) -> list[Route]:
             "/rooms/{room_id}/redact/{event_id}/{txn_id}",
             sending.RedactResource(use_cases.sending),
         ),
+        Route("/rooms/{room_id}/state", room_state.StateResource(reading)),
         Route("/rooms/{room_id}/state/{event_type}", state),
         Route("/rooms/{room_id}/state/{event_type}/{state_key}", state),
+        Route("/rooms/{room_id}/messages", room_reading.MessagesResource(reading)),
+        Route("/rooms/{room_id}/event/{event_id}", room_reading.EventResource(reading)),
+        Route("/rooms/{room_id}/context/{event_id}", room_reading.ContextResource(reading)),
+        Route("/rooms/{room_id}/members", room_reading.MembersResource(reading)),
+        Route("/rooms/{room_id}/joined_members", room_reading.JoinedMembersResource(reading)),
+        Route(
+            "/rooms/{room_id}/receipt/{receipt_type}/{event_id}", receipts.ReceiptResource(receipt)
+        ),
+        Route("/rooms/{room_id}/read_markers", receipts.ReadMarkersResource(receipt)),
+        Route("/rooms/{room_id}/typing/{user_id}", receipts.TypingResource(typing)),
+        Route("/presence/{user_id}/status", presence.PresenceResource(use_cases.presence)),
+        Route("/sync", sync.SyncResource(use_cases.syncing, use_cases.filters)),
     ]
