@@ -10,6 +10,7 @@ from typing import ClassVar
 import falcon
 from marshmallow import fields, validate
 
+from architex.api.fields import TrueOrFalse
 from architex.api.requests import BodySchema, json_body, load, require_user
 from architex.usecases.room_creation import PRESETS, RoomCreation, RoomRequest
 
@@ -26,7 +27,7 @@ class CreateRoomSchema(BodySchema):
     creation_content = fields.Dict(keys=fields.String())
     initial_state = fields.List(fields.Dict(keys=fields.String()))
     preset = fields.String(validate=validate.OneOf(list(PRESETS)))
-    is_direct = fields.Boolean()
+    is_direct = TrueOrFalse()
     power_level_content_override = fields.Dict(keys=fields.String())
 
 

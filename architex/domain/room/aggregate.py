@@ -23,9 +23,8 @@ from architex.domain.pdu import (
     Pdu,
     StateKey,
     build_event,
-    check_pdu_size,
+    check_pdu_format,
     compute_reference_hash,
-    encode_event_json,
     parse_pdu,
 )
 from architex.domain.room.events import Fact, PduAccepted, SenderDevice
@@ -136,7 +135,7 @@ class Room:
             reference_hashes=self._reference_hashes(auth_events),
         )
         event, event_id = sign_event(self.rules, unsigned_event, signer.server_name, signer.key)
-        check_pdu_size(encode_event_json(self.rules, event))
+        check_pdu_format(self.rules, event)
         pdu = parse_pdu(self.rules, event, event_id=event_id)
         check_state_independent_auth_rules(
             self.rules, pdu, auth_events, create=self.find_state("m.room.create")
@@ -291,7 +290,7 @@ def compose_create_event(
         reference_hashes={},
     )
     event, event_id = sign_event(rules, unsigned_event, signer.server_name, signer.key)
-    check_pdu_size(encode_event_json(rules, event))
+    check_pdu_format(rules, event)
     pdu = parse_pdu(rules, event, event_id=event_id)
     check_state_independent_auth_rules(rules, pdu, [])
     return pdu
