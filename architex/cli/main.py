@@ -20,6 +20,12 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "generate_config",
         "Write a commented architex.toml, with secrets and keys made.",
     ),
+    "user": ("architex.cli.users", "user", "Make, list, change and end accounts."),
+    "registration-token": (
+        "architex.cli.registration_tokens",
+        "registration_token",
+        "Make, list and delete tokens that let people register.",
+    ),
     "database": ("architex.cli.database", "database", "Migrate, check or run the database."),
     "keys": ("architex.cli.keys", "keys", "Make and show the signing key."),
 }

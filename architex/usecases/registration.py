@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from architex.domain.errors import (
     GuestAccessForbidden,
     InvalidParam,
     MissingParam,
+    NotFound,
     Unauthorized,
     Unrecognized,
     UserInUse,
@@ -25,7 +27,7 @@ from architex.domain.identifiers import ServerName, UserId, check_localpart, loc
 from architex.gateways.clock import Clock, Randomness
 from architex.gateways.passwords import Hash, Passwords
 from architex.storage.accounts import Account, AccountStore
-from architex.storage.registration_tokens import RegistrationTokenStore
+from architex.storage.registration_tokens import RegistrationToken, RegistrationTokenStore
 from architex.usecases.interactive_auth import (
     DUMMY,
     REGISTRATION_TOKEN,
@@ -40,6 +42,7 @@ from architex.usecases.sessions import DeviceWish, NewSession, Sessions, check_d
 #: How long a nonce of the shared-secret registration is good, in milliseconds.
 NONCE_LIFETIME_MS: Final = 60 * 1000
 
+_REGISTRATION_TOKEN: Final = re.compile(r"[0-9A-Za-z._~-]{1,64}", re.ASCII)
 _LOCALPART_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -197,6 +200,50 @@ class Registration:
         """
         password_hash = None if password is None else self._hash(password)
         return self._create_account(username, password_hash=password_hash, is_admin=is_admin)
+
+    # Registration tokens, for the operator
+
+    def create_token(
+        self, token: str | None, *, uses_allowed: int | None, lifetime_ms: int | None
+    ) -> str:
+        """Make a registration token; returns it.
+
+        Args:
+            token: None for a random one.
+            uses_allowed: accounts it is good for; None for any number.
+            lifetime_ms: how long it is good, in milliseconds; None for ever.
+
+        Raises:
+            InvalidParam: it is not of the grammar, or there is such a token already.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#token-authenticated-registration
+        """
+        token = token or self.randomness.token_urlsafe(12)
+        if _REGISTRATION_TOKEN.fullmatch(token) is None:
+            raise InvalidParam("A token has 1 to 64 characters of A-Z a-z 0-9 - . _ ~")
+        now_ms = self.clock.now_ms()
+        created = self.registration_tokens.create_token(
+            token,
+            uses_allowed=uses_allowed,
+            expires_ts=None if lifetime_ms is None else now_ms + lifetime_ms,
+            now_ms=now_ms,
+        )
+        if not created:
+            raise InvalidParam(f"There is a token {token} already.")
+        return token
+
+    def list_tokens(self) -> Sequence[RegistrationToken]:
+        """All registration tokens, the spent and expired ones included."""
+        return self.registration_tokens.list_tokens()
+
+    def delete_token(self, token: str) -> None:
+        """Make a registration token worthless.
+
+        Raises:
+            NotFound: there is no such token.
+        """
+        if not self.registration_tokens.delete_token(token):
+            raise NotFound(f"There is no registration token {token}.")
 
     # The shared-secret door, as Synapse has it: scripts everywhere know it.
 

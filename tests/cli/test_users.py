@@ -1,0 +1,106 @@
+"""The commands about accounts and registration tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from architex.cli import registration_tokens, users
+from architex.cli.main import main
+from architex.settings import Settings
+from architex.storage.pool import Database
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Run:
+    """Run a command over this test's database."""
+
+    @contextmanager
+    def ready(settings: Settings) -> Iterator[str]:
+        yield database_url
+
+    # The test cluster is not durable, which the commands would refuse.
+    monkeypatch.setattr(users, "database_ready", ready)
+    monkeypatch.setattr(registration_tokens, "database_ready", ready)
+    config = tmp_path / "architex.toml"
+    config.write_text(
+        f'server_name = "test.example"\ndata_dir = "{tmp_path}"\n'
+        "[registration]\nweak_password_hashing = true\n"
+    )
+
+    def invoke(*arguments: str, input: str | None = None) -> Result:
+        return CliRunner().invoke(main, [*arguments, "--config", str(config)], input=input)
+
+    return invoke
+
+
+def test_user_is_made_with_a_typed_password(run: Run, database: Database) -> None:
+    result = run("user", "create", "Alice", "--admin", input="secret\nsecret\n")
+    assert result.exit_code == 0, result.output
+    assert "@alice:test.example can log in now" in result.output
+    rows = database.fetch_all("SELECT user_id, is_admin, password_hash FROM users")
+    assert [row[:2] for row in rows] == [("@alice:test.example", True)]
+    assert rows[0][2].startswith("$argon2id$")
+
+
+def test_user_is_made_once(run: Run) -> None:
+    assert run("user", "create", "alice", "--generate").exit_code == 0
+    again = run("user", "create", "@alice:test.example", "--password-stdin", input="x\n")
+    assert again.exit_code == 1
+    assert "already taken" in again.output
+
+
+@pytest.mark.parametrize("name", ["a b", "@alice:elsewhere.example", "@"])
+def test_impossible_user_is_refused(run: Run, name: str) -> None:
+    result = run("user", "create", name, "--generate")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+
+
+def test_empty_password_is_refused(run: Run) -> None:
+    assert run("user", "create", "alice", "--password-stdin", input="\n").exit_code == 1
+
+
+def test_password_is_replaced(run: Run, database: Database) -> None:
+    run("user", "create", "alice", "--generate")
+    before = database.fetch_one("SELECT password_hash FROM users")
+    assert run("user", "password", "alice", "--generate").exit_code == 0
+    assert database.fetch_one("SELECT password_hash FROM users") != before
+    assert run("user", "password", "bob", "--generate").exit_code == 1
+
+
+def test_users_are_listed_with_what_is_said_of_them(run: Run) -> None:
+    for name in ("alice", "bob", "carol"):
+        run("user", "create", name, "--generate")
+    assert run("user", "admin", "alice").exit_code == 0
+    assert run("user", "lock", "bob").exit_code == 0
+    assert run("user", "deactivate", "carol", input="n\n").exit_code == 1
+    assert run("user", "deactivate", "carol", "--yes").exit_code == 0
+    lines = [line.split("  ")[1:] for line in run("user", "list").output.splitlines()]
+    assert lines == [
+        ["@alice:test.example", "admin"],
+        ["@bob:test.example", "locked"],
+        ["@carol:test.example", "deactivated"],
+    ]
+    run("user", "admin", "alice", "--revoke")
+    run("user", "lock", "bob", "--unlock")
+    lines = [line.split("  ")[1:] for line in run("user", "list").output.splitlines()]
+    assert lines[:2] == [["@alice:test.example"], ["@bob:test.example"]]
+
+
+def test_registration_tokens_are_made_listed_and_deleted(run: Run) -> None:
+    assert run("registration-token", "create", "welcome", "--uses", "3").output == "welcome\n"
+    assert run("registration-token", "create", "welcome").exit_code == 1
+    assert run("registration-token", "create", "no spaces").exit_code == 1
+    made_up = run("registration-token", "create", "--days", "1").output.strip()
+    listed = run("registration-token", "list").output.splitlines()
+    assert listed[0] == "welcome  used 0 of 3 times"
+    assert listed[1].startswith(f"{made_up}  used 0 of any number of times  until ")
+    assert run("registration-token", "delete", "welcome").exit_code == 0
+    assert run("registration-token", "delete", "welcome").exit_code == 1
