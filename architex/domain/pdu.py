@@ -358,6 +358,9 @@ def _check_sender_and_type(event: Mapping[str, Any]) -> None:
             if field not in event and field == "state_key":
                 continue
             raise InvalidPdu(f"The {field} of the event is not a string.")
+        # Nothing in the spec forbids it, but no database of homeservers can keep it as text.
+        if "\0" in value:
+            raise InvalidPdu(f"The {field} of the event holds a NUL.")
         if not fits_identifier(value):
             raise TooLarge(f"The {field} of the event is longer than {MAX_FIELD_BYTES} bytes.")
 

@@ -141,7 +141,7 @@ def create_content(
         content["creator"] = creator
     if rules.privileged_creators:
         creators = content.pop("additional_creators", [])
-        if not isinstance(creators, list):
+        if not isinstance(creators, list) or not all(isinstance(c, str) for c in creators):
             raise InvalidParam("additional_creators must be a list of user IDs.")
         if request.preset == "trusted_private_chat":
             creators = [*creators, *request.invite]
