@@ -7,12 +7,14 @@ import os
 import signal
 from pathlib import Path
 
-_PR_SET_KEEPCAPS = 8
 _PR_SET_PDEATHSIG = 1
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 4
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAP_DAC_OVERRIDE = 1
 _CAP_DAC_READ_SEARCH = 2
+_CAP_SETPCAP = 8
 _CAPABILITY_VERSION_3 = 0x20080522
 
 # Looked up before any fork: between fork and exec a child must not load libraries.
@@ -36,12 +38,14 @@ def die_with_parent(parent_pid: int, death_signal: signal.Signals = signal.SIGTE
 def find_search_capability() -> int | None:
     """The capability by which we could let another user walk through closed directories.
 
-    None when this process has neither (it is not root, or a container took them away).
+    None when this process has none to give (it is not root, or a container took them away).
     """
     fields = dict(
         line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines()
     )
     ours = int(fields["CapPrm"], 16) & int(fields["CapBnd"], 16)
+    if not ours & (1 << _CAP_SETPCAP):
+        return None
     for capability in (_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE):
         if ours & (1 << capability):
             return capability
@@ -54,7 +58,9 @@ def become_user(uid: int, gid: int, *, capability: int | None = None) -> None:
     Raises OSError when the kernel does not let us.
     """
     if capability is not None:
-        _prctl(_PR_SET_KEEPCAPS, 1)
+        # Capabilities stay as they are when the user changes, and access(2), by which PostgreSQL
+        # looks at its own programs, counts them for a user who is not root.
+        _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)

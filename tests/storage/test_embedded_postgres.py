@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from architex.storage import embedded_postgres
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.start_refusal import StartRefused
 
@@ -23,6 +24,7 @@ from architex.storage.start_refusal import StartRefused
 _HOLDER = """
 import sys, time
 from pathlib import Path
+from architex.storage import embedded_postgres
 from architex.storage.embedded_postgres import EmbeddedPostgres
 cluster = EmbeddedPostgres(Path(sys.argv[1]))
 cluster.ensure_running()
@@ -229,3 +231,36 @@ def test_root_can_run_it_below_a_directory_closed_to_others(pristine: Path) -> N
             assert owner != 0
     finally:
         shutil.rmtree(base)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused by PostgreSQL")
+def test_root_can_run_programs_below_a_directory_closed_to_others(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = embedded_postgres._newest_binaries().directory
+    base = Path(tempfile.mkdtemp(prefix="architex-test-"))  # 0700, of root
+    try:
+        subprocess.run(["cp", "-a", str(ours.parent), str(base / "pg")], check=True)  # noqa: S607 - as above
+        closed = embedded_postgres.Binaries(base / "pg" / "bin", 18)
+        monkeypatch.setattr(embedded_postgres, "_all_binaries", lambda: (closed,))
+        shutil.rmtree(directory / "cluster")  # so that initdb runs too
+        cluster = EmbeddedPostgres(directory, options={"fsync": "off"})
+        with cluster.running():
+            assert _ask(cluster, "SELECT 1") == 1
+    finally:
+        shutil.rmtree(base)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused by PostgreSQL")
+def test_closed_directory_is_explained_where_nothing_can_be_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedded_postgres, "find_search_capability", lambda: None)
+    base = Path(tempfile.mkdtemp(prefix="architex-test-"))  # 0700, of root
+    try:
+        with pytest.raises(StartRefused) as refused:
+            EmbeddedPostgres(base / "postgres").ensure_running()
+    finally:
+        shutil.rmtree(base)
+    assert refused.value.code == "A011"
+    assert f"chmod o+x {base}" in refused.value.mend
