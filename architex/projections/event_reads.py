@@ -136,7 +136,8 @@ class EventReads:
         rows = connection.execute(
             "SELECT position, room_nid, event_id, verdict, redacted_by FROM event_graph"
             " WHERE event_id = ANY(%s)",
-            (list(event_ids),),
+            # U+0000 is in no event ID, and PostgreSQL's text cannot hold it.
+            ([event_id for event_id in event_ids if "\0" not in event_id],),
         ).fetchall()
         return {row[2]: EventPlace(*row) for row in rows}
 

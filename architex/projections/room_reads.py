@@ -335,7 +335,7 @@ def list_timeline(
     filtered = is_hiding(event_filter, ignored)
     if filtered:
         params |= _filter_params(event_filter or RoomEventFilter())
-        params |= {"ignored": list(ignored), "scanned": MAX_SCANNED}
+        params |= {"ignored": _sendable(ignored), "scanned": MAX_SCANNED}
     sql = _TIMELINE_SQL[filtered, "DESC" if newest_first else "ASC"]
     return [TimelineRow(*row) for row in connection.execute(sql.encode(), params).fetchall()]
 
@@ -387,12 +387,17 @@ def find_scan_end(connection: PgConnection, stretch: Stretch, *, newest_first: b
 def _filter_params(event_filter: RoomEventFilter) -> dict[str, Any]:
     types, senders = event_filter.types, event_filter.senders
     return {
-        "types": None if types is None else [_like_pattern(type_) for type_ in types],
-        "not_types": [_like_pattern(type_) for type_ in event_filter.not_types],
-        "senders": None if senders is None else list(senders),
-        "not_senders": list(event_filter.not_senders),
+        "types": None if types is None else [_like_pattern(type_) for type_ in _sendable(types)],
+        "not_types": [_like_pattern(type_) for type_ in _sendable(event_filter.not_types)],
+        "senders": None if senders is None else _sendable(senders),
+        "not_senders": _sendable(event_filter.not_senders),
         "contains_url": event_filter.contains_url,
     }
+
+
+def _sendable(texts: Iterable[str]) -> list[str]:
+    """Without those that hold U+0000: PostgreSQL's text cannot hold it, so they match nothing."""
+    return [text for text in texts if "\0" not in text]
 
 
 def _like_pattern(pattern: str) -> str:

@@ -63,7 +63,9 @@ class Receipts:
         """
         if receipt_type not in RECEIPT_TYPES:
             raise InvalidParam(f"receipt_type must be one of {', '.join(RECEIPT_TYPES)}.")
-        if thread_id is not None and (not thread_id or receipt_type == FULLY_READ):
+        if thread_id is not None and (
+            not thread_id or "\0" in thread_id or receipt_type == FULLY_READ
+        ):
             raise InvalidParam("thread_id must name a thread, and m.fully_read has none.")
         with self.database.connection() as connection:
             place = self._find_event(connection, requester, room_id, event_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import falcon
 from marshmallow import fields, validate
 
+from architex.api.fields import refuse_nul
 from architex.api.requests import BodySchema, json_body, load, require_user
 from architex.usecases.presence import STATES, PresenceUpdates
 
@@ -16,7 +17,7 @@ class PresenceSchema(BodySchema):
     """Body of PUT /presence/{userId}/status."""
 
     presence = fields.String(required=True, validate=validate.OneOf(STATES))
-    status_msg = fields.String(allow_none=True)
+    status_msg = fields.String(allow_none=True, validate=refuse_nul)
 
 
 class PresenceResource:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import falcon
 from marshmallow import fields
 
+from architex.api.fields import TrueOrFalse, WholeNumber
 from architex.api.requests import BodySchema, json_body, load, require_user
 from architex.domain.errors import InvalidParam
 from architex.usecases.receipts import RECEIPT_TYPES, Receipts
@@ -65,8 +66,8 @@ class ReadMarkersResource:
 class TypingSchema(BodySchema):
     """Body of PUT /typing."""
 
-    typing = fields.Boolean(required=True, truthy={True}, falsy={False})
-    timeout = fields.Integer(strict=True, load_default=DEFAULT_TIMEOUT_MS)
+    typing = TrueOrFalse(required=True)
+    timeout = WholeNumber(load_default=DEFAULT_TIMEOUT_MS)
 
 
 class TypingResource:
