@@ -455,7 +455,7 @@ def test_odd_characters_in_paths_do_no_harm(alice: User, odd: str) -> None:
         assert alice.get(path, dir="b").status in (400, 403, 404), path
     assert alice.post(f"/rooms/{room_id}/receipt/m.read/{odd}").status in (400, 404)
     assert alice.put(f"/rooms/!{odd}:x/typing/{alice.path}", {"typing": True}).status in (400, 403)
-    for marker in ("\0", "a\0", "\ud800"):
+    for marker in ("\0", "a\0"):
         body = {"m.fully_read": marker}
         assert alice.post(f"/rooms/{room_id}/read_markers", body).status in (400, 404)
 
