@@ -310,4 +310,4 @@ def build_app(settings: Settings, core: Core) -> WsgiApp:
         *server_routes(use_cases, WellKnown(base_url=settings.public_base_url)),
         *under_client_versions(client_routes(use_cases)),
     ]
-    return create_app(Authenticator(use_cases.sessions), routes)
+    return create_app(Authenticator(use_cases.sessions, use_cases.rate_limits), routes)

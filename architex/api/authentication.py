@@ -11,6 +11,7 @@ import falcon
 
 from architex.api.requests import string_param
 from architex.domain.errors import MissingToken
+from architex.usecases.rate_limits import RateLimits
 from architex.usecases.requester import Requester
 from architex.usecases.sessions import Sessions
 
@@ -19,9 +20,10 @@ _FOUND = "architex.requester"
 
 @dataclass(frozen=True)
 class Authenticator:
-    """Finds out who sent a request; at most once per request."""
+    """Finds out who sent a request, at most once per request; counts what they do."""
 
     sessions: Sessions
+    rate_limits: RateLimits
 
     def requester(self, req: falcon.Request, *, even_locked: bool = False) -> Requester:
         """The user of the request's access token.
@@ -44,6 +46,14 @@ class Authenticator:
             )
             req.env[_FOUND] = found
         return found
+
+    def count(self, requester: Requester, kind: str) -> None:
+        """Count an action of a kind that is limited.
+
+        Raises:
+            LimitExceeded: the requester has done this too often lately.
+        """
+        self.rate_limits.spend(kind, requester.user_id)
 
 
 def find_user(req: falcon.Request) -> Requester | None:

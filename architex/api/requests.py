@@ -16,6 +16,7 @@ from architex.domain.errors import (
     MissingParam,
     NotJson,
     TooLarge,
+    UserSuspended,
 )
 from architex.domain.identifiers import UserId
 from architex.usecases.requester import Requester
@@ -32,21 +33,34 @@ class RequesterFinder(Protocol):
     def requester(self, req: falcon.Request) -> Requester:
         """The user of the request's access token; raises MissingToken, UnknownToken."""
 
+    def count(self, requester: Requester, kind: str) -> None:
+        """Count an action of a kind that is limited; raises LimitExceeded."""
 
-def require_user(req: falcon.Request, *, guests: bool = False) -> Requester:
+
+def require_user(
+    req: falcon.Request, *, guests: bool = False, suspended: bool = True, limit: str | None = None
+) -> Requester:
     """Who is asking.
 
     Args:
         guests: whether guests may.
+        suspended: whether suspended users may.
+        limit: the kind of rate limit that the request counts to, per user.
 
     Raises:
         MissingToken, UnknownToken: there is no valid access token.
         GuestAccessForbidden: the requester is a guest, and guests may not.
+        UserSuspended: the requester is suspended, and suspended users may not.
+        LimitExceeded: the requester has done this too often lately.
     """
     finder: RequesterFinder = req.env["architex.authenticator"]
     requester = finder.requester(req)
     if requester.is_guest and not guests:
         raise GuestAccessForbidden("Guests may not do this; register an account for it.")
+    if requester.is_suspended and not suspended:
+        raise UserSuspended("You may not do this while suspended.")
+    if limit is not None:
+        finder.count(requester, limit)
     return requester
 
 

@@ -52,7 +52,7 @@ class JoinResource(_Membership):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Join a room by its ID."""
-        requester = require_user(req, guests=True)
+        requester = require_user(req, guests=True, suspended=False, limit="joins")
         joined = self._joining.join(requester, room_id, **self._body(req))
         resp.media = {"room_id": joined}
 
@@ -68,7 +68,7 @@ class JoinByIdOrAliasResource(_Membership):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id_or_alias: str) -> None:
         """Join a room by its ID or one of its aliases."""
-        requester = require_user(req, guests=True)
+        requester = require_user(req, guests=True, suspended=False, limit="joins")
         room_id = self._directory.resolve_room(room_id_or_alias)
         resp.media = {"room_id": self._joining.join(requester, room_id, **self._body(req))}
 
@@ -82,7 +82,7 @@ class KnockResource(_Membership):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id_or_alias: str) -> None:
         """Ask to be let into a room."""
-        requester = require_user(req)
+        requester = require_user(req, suspended=False, limit="joins")
         room_id = self._directory.resolve_room(room_id_or_alias)
         resp.media = {"room_id": self._joining.knock(requester, room_id, **self._body(req))}
 
@@ -94,7 +94,8 @@ class InviteResource(_Membership):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Invite a user."""
-        self._joining.invite(require_user(req), room_id, **self._body(req))
+        requester = require_user(req, suspended=False, limit="invites")
+        self._joining.invite(requester, room_id, **self._body(req))
         resp.media = {}
 
 

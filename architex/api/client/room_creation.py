@@ -41,7 +41,7 @@ class CreateRoomResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Create a room."""
-        requester = require_user(req)
+        requester = require_user(req, suspended=False, limit="joins")
         wish = load(self.SCHEMA, json_body(req))
         room_id = self._room_creation.create_room(requester, RoomRequest(**wish))
         resp.media = {"room_id": room_id}

@@ -36,7 +36,7 @@ class SendMessageResource:
         txn_id: str,
     ) -> None:
         """Send an event that is not state."""
-        requester = require_user(req, guests=True)
+        requester = require_user(req, guests=True, suspended=False, limit="messages")
         event_id = self._sending.send_message(
             requester,
             room_id,
@@ -64,7 +64,7 @@ class RedactResource:
         self, req: falcon.Request, resp: falcon.Response, room_id: str, event_id: str, txn_id: str
     ) -> None:
         """Strip an event of its content."""
-        requester = require_user(req)
+        requester = require_user(req, limit="messages")
         body = json_body(req, optional=True)
         load(RedactSchema(), body)
         redaction_id = self._sending.redact(requester, room_id, event_id, txn_id, content=body)
@@ -86,7 +86,7 @@ class StateEventResource:
         state_key: str = "",
     ) -> None:
         """Set an entry of the room's state."""
-        requester = require_user(req)
+        requester = require_user(req, guests=True, suspended=False, limit="messages")
         event_id = self._sending.send_state(
             requester,
             room_id,

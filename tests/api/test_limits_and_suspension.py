@@ -1,0 +1,69 @@
+"""What users may not do too often, and what suspended users may not do at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from architex.settings import RateLimit, RateLimitSettings
+from architex.storage.pool import Database
+from tests.api.client import Answer, User, settings_for, start_server, stop_server
+
+MESSAGE = {"msgtype": "m.text", "body": "hi"}
+
+
+def test_each_kind_of_action_is_limited_per_user(database_url: str, tmp_path: Path) -> None:
+    once = RateLimit(per_second=0.001, burst=1)
+    limits = RateLimitSettings(messages=once, joins=once, invites=once)
+    server = start_server(database_url, settings_for(tmp_path, rate_limits=limits))
+    alice, bob = server.register("alice"), server.register("bob")
+    room_id = alice.create_room(preset="public_chat")
+    send = f"/rooms/{room_id}/send/m.room.message"
+    actions: list[tuple[User, Callable[[User], Answer]]] = [
+        (alice, lambda user: user.put(f"{send}/1", MESSAGE)),
+        (alice, lambda user: user.post(f"/rooms/{room_id}/invite", {"user_id": bob.user_id})),
+        (bob, lambda user: user.post(f"/join/{room_id}")),
+    ]
+    for user, act in actions:
+        act(user).ok()
+        answer = act(user)
+        assert answer.refused(429, "M_LIMIT_EXCEEDED")["retry_after_ms"] > 0
+        assert int(answer.headers["retry-after"]) > 0
+    bob.put(f"{send}/1", MESSAGE).ok()
+    stop_server(server)
+
+
+@pytest.fixture
+def suspended(alice: User, bob: User, module_database: Database) -> tuple[User, str]:
+    """A suspended user, and a room they are in."""
+    room_id = bob.create_room(preset="public_chat")
+    alice.post(f"/join/{room_id}").ok()
+    module_database.execute(
+        "UPDATE users SET suspended = true WHERE user_id = %s", (alice.user_id,)
+    )
+    return alice, room_id
+
+
+def test_suspended_user_may_not_write(suspended: tuple[User, str], bob: User) -> None:
+    user, room_id = suspended
+    other = bob.create_room(preset="public_chat")
+    for answer in (
+        user.put(f"/rooms/{room_id}/send/m.room.message/1", MESSAGE),
+        user.put(f"/rooms/{room_id}/state/m.room.topic", {"topic": "x"}),
+        user.post(f"/rooms/{room_id}/invite", {"user_id": "@x:test.example"}),
+        user.post(f"/join/{other}"),
+        user.post(f"/rooms/{other}/join"),
+        user.post(f"/knock/{other}"),
+        user.post("/createRoom"),
+    ):
+        answer.refused(403, "M_USER_SUSPENDED")
+
+
+def test_suspended_user_may_read_and_leave(suspended: tuple[User, str]) -> None:
+    user, room_id = suspended
+    assert user.get("/joined_rooms").ok() == {"joined_rooms": [room_id]}
+    user.log_in_again().get("/account/whoami").ok()
+    user.post(f"/rooms/{room_id}/leave").ok()
+    user.post("/logout").ok()
