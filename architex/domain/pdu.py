@@ -144,7 +144,7 @@ def parse_pdu(
         tuple(prev_events),
         tuple(auth_events),
         event["origin_server_ts"],
-        redacts if isinstance(redacts, str) else None,
+        redacts if isinstance(redacts, str) and is_event_id(redacts) else None,
         event,
     )
 
@@ -363,6 +363,9 @@ def _check_sender_and_type(event: Mapping[str, Any]) -> None:
             raise InvalidPdu(f"The {field} of the event holds a NUL.")
         if not fits_identifier(value):
             raise TooLarge(f"The {field} of the event is longer than {MAX_FIELD_BYTES} bytes.")
+        # No rule of the spec, but of every database that rooms are kept in.
+        if "\0" in value:
+            raise InvalidPdu(f"The {field} of the event holds a NUL character.")
 
 
 def _check_room_id(rules: RoomVersionRules, event: Mapping[str, Any]) -> None:
@@ -391,8 +394,8 @@ def _check_numbers(rules: RoomVersionRules, event: Mapping[str, Any]) -> None:
     # bool is an int to Python, not to JSON.
     if type(depth) is not int or not 0 <= depth <= rules.max_depth:
         raise InvalidPdu("The depth of the event is not an integer in range.")
-    if type(timestamp) is not int:
-        raise InvalidPdu("The origin_server_ts of the event is not an integer.")
+    if type(timestamp) is not int or not -(2**63) <= timestamp < 2**63:
+        raise InvalidPdu("The origin_server_ts of the event is not a 64-bit integer.")
 
 
 def _check_hashes(event: Mapping[str, Any]) -> None:

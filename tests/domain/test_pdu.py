@@ -65,6 +65,9 @@ def test_a_room_of_every_version_can_be_read_back(version: str) -> None:
         lambda event: event.pop("origin_server_ts"),
         lambda event: event.update(origin_server_ts="now"),
         lambda event: event.update(origin_server_ts=1.5),
+        lambda event: event.update(origin_server_ts=2**63),
+        lambda event: event.update(type="m.room\0message"),
+        lambda event: event.update(state_key="\0"),
         lambda event: event.pop("hashes"),
         lambda event: event.update(hashes={}),
         lambda event: event.update(hashes={"sha256": 5}),
@@ -206,6 +209,8 @@ def test_redacts_elsewhere_than_the_version_wants_it_does_not_count() -> None:
     room = RoomBuilder("10")
     redaction = room.send(ALICE, "m.room.redaction", {"redacts": "$x"})
     assert redaction.redacts is None
+    odd = parse_pdu(room.rules, dict(redaction.event) | {"redacts": "no event ID"})
+    assert odd.redacts is None
     with pytest.raises(InvalidPdu):
         parse_pdu(room.rules, dict(redaction.event) | {"redacts": 5})
 
