@@ -110,6 +110,7 @@ class EmbeddedPostgres:
         """
         self.directory = directory.absolute()
         self._cluster = self.directory / "cluster"
+        self._lock_path = self.directory / "lock"
         self._options = {
             **_OPTIONS,
             "max_connections": str(max_connections),
@@ -155,13 +156,13 @@ class EmbeddedPostgres:
                 finally:
                     os.close(lock)  # its processes keep their own copy
                 return
-            if self._is_ready():
+            if self._owner_lives() and self._is_ready():
                 return
             if time.monotonic() > deadline:
                 raise StartRefused(
                     "A014",
                     f"a process holds the database in {self.directory} but does not serve it",
-                    mend=f"find it with `fuser -v {self.directory / 'lock'}` and end it",
+                    mend=f"find it with `fuser -v {self._lock_path}` and end it",
                 )
             time.sleep(0.05)
 
@@ -170,6 +171,7 @@ class EmbeddedPostgres:
         process, self._process = self._process, None
         if process is None:
             return
+        os.truncate(self._lock_path, 0)  # nobody else is to begin using it now
         # SIGINT: disconnect clients, write a checkpoint, stop. SIGQUIT: stop now, recover later.
         for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
             if process.poll() is None:
@@ -209,6 +211,8 @@ class EmbeddedPostgres:
         log_path = self.directory / "postgres.log"
         if log_path.exists() and log_path.stat().st_size > _MAX_LOG_BYTES:
             log_path.replace(log_path.with_suffix(".log.old"))
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, _identity(os.getpid()).encode(), 0)
         with log_path.open("ab") as output:
             log_start = output.tell()
             self._process = subprocess.Popen(  # noqa: S603 - our own argument list, no shell
@@ -279,7 +283,7 @@ class EmbeddedPostgres:
     def _try_lock(self) -> int | None:
         """A descriptor that holds the cluster's lock, or None when somebody has it."""
         try:
-            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self._not_ours(error) from error
         try:
@@ -289,13 +293,25 @@ class EmbeddedPostgres:
             return None
         return lock
 
+    def _owner_lives(self) -> bool:
+        """Whether the process that runs the cluster goes on doing so.
+
+        Without it the cluster is on its way down, though it may not have noticed yet.
+        """
+        try:
+            owner = self._lock_path.read_text()
+        except OSError:
+            return False
+        pid = owner.split(" ")[0]
+        return pid.isdigit() and _identity(int(pid)) == owner
+
     def _is_ready(self) -> bool:
         """PostgreSQL writes its state into the eighth line of its pid file."""
         try:
             lines = (self._cluster / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return len(lines) >= 8 and lines[7].strip() == "ready" and _is_alive(int(lines[0]))
+        return len(lines) >= 8 and lines[7].strip() == "ready" and bool(_identity(int(lines[0])))
 
     def _remove_stale_pid_file(self) -> None:
         """Remove what a killed server left, so that a stranger with its old number is no harm.
@@ -470,8 +486,14 @@ def _binaries_for(cluster: Path) -> Binaries:
     )
 
 
-def _is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+def _identity(pid: int) -> str:
+    """A process's number and when it started, as nobody else ever has them both; "" if gone."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    state, started_at = after_name[0], after_name[19]
+    return "" if state == "Z" else f"{pid} {started_at}"
 
 
 def _tail(path: Path, start: int) -> str:

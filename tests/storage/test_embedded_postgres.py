@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -237,11 +238,15 @@ def test_root_can_run_it_below_a_directory_closed_to_others(pristine: Path) -> N
 def test_root_can_run_programs_below_a_directory_closed_to_others(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = embedded_postgres._newest_binaries().directory
+    newest = embedded_postgres._newest_binaries()
+    package = newest.directory.parent.parent  # its libraries are beside it, found relatively
     base = Path(tempfile.mkdtemp(prefix="architex-test-"))  # 0700, of root
     try:
-        subprocess.run(["cp", "-a", str(ours.parent), str(base / "pg")], check=True)  # noqa: S607 - as above
-        closed = embedded_postgres.Binaries(base / "pg" / "bin", 18)
+        for part in (package, package.with_name(package.name + ".libs")):
+            subprocess.run(["cp", "-a", str(part), str(base)], check=True)  # noqa: S607 - as above
+        closed = dataclasses.replace(
+            newest, directory=base / package.name / newest.directory.relative_to(package)
+        )
         monkeypatch.setattr(embedded_postgres, "_all_binaries", lambda: (closed,))
         shutil.rmtree(directory / "cluster")  # so that initdb runs too
         cluster = EmbeddedPostgres(directory, options={"fsync": "off"})
