@@ -20,7 +20,8 @@ class Presence:
 
     Attributes:
         presence: `online`, `unavailable` or `offline`.
-        last_active_ts: when the user last did something, milliseconds since 1970.
+        last_active_ts: when the user last did something, milliseconds since 1970; 0 when that
+            is not known.
         last_sync_ts: when the user's clients last asked for news and set presence; 0 for never.
     """
 
@@ -113,17 +114,27 @@ _SHARES_A_ROOM: Final = """EXISTS (SELECT 1 FROM memberships a JOIN memberships 
     WHERE a.user_id = %(user)s AND a.membership = 'join'
     AND b.user_id = p.user_id AND b.membership = 'join')"""
 
-_NEWS: Final = """ WHERE p.user_id IN (
-    SELECT user_id FROM presence WHERE position > %(since)s
-    UNION SELECT unnest(%(newcomers)s::text[])
-    UNION SELECT user_id FROM memberships
-        WHERE room_nid = ANY(%(rooms)s) AND membership = 'join')"""
+_CHANGED: Final = (
+    f"{_COLUMNS} WHERE p.position > %(since)s AND (p.user_id = %(user)s OR {_SHARES_A_ROOM})"
+)
 
-_CHANGED: Final = f"{_COLUMNS}{_NEWS} AND (p.user_id = %(user)s OR {_SHARES_A_ROOM})"
+# Whoever is new to the reader is told of, also when nothing was ever said of their presence.
+_NEW: Final = """
+SELECT n.user_id, coalesce(p.presence, 'offline'), p.status_msg, coalesce(p.last_active_ts, 0),
+    coalesce(p.last_sync_ts, 0)
+FROM (SELECT unnest(%(newcomers)s::text[]) AS user_id
+    UNION (SELECT m.user_id FROM memberships m
+        WHERE m.room_nid = ANY(%(rooms)s) AND m.membership = 'join' LIMIT %(limit)s)) n
+LEFT JOIN presence p USING (user_id) WHERE n.user_id <> %(user)s"""
+
+_CHANGED_AND_NEW: Final = f"{_CHANGED} UNION {_NEW}"
 
 _PRESENT: Final = (
     f"{_COLUMNS} WHERE p.user_id = %(user)s OR (p.presence <> 'offline' AND {_SHARES_A_ROOM})"
 )
+
+MAX_NEW_MEMBERS: Final = 500
+"""Of rooms that somebody has joined, the presence of so many members is told at most."""
 
 
 def list_changed_presence(
@@ -142,12 +153,13 @@ def list_changed_presence(
         newcomers: users who joined the user's rooms since.
     """
     rows = connection.execute(
-        _CHANGED,
+        _CHANGED_AND_NEW if new_rooms or newcomers else _CHANGED,
         {
             "user": user_id,
             "since": since,
             "rooms": list(new_rooms),
             "newcomers": list(newcomers),
+            "limit": MAX_NEW_MEMBERS,
         },
     ).fetchall()
     return [Presence(*row) for row in rows]

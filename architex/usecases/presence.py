@@ -153,8 +153,10 @@ def presence_content(presence: Presence, now_ms: int) -> dict[str, Any]:
 
     Spec: https://spec.matrix.org/v1.19/client-server-api/#mpresence
     """
+    content: dict[str, Any] = {"presence": presence.presence}
     ago_ms = max(now_ms - presence.last_active_ts, 0)
-    content: dict[str, Any] = {"presence": presence.presence, "last_active_ago": ago_ms}
+    if presence.last_active_ts:
+        content["last_active_ago"] = ago_ms
     if presence.presence == "online":
         content["currently_active"] = ago_ms < CURRENTLY_ACTIVE_MS
     if presence.status_msg is not None:

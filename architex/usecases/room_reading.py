@@ -253,9 +253,9 @@ class RoomReading:
                 "chunk": reader.render(events),
             }
             following = page.next
-            if following is None and page.rows and not backwards and reader.is_joined:
-                # More will come.
-                following = page.rows[-1].ordering
+            if following is None and page.rows:
+                # Whether there is more is for the next page to say: forwards, more may come.
+                following = page.rows[-1].ordering - (1 if backwards else 0)
             if following is not None:
                 response["end"] = format_pagination_token(following)
             if event_filter.lazy_load_members and events:
@@ -403,8 +403,8 @@ class RoomReading:
 
     def list_joined_members(
         self, requester: Requester, room_id: RoomId
-    ) -> dict[str, dict[str, str]]:
-        """User ID → display name and avatar of everybody in the room.
+    ) -> dict[str, dict[str, str | None]]:
+        """User ID → display name and avatar (None where not set) of everybody in the room.
 
         Raises:
             Forbidden: the requester is not in the room.
@@ -412,7 +412,7 @@ class RoomReading:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidjoined_members
         """
 
-        def read(reader: _RoomReader) -> dict[str, dict[str, str]]:
+        def read(reader: _RoomReader) -> dict[str, dict[str, str | None]]:
             if not reader.is_joined:
                 raise Forbidden("You are not in this room.")
             rows = list_state_of_type(reader.connection, reader.room_nid, _MEMBER, None)
@@ -461,10 +461,7 @@ def _is_wanted(held: str | None, membership: str | None, not_membership: str | N
     return held == membership or (not_membership is not None and held != not_membership)
 
 
-def _profile(event: RecordedEvent) -> dict[str, str]:
+def _profile(event: RecordedEvent) -> dict[str, str | None]:
     names = {"displayname": "display_name", "avatar_url": "avatar_url"}
-    return {
-        name: value
-        for key, name in names.items()
-        if isinstance(value := event.content.get(key), str)
-    }
+    values = {name: event.content.get(key) for key, name in names.items()}
+    return {name: value if isinstance(value, str) else None for name, value in values.items()}
