@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +22,9 @@ from architex.api.well_known import WellKnown
 from architex.domain.identifiers import UserId
 from architex.domain.room.aggregate import Signer
 from architex.domain.signing import SigningKey
+from architex.followers.housekeeping import Housekeeping, chores_of_time
+from architex.followers.projector import projectors
+from architex.followers.runner import run_all
 from architex.gateways.clock import Clock, Randomness, SystemClock, SystemRandomness
 from architex.gateways.passwords import Argon2Passwords
 from architex.gateways.timers import call_later
@@ -29,7 +35,9 @@ from architex.projections.event_graph import EventGraph
 from architex.projections.event_lookup import EventLookup
 from architex.projections.member_reads import MemberReads
 from architex.projections.memberships import Memberships
+from architex.projections.room_directory import RoomDirectory
 from architex.projections.timeline import Timeline
+from architex.projections.user_profiles import UserProfiles
 from architex.settings import Settings
 from architex.storage.access_tokens import AccessTokenStore
 from architex.storage.account_data import AccountDataStore
@@ -37,11 +45,13 @@ from architex.storage.accounts import AccountStore
 from architex.storage.commit_queue import CommitQueue
 from architex.storage.devices import DeviceStore
 from architex.storage.event_log import EventLog
+from architex.storage.expiries import Expiries
 from architex.storage.filters import FilterStore
 from architex.storage.forgotten_rooms import ForgottenRooms
 from architex.storage.interactive_auth_sessions import InteractiveAuthSessionStore
 from architex.storage.key_files import load_or_create_signing_key
 from architex.storage.lazy_members import LazyMemberStore
+from architex.storage.leases import LeaseStore
 from architex.storage.notifier import Notifier
 from architex.storage.pool import Database
 from architex.storage.presence import PresenceStore
@@ -49,6 +59,7 @@ from architex.storage.profiles import ProfileStore
 from architex.storage.published_rooms import PublishedRoomStore
 from architex.storage.registration_tokens import RegistrationTokenStore
 from architex.storage.room_aliases import RoomAliasStore
+from architex.storage.transactions import Transactions
 from architex.usecases.account_data import AccountData
 from architex.usecases.accounts import Accounts
 from architex.usecases.catalogue import UseCases
@@ -86,6 +97,16 @@ log = logging.getLogger(__name__)
 def inline_projections() -> tuple[Projection, ...]:
     """The projections written in the transactions that record facts."""
     return (EventGraph(), Timeline(), CurrentState(), Memberships())
+
+
+def followed_projections() -> tuple[Projection, ...]:
+    """The projections that followers keep up to date."""
+    return (RoomDirectory(), UserProfiles())
+
+
+def all_projections() -> tuple[Projection, ...]:
+    """Every projection; new instances at each call, as a rebuild wants them."""
+    return (*inline_projections(), *followed_projections())
 
 
 @dataclass(frozen=True)
@@ -311,3 +332,31 @@ def build_app(settings: Settings, core: Core) -> WsgiApp:
         *under_client_versions(client_routes(use_cases)),
     ]
     return create_app(Authenticator(use_cases.sessions, use_cases.rate_limits), routes)
+
+
+def run_followers(settings: Settings, stop: threading.Event) -> None:
+    """Run everything that follows the log or the clock, until `stop` is set.
+
+    Several processes may: each follower works in one of them at a time.
+    """
+    core = build_core(settings, application_name="architex followers")
+    database, clock = core.database, core.clock
+    typing = Typing(database, core.commits, clock)
+    chores = chores_of_time(
+        Transactions(database), Expiries(database), typing.announce_expired, clock
+    )
+    try:
+        run_all(
+            [
+                *projectors(database, followed_projections(), clock),
+                Housekeeping(chores, clock),
+            ],
+            leases=LeaseStore(database),
+            notifier=core.notifier,
+            clock=clock,
+            randomness=core.randomness,
+            host=f"{socket.gethostname()} {os.getpid()}",
+            stop=stop,
+        )
+    finally:
+        database.close()

@@ -1,0 +1,91 @@
+"""Housekeeping: throws away what has had its time, and says what time has brought about."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from architex.gateways.clock import Clock
+from architex.storage.expiries import Expiries
+from architex.storage.transactions import Transactions
+
+log = logging.getLogger(__name__)
+
+DAY_MS: Final = 24 * 60 * 60 * 1000
+TRANSACTIONS_KEPT_MS: Final = DAY_MS
+"""How long the answer to a transaction ID is remembered after it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Something to do again and again.
+
+    Attributes:
+        every_s: seconds between two times.
+        run: does a bounded piece of it; returns how many things it dealt with. What it leaves is
+            left for the next time.
+    """
+
+    name: str
+    every_s: float
+    run: Callable[[], int]
+
+
+@dataclass
+class Housekeeping:
+    """A follower of time: does each chore when it is due."""
+
+    chores: Sequence[Chore]
+    clock: Clock
+    _done_at: dict[str, float] = field(default_factory=dict)
+
+    name: str = "housekeeping"
+
+    def advance(self) -> bool:
+        """Do the chores that are due. One that fails does not keep the others from being done.
+
+        Raises:
+            Exception: what the first failing one raised, after all were tried.
+        """
+        failure: Exception | None = None
+        for chore in self.chores:
+            now = self.clock.monotonic()
+            if now - self._done_at.get(chore.name, float("-inf")) < chore.every_s:
+                continue
+            self._done_at[chore.name] = now
+            try:
+                count = chore.run()
+            except Exception as error:  # noqa: BLE001 - raised below, after the others' turn
+                failure = failure or error
+            else:
+                log.debug("%s: %d", chore.name, count)
+        if failure is not None:
+            raise failure
+        return False
+
+
+def chores_of_time(
+    transactions: Transactions,
+    expiries: Expiries,
+    announce_typing: Callable[[], int],
+    clock: Clock,
+) -> list[Chore]:
+    """The chores of a server.
+
+    Args:
+        announce_typing: tells rooms who has stopped typing by falling silent.
+    """
+
+    def forget_transactions() -> int:
+        return transactions.delete_before(clock.now_ms() - TRANSACTIONS_KEPT_MS)
+
+    def delete_expired() -> int:
+        return expiries.delete_expired(clock.now_ms())
+
+    return [
+        Chore("say who stopped typing", 5.0, announce_typing),
+        Chore("forget old transactions", 60.0, forget_transactions),
+        Chore("delete what has expired", 300.0, delete_expired),
+    ]
