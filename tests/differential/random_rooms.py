@@ -7,12 +7,12 @@ from collections.abc import Callable
 from random import Random  # noqa: TID251 -- only the type: hypothesis hands in the numbers
 from typing import Any
 
-from architex.domain.auth_rules import check_state_dependent_auth_rules
+from architex.domain.auth_rules import auth_types_for_event, check_state_dependent_auth_rules
 from architex.domain.errors import Forbidden
 from architex.domain.identifiers import EventId, UserId, server_name_of
 from architex.domain.pdu import Pdu
 from architex.domain.signing import SigningKey, sign_json
-from tests.builders import ALICE, BOB, CAROL, DAVE, RoomBuilder
+from tests.builders import ALICE, BOB, CAROL, DAVE, RoomBuilder, auth_events_allow
 
 USERS = (ALICE, BOB, CAROL, DAVE, "@eve:b.example")
 LEVELS = (0, 0, 25, 50, 50, 75, 100, 101, -1)
@@ -96,12 +96,17 @@ class RandomRoom:
         redacts: EventId | None = None,
     ) -> None:
         """Let the judge see an event, and add it when it is allowed."""
+        auth_events = None
+        if self.chance(0.15):
+            # A server may name other auth events than those of the branch.
+            auth_events = self.auth_events_of_old(branch, type, state_key, sender, content)
         pdu = branch.compose(
             sender,
             type,
             content,
             state_key=state_key,
             redacts=redacts,
+            auth_events=auth_events,
             # Few different times: ties must be broken by other means.
             origin_server_ts=1_700_000_000_000 + self.random.randrange(6),
         )
@@ -109,10 +114,26 @@ class RandomRoom:
             return
         self.judge(branch, pdu)
         try:
+            auth_events_allow(branch, pdu)
             check_state_dependent_auth_rules(branch.rules, pdu, branch.find_state)
         except Forbidden:
             return
         branch.add(pdu)
+
+    def auth_events_of_old(
+        self,
+        branch: RoomBuilder,
+        type: str,
+        state_key: str | None,
+        sender: UserId,
+        content: dict[str, Any],
+    ) -> list[EventId]:
+        """Return the auth events that an event would have had at some other moment."""
+        state = self.pick(list(branch.state_after.values()))
+        keys = auth_types_for_event(
+            branch.rules, type=type, state_key=state_key, sender=sender, content=content
+        )
+        return sorted({state[key] for key in keys if key in state})
 
     def is_judged_differently(self, branch: RoomBuilder, pdu: Pdu) -> bool:
         """Tell whether Synapse is known to go beyond the spec about an event.

@@ -68,11 +68,11 @@ def test_authorisation_agrees_with_synapse(version: str, random: Random) -> None
 @random_rooms
 @given(random=numbers)
 def test_resolved_state_agrees_with_synapse(version: str, random: Random) -> None:
-    events = synapse_rules.Events(ROOM_VERSIONS[version])
     grown = RandomRoom(version, random, lambda branch, pdu: None)
     grown.grow(60)
     room = grown.room
     sets = list(room.state_after.values())
+    events = synapse_rules.Events(ROOM_VERSIONS[version])
     for _ in range(10):
         state_sets = [random.choice(sets) for _ in range(random.choice((2, 2, 3)))]
         chains = [room.auth_chain(state.values()) for state in state_sets]
