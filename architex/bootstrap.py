@@ -22,7 +22,7 @@ from architex.api.well_known import WellKnown
 from architex.domain.identifiers import UserId
 from architex.domain.room.aggregate import Signer
 from architex.domain.signing import SigningKey
-from architex.followers.housekeeping import Housekeeping, chores_of_time
+from architex.followers.housekeeping import Chore, Housekeeping, chores_of_time
 from architex.followers.projector import projectors
 from architex.followers.runner import run_all
 from architex.gateways.clock import Clock, Randomness, SystemClock, SystemRandomness
@@ -33,6 +33,7 @@ from architex.projections.current_state import CurrentState, CurrentStateFinder
 from architex.projections.directory_reads import DirectoryReads
 from architex.projections.event_graph import EventGraph
 from architex.projections.event_lookup import EventLookup
+from architex.projections.guest_reads import GuestReads
 from architex.projections.member_reads import MemberReads
 from architex.projections.memberships import Memberships
 from architex.projections.room_directory import RoomDirectory
@@ -72,6 +73,7 @@ from architex.usecases.directory import (
 )
 from architex.usecases.event_rendering import EventRendering
 from architex.usecases.filters import Filters
+from architex.usecases.guest_access import GuestAccess
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.login import Login
@@ -342,9 +344,13 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
     core = build_core(settings, application_name="architex followers")
     database, clock = core.database, core.clock
     typing = Typing(database, core.commits, clock)
-    chores = chores_of_time(
-        Transactions(database), Expiries(database), typing.announce_expired, clock
-    )
+    guest_access = GuestAccess(GuestReads(database), core.commits)
+    chores = [
+        *chores_of_time(
+            Transactions(database), Expiries(database), typing.announce_expired, clock
+        ),
+        Chore("send guests away", 3.0, guest_access.send_guests_away),
+    ]
     try:
         run_all(
             [

@@ -14,6 +14,8 @@ CREATE TABLE users (
     appservice_id text                  -- of the application service that made the user
 );
 
+CREATE INDEX users_guests ON users (user_id) WHERE is_guest;
+
 CREATE TABLE devices (
     user_id text COLLATE "C" NOT NULL REFERENCES users ON DELETE CASCADE,
     device_id text COLLATE "C" NOT NULL,
