@@ -26,7 +26,7 @@ from tests.differential.random_rooms import USERS, RandomRoom
 
 synapse_rules = pytest.importorskip("tests.differential.synapse_rules")
 
-ROOMS = int(os.environ.get("ARCHITEX_DIFFERENTIAL_ROOMS", "20"))
+ROOMS = int(os.environ.get("ARCHITEX_DIFFERENTIAL_ROOMS", "12"))
 random_rooms = settings(
     max_examples=ROOMS,
     deadline=None,
