@@ -65,6 +65,8 @@ _OPTIONS: Mapping[str, str] = {
     "log_min_messages": "warning",
     "log_timezone": "UTC",
     "timezone": "UTC",
+    # A query whose asker is gone does not run on.
+    "client_connection_check_interval": "5s",
     "cluster_name": "architex",
 }
 _OPTIONS_SINCE_18: Mapping[str, str] = {"io_method": "sync"}

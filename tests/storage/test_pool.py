@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import psycopg
 import pytest
 
@@ -107,3 +110,76 @@ def test_unreachable_database_is_unavailable() -> None:
     with pytest.raises(DatabaseUnavailable):
         pool.fetch_one("SELECT 1")
     pool.close()
+
+
+_UNDER_GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import sys
+import gevent
+import psycopg
+from architex.storage.pool import Database
+
+database = Database(sys.argv[1], min_size=1, max_size=10)
+
+# Ten greenlets of one thread hold a lock together: only if none blocks the others.
+def sleep_together(number):
+    with database.connection() as connection:
+        connection.execute("SELECT pg_advisory_lock_shared(1)")
+        while connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ).fetchone() != (10,):
+            connection.execute("SELECT pg_sleep(0.01)")
+        connection.execute("SELECT pg_sleep(0.2)")
+        connection.execute("SELECT pg_advisory_unlock_shared(1)")
+    return number
+
+greenlets = [gevent.spawn(sleep_together, number) for number in range(10)]
+gevent.joinall(greenlets, timeout=30, raise_error=True)
+print([greenlet.value for greenlet in greenlets])
+
+# A greenlet that is given up in the middle of a query leaves no connection behind that is stuck.
+for _ in range(12):
+    with gevent.Timeout(0.02, False):
+        database.fetch_one("SELECT pg_sleep(60)")
+print(database.fetch_one("SELECT 'fine'")[0])
+
+# Large rows need several turns of reading.
+print(len(database.fetch_one("SELECT repeat('x', 10000000)")[0]))
+print(database.fetch_one("SELECT length(%s)", ("y" * 10_000_000,))[0])
+
+# A connection that dies while a greenlet waits on it wakes the greenlet.
+def wait_for_death():
+    try:
+        with database.connection() as connection:
+            connection.execute("SELECT pg_sleep(60)")
+    except Exception as error:
+        return type(error).__name__
+
+waiting = gevent.spawn(wait_for_death)
+while not database.fetch_one(
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND query = 'SELECT pg_sleep(60)' AND state = 'active'"
+)[0]:
+    gevent.sleep(0.01)
+print(waiting.get(timeout=20))
+database.close()
+"""
+
+
+def test_greenlets_wait_together_and_leave_no_stuck_connections(empty_database_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _UNDER_GEVENT, empty_database_url],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == [
+        str(list(range(10))),
+        "fine",
+        "10000000",
+        "10000000",
+        "DatabaseUnavailable",
+    ], done.stderr
