@@ -10,30 +10,14 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from architex.bootstrap import Core, inline_projections
+from architex.bootstrap import Core, all_projections, inline_projections
 from architex.projections import rebuilding
-from architex.projections.base import Projection, Timing
-from architex.projections.following import FollowedProjection
 from architex.projections.rebuilding import RebuildFailed, rebuild_projection
 from architex.projections.room_directory import RoomDirectory
-from architex.projections.user_profiles import UserProfiles
 from architex.storage.pool import Database
 from tests.core import ALICE, append, create_room, make_core, message_draft, send_message
+from tests.following import follow_to_the_end
 from tests.projections.traffic import RandomTraffic, rows_of
-
-
-def all_projections() -> tuple[Projection, ...]:
-    """Every projection, new."""
-    return (*inline_projections(), RoomDirectory(), UserProfiles())
-
-
-def follow_to_the_end(database: Database) -> None:
-    """Let the followed projections catch up."""
-    for projection in all_projections():
-        if projection.timing is Timing.FOLLOWED:
-            followed = FollowedProjection(database, projection, monotonic=time.monotonic)
-            while followed.advance():
-                pass
 
 
 @pytest.mark.parametrize("seed", [1, 2])
