@@ -75,6 +75,11 @@ class DirectoryPolicy:
     list_needs_account: bool = True
     anyone_may_publish: bool = True
 
+    def check_may_publish(self, requester: Requester) -> None:
+        """Raise Forbidden when only administrators may publish rooms, and this is none."""
+        if not (self.anyone_may_publish or requester.is_admin):
+            raise Forbidden("Only administrators of the server may publish rooms.")
+
 
 @dataclass(frozen=True, slots=True)
 class AliasTarget:
@@ -285,6 +290,14 @@ class Directory:
         """Around a write with `claim`: raises RoomInUse when somebody was faster."""
         return taken_alias_named()
 
+    def check_may_publish(self, requester: Requester) -> None:
+        """Whether the operator lets the requester publish rooms of theirs.
+
+        Raises:
+            Forbidden: only administrators may.
+        """
+        self.policy.check_may_publish(requester)
+
     def publish(self, room_id: RoomId, by: UserId) -> _WriteRows:
         """Writes the room into the list of rooms, in the room's own transaction."""
         row = (room_id, by, self.clock.now_ms())
@@ -367,12 +380,10 @@ class PublicRooms:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directorylistroomroomid
         """
         standing = self._get_standing(room_id, requester.user_id)
-        if not requester.is_admin:
-            if not standing.may_set_aliases:
-                raise Forbidden("Only who may set the room's aliases may publish it.")
-            if published and not self.policy.anyone_may_publish:
-                raise Forbidden("Only administrators of the server may publish rooms.")
+        if not (requester.is_admin or standing.may_set_aliases):
+            raise Forbidden("Only who may set the room's aliases may publish it.")
         if published:
+            self.policy.check_may_publish(requester)
             self.published.publish(room_id, requester.user_id, self.clock.now_ms())
         else:
             self.published.withdraw(room_id)

@@ -74,11 +74,14 @@ class RoomCreation:
             InvalidRoomState: the initial state breaks the rules of the room.
             RoomInUse: the alias is taken.
             NotFound: an invited user does not exist.
+            Forbidden: the requester may not publish rooms.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom
         """
         rules = get_room_version(request.room_version or self.default_version)
         creator = requester.user_id
+        if request.visibility == "public":
+            self.directory.check_may_publish(requester)
         alias = (
             self.directory.check_new_alias(requester, request.room_alias_name)
             if request.room_alias_name is not None

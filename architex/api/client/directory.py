@@ -81,7 +81,7 @@ class AliasResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directoryroomroomalias
         """
-        requester = require_user(req)
+        requester = require_user(req, suspended=False)
         room_id = parse_room_id(load(_ALIAS, json_body(req))["room_id"])
         self._directory.create_alias(requester, room_alias, room_id)
         resp.media = {}
@@ -91,7 +91,7 @@ class AliasResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3directoryroomroomalias
         """
-        self._directory.delete_alias(require_user(req), room_alias)
+        self._directory.delete_alias(require_user(req, suspended=False), room_alias)
         resp.media = {}
 
 
@@ -129,7 +129,7 @@ class RoomVisibilityResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directorylistroomroomid
         """
-        requester = require_user(req)
+        requester = require_user(req, suspended=False)
         published = _is_public(load(_VISIBILITY, json_body(req)))
         self._public_rooms.set_published(requester, parse_room_id(room_id), published)
         resp.media = {}
