@@ -20,6 +20,7 @@ class InteractiveAuthSession:
         operation: method and path it was begun for; it is good for no other.
         user_id: who began it; None when nobody was logged in.
         request: the body of the first request, without `auth` and with no secret in it.
+        flows: lists of stages, one of which is to be completed.
         completed: the stages completed so far, in their order.
         registration_token: the one that completed m.login.registration_token.
         outcome: of a finished operation, for a client that asks again.
@@ -30,6 +31,7 @@ class InteractiveAuthSession:
     operation: str
     user_id: UserId | None
     request: Mapping[str, Any]
+    flows: Sequence[Sequence[str]]
     completed: Sequence[str]
     registration_token: str | None
     outcome: str | None
@@ -50,13 +52,14 @@ class InteractiveAuthSessionStore:
             )
             connection.execute(
                 "INSERT INTO interactive_auth_sessions (session_id, operation, user_id, request,"
-                " completed, registration_token, outcome, expires_ts)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+                " flows, completed, registration_token, outcome, expires_ts)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 (
                     session.session_id,
                     session.operation,
                     session.user_id,
                     orjson.dumps(session.request).decode(),
+                    orjson.dumps(session.flows).decode(),
                     list(session.completed),
                     session.registration_token,
                     session.outcome,
@@ -67,8 +70,8 @@ class InteractiveAuthSessionStore:
     def find_session(self, session_id: str, now_ms: int) -> InteractiveAuthSession | None:
         """The session; None when it is unknown or expired."""
         row = self._database.fetch_one(
-            "SELECT session_id, operation, user_id, request, completed, registration_token,"
-            " outcome, expires_ts FROM interactive_auth_sessions"
+            "SELECT session_id, operation, user_id, request, flows, completed,"
+            " registration_token, outcome, expires_ts FROM interactive_auth_sessions"
             " WHERE session_id = %s AND expires_ts > %s",
             (session_id, now_ms),
         )
@@ -79,10 +82,11 @@ class InteractiveAuthSessionStore:
             operation=row[1],
             user_id=row[2],
             request=orjson.loads(row[3]),
-            completed=tuple(row[4]),
-            registration_token=row[5],
-            outcome=row[6],
-            expires_ts=row[7],
+            flows=orjson.loads(row[4]),
+            completed=tuple(row[5]),
+            registration_token=row[6],
+            outcome=row[7],
+            expires_ts=row[8],
         )
 
     def add_completed(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from architex.domain.errors import BadJson, Forbidden
+from architex.domain.errors import BadJson, Forbidden, NotFound
 from architex.domain.identifiers import UserId
 from architex.gateways.clock import Clock, Randomness
 from architex.storage.interactive_auth_sessions import (
@@ -79,7 +79,7 @@ class AuthenticationRequired(Exception):
         self.body = body
 
 
-class _StageFailed(Exception):
+class StageFailed(Exception):
     """The attempt at a stage did not succeed; another may."""
 
     def __init__(self, errcode: str, message: str) -> None:
@@ -112,7 +112,7 @@ class InteractiveAuth:
         self._registration_tokens = registration_tokens
         self._clock = clock
         self._randomness = randomness
-        self._stages: Mapping[str, Callable[[Mapping[str, Any], Operation], _Proof]] = {
+        self._stages: Mapping[str, Callable[[Mapping[str, Any], UserId | None], _Proof]] = {
             DUMMY: self._complete_dummy,
             PASSWORD: self._complete_password,
             REGISTRATION_TOKEN: self._complete_registration_token,
@@ -143,6 +143,39 @@ class InteractiveAuth:
             return self._authenticated(operation, session, None)
         return self._attempt(operation, session, stage, auth)
 
+    def is_completed_elsewhere(self, session_id: str, stage: str) -> bool:
+        """Whether a session's stage is complete: for the page that completes it in a browser.
+
+        Raises:
+            NotFound: the session is unknown or expired, or the stage is in none of its flows.
+        """
+        return stage in self._session_with(session_id, stage).completed
+
+    def complete_elsewhere(self, session_id: str, stage: str, fields: Mapping[str, Any]) -> None:
+        """Complete a stage from a browser, not from the client that began the session.
+
+        Args:
+            fields: what `auth` would hold beside the type and the session.
+
+        Raises:
+            NotFound: the session is unknown or expired, or the stage is in none of its flows.
+            StageFailed: the attempt did not succeed.
+            Forbidden: the password is another user's than who began the session.
+            BadJson, MissingParam: something is missing from the fields.
+            LimitExceeded: too many wrong passwords.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#fallback
+        """
+        session = self._session_with(session_id, stage)
+        if stage in session.completed:
+            return
+        proof = self._complete(
+            stage, tuple(session.completed), fields, session.flows, session.user_id
+        )
+        self._sessions.add_completed(
+            session_id, stage, registration_token=proof.registration_token
+        )
+
     def finish(self, authenticated: Authenticated, outcome: str) -> None:
         """Remember what an operation led to, for a client that did not get the answer."""
         if authenticated.session_id is not None:
@@ -160,6 +193,14 @@ class InteractiveAuth:
 
     # Within
 
+    def _session_with(self, session_id: str, stage: str) -> InteractiveAuthSession:
+        session = None
+        if "\0" not in session_id:
+            session = self._sessions.find_session(session_id, self._clock.now_ms())
+        if session is None or not any(stage in flow for flow in session.flows):
+            raise NotFound("This authentication session is unknown or expired.")
+        return session
+
     def _find_session(
         self, operation: Operation, session_id: str | None
     ) -> InteractiveAuthSession | None:
@@ -172,7 +213,7 @@ class InteractiveAuth:
             raise self._required(
                 operation,
                 self._new_session(operation),
-                _StageFailed("M_FORBIDDEN", "This authentication session is unknown or expired."),
+                StageFailed("M_FORBIDDEN", "This authentication session is unknown or expired."),
             )
         if session.operation != operation.name or session.user_id != operation.user_id:
             raise Forbidden("This authentication session was begun for something else.")
@@ -194,8 +235,8 @@ class InteractiveAuth:
         # A completed stage is not tried again: what counts is what is completed.
         if stage is not None and stage not in completed:
             try:
-                proof = self._complete(stage, completed, auth, operation)
-            except _StageFailed as failure:
+                proof = self._complete(stage, completed, auth, operation.flows, operation.user_id)
+            except StageFailed as failure:
                 session = session or self._new_session(operation)
                 raise self._required(operation, session, failure) from None
             completed = (*completed, stage)
@@ -230,43 +271,42 @@ class InteractiveAuth:
         stage: str,
         completed: tuple[str, ...],
         auth: Mapping[str, Any],
-        operation: Operation,
+        flows: Flows,
+        user_id: UserId | None,
     ) -> _Proof:
         """Try the stage, if it is the next one of some flow."""
         done = len(completed)
         next_stages = {
-            flow[done]
-            for flow in operation.flows
-            if len(flow) > done and tuple(flow[:done]) == completed
+            flow[done] for flow in flows if len(flow) > done and tuple(flow[:done]) == completed
         }
         if stage not in next_stages:
-            raise _StageFailed("M_FORBIDDEN", f"{stage} is not the next stage of any flow.")
-        return self._stages[stage](auth, operation)
+            raise StageFailed("M_FORBIDDEN", f"{stage} is not the next stage of any flow.")
+        return self._stages[stage](auth, user_id)
 
-    def _complete_dummy(self, auth: Mapping[str, Any], operation: Operation) -> _Proof:
+    def _complete_dummy(self, auth: Mapping[str, Any], user_id: UserId | None) -> _Proof:
         return _Proof()
 
-    def _complete_password(self, auth: Mapping[str, Any], operation: Operation) -> _Proof:
+    def _complete_password(self, auth: Mapping[str, Any], user_id: UserId | None) -> _Proof:
         password = auth.get("password")
         if not isinstance(password, str):
             raise BadJson("m.login.password needs a password.")
         try:
-            user_id = self._password_check.check_password(user_in_identifier(auth), password)
+            owner = self._password_check.check_password(user_in_identifier(auth), password)
         except Forbidden as error:
-            raise _StageFailed(error.errcode, error.message) from None
-        if operation.user_id is not None and operation.user_id != user_id:
+            raise StageFailed(error.errcode, error.message) from None
+        if user_id is not None and user_id != owner:
             raise Forbidden("The password is another user's than the access token.")
-        return _Proof(user_id=user_id)
+        return _Proof(user_id=owner)
 
     def _complete_registration_token(
-        self, auth: Mapping[str, Any], operation: Operation
+        self, auth: Mapping[str, Any], user_id: UserId | None
     ) -> _Proof:
         token = auth.get("token")
         if not isinstance(token, str):
             raise BadJson("m.login.registration_token needs a token.")
         now_ms = self._clock.now_ms()
         if "\0" in token or not self._registration_tokens.check_token(token, now_ms):
-            raise _StageFailed("M_UNAUTHORIZED", "The registration token is not valid.")
+            raise StageFailed("M_UNAUTHORIZED", "The registration token is not valid.")
         return _Proof(registration_token=token)
 
     def _authenticated(
@@ -302,6 +342,7 @@ class InteractiveAuth:
             operation=operation.name,
             user_id=operation.user_id,
             request=request,
+            flows=operation.flows,
             completed=(),
             registration_token=None,
             outcome=None,
@@ -314,7 +355,7 @@ class InteractiveAuth:
         self,
         operation: Operation,
         session: InteractiveAuthSession,
-        failure: _StageFailed | None = None,
+        failure: StageFailed | None = None,
     ) -> AuthenticationRequired:
         body: dict[str, Any] = {
             "session": session.session_id,

@@ -141,9 +141,11 @@ class Registration:
         """
         self._check_enabled()
         self._check_request(request, has_session=_has_session(auth))
-        # What opens no session and makes no account costs little; the rest is limited.
         if auth is not None:
             self.rate_limits.spend("registrations", address)
+        elif request.get("password") is not None:
+            # The session will remember its hash, which costs as much as logging in.
+            self.rate_limits.spend("logins", address)
         authenticated = self.interactive_auth.authenticate(
             Operation(
                 name="POST /register",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from architex.api.client import (
     account,
     account_data,
+    auth_fallback,
     devices,
     discovery,
     login,
@@ -36,6 +37,10 @@ def account_routes(use_cases: UseCases) -> list[Route]:
         Route(
             "/register/m.login.registration_token/validity",
             registration.RegistrationTokenValidityResource(use_cases.registration),
+        ),
+        Route(
+            "/auth/{auth_type}/fallback/web",
+            auth_fallback.AuthFallbackResource(use_cases.interactive_auth),
         ),
         Route("/login", login.LoginResource(use_cases.login)),
         Route("/refresh", login.RefreshResource(use_cases.sessions)),

@@ -105,6 +105,7 @@ CREATE TABLE interactive_auth_sessions (
     operation text NOT NULL,            -- method and path it was begun for; good for no other
     user_id text COLLATE "C",           -- who began it; null when nobody was logged in
     request text NOT NULL,              -- JSON: the first request, without its secrets
+    flows text NOT NULL,                -- JSON: lists of stages, one of which is to be completed
     completed text[] NOT NULL DEFAULT '{}',
     registration_token text,            -- the one that completed its stage
     outcome text,                       -- of a finished operation, for who asks again: the user ID
