@@ -78,6 +78,7 @@ from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.login import Login
 from architex.usecases.password_check import PasswordCheck
+from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
 from architex.usecases.profiles import NoRemoteProfiles, Profiles
 from architex.usecases.rate_limits import RateLimit, RateLimits
@@ -282,6 +283,7 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
         ),
         sending=Sending(commits=commits, events=EventLookup(database), aliases=directory),
         sessions=sessions,
+        peeking=Peeking(database, rendering, core.notifier, PublishedRoomStore(database), clock),
         presence=presence,
         receipts=Receipts(database, rendering.event_reads, commits, clock),
         room_reading=RoomReading(database, rendering, clock),

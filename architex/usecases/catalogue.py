@@ -12,6 +12,7 @@ from architex.usecases.filters import Filters
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.login import Login
+from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
 from architex.usecases.profiles import Profiles
 from architex.usecases.rate_limits import RateLimits
@@ -46,6 +47,7 @@ class UseCases:
     sending: Sending
     sessions: Sessions
     user_directory: UserDirectory
+    peeking: Peeking
     presence: PresenceUpdates
     receipts: Receipts
     room_reading: RoomReading

@@ -152,7 +152,7 @@ def test_filter_that_hides_nearly_everything_still_reaches_the_rest(
     alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("architex.projections.room_reads.MAX_SCANNED", 4)
-    monkeypatch.setattr("architex.usecases.room_reading.MAX_SCANNED", 4)
+    monkeypatch.setattr("architex.usecases.room_reader.MAX_SCANNED", 4)
     room_id = alice.create_room()
     wanted = [send(alice, room_id, "1")]
     for _ in range(10):

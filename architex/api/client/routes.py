@@ -5,6 +5,7 @@ from __future__ import annotations
 from architex.api.client import directory as directories
 from architex.api.client import (
     membership,
+    peeking,
     presence,
     receipts,
     room_creation,
@@ -77,5 +78,7 @@ def client_routes(use_cases: UseCases) -> list[Route]:
         Route("/rooms/{room_id}/read_markers", receipts.ReadMarkersResource(receipt)),
         Route("/rooms/{room_id}/typing/{user_id}", receipts.TypingResource(typing)),
         Route("/presence/{user_id}/status", presence.PresenceResource(use_cases.presence)),
+        Route("/rooms/{room_id}/initialSync", peeking.RoomInitialSyncResource(use_cases.peeking)),
+        Route("/events", peeking.RoomEventsResource(use_cases.peeking)),
         Route("/sync", sync.SyncResource(use_cases.syncing, use_cases.filters)),
     ]
