@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final
 
 from architex.domain.identifiers import EventId
-from architex.domain.pdu import Pdu
 from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
 from architex.projections.base import Execute, Params, Projection, Row, Timing
 
@@ -19,7 +18,7 @@ class EventGraph(Projection):
 
     name: ClassVar[str] = "event_graph"
     timing: ClassVar[Timing] = Timing.INLINE
-    tables: ClassVar[tuple[str, ...]] = ("event_graph",)
+    tables: ClassVar[tuple[str, ...]] = ("event_graph", "state_overlays", "overlay_entries")
 
     def __init__(self) -> None:
         # Positions of events that others lately referred to.
@@ -31,7 +30,7 @@ class EventGraph(Projection):
         wanted = {
             event_id
             for fact in facts
-            for event_id in referred_events(fact.pdu)
+            for event_id in referred_events(fact)
             if event_id not in own and event_id not in self._positions
         }
         if not wanted:
@@ -48,7 +47,7 @@ class EventGraph(Projection):
         positions: dict[EventId, int] = dict(answer)
         positions.update((r.pdu.event_id, r.position) for r in recorded)
         for recorded_fact in recorded:
-            for event_id in referred_events(recorded_fact.pdu):
+            for event_id in referred_events(recorded_fact.fact):
                 if event_id not in positions and event_id in self._positions:
                     positions[event_id] = self._positions[event_id]
 
@@ -56,9 +55,12 @@ class EventGraph(Projection):
             return [positions[event_id] for event_id in event_ids if event_id in positions]
 
         for r in recorded:
+            before = r.fact.before
+            own_overlay = before is not None and bool(before.entries)
             execute(
                 "INSERT INTO event_graph (position, room_nid, event_id, verdict, depth,"
-                " prev_events, auth_events) VALUES (%s, %s, %s, %s, %s, %s::int8[], %s::int8[])",
+                " prev_events, auth_events, is_state, state_at, overlay)"
+                " VALUES (%s, %s, %s, %s, %s, %s::int8[], %s::int8[], %s, %s, %s)",
                 (
                     r.position,
                     r.room_nid,
@@ -67,8 +69,27 @@ class EventGraph(Projection):
                     r.pdu.depth,
                     known(r.pdu.prev_events),
                     known(r.pdu.auth_events),
+                    r.pdu.is_state,
+                    None if before is None else before.at,
+                    r.position if own_overlay else None if before is None else before.overlay,
                 ),
             )
+            if before is not None and own_overlay:
+                execute(
+                    "INSERT INTO state_overlays (overlay, parent) VALUES (%s, %s)",
+                    (r.position, before.overlay),
+                )
+                for (type_, state_key), entry in before.entries.items():
+                    execute(
+                        "INSERT INTO overlay_entries (overlay, type, state_key, position)"
+                        " VALUES (%s, %s, %s, %s)",
+                        (
+                            r.position,
+                            type_,
+                            state_key,
+                            None if entry is None else positions[entry],
+                        ),
+                    )
             if r.fact.verdict == ACCEPTED and r.pdu.redacts is not None:
                 execute(
                     "UPDATE event_graph SET redacted_by = %s"
@@ -85,7 +106,9 @@ class EventGraph(Projection):
             self._positions.popitem(last=False)
 
 
-def referred_events(pdu: Pdu) -> Iterable[EventId]:
-    """The events that an event follows or is authorised by."""
-    yield from pdu.prev_events
-    yield from pdu.auth_events
+def referred_events(fact: Fact) -> Iterable[EventId]:
+    """The events that an event follows, is authorised by, or has in the state before it."""
+    yield from fact.pdu.prev_events
+    yield from fact.pdu.auth_events
+    if fact.before is not None:
+        yield from (event_id for event_id in fact.before.entries.values() if event_id is not None)

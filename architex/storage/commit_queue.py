@@ -105,8 +105,9 @@ class RoomCommand(Generic[T]):
 class RoomSession:
     """A room under its lock, for the time of one decision."""
 
-    def __init__(self, room: Room, now_ms: int, batch: _Batch) -> None:
+    def __init__(self, room: Room, head: RoomHead, now_ms: int, batch: _Batch) -> None:
         self.room = room
+        self.head = head
         self.now_ms = now_ms
         self.facts: list[Fact] = []
         self.rows: list[WriteRows] = []
@@ -142,6 +143,19 @@ class RoomSession:
         """Add a fact whose verdict is known."""
         self.room = self.room.evolve(fact)
         self.facts.append(fact)
+
+    @property
+    def connection(self) -> PgConnection:
+        """The connection of the transaction, for projections' questions."""
+        return self._batch.connection
+
+    def learn(self, entries: Mapping[StateKey, Pdu | None]) -> None:
+        """Tell the room what its current state has in some entries."""
+        self.room = self.room.learn(entries)
+
+    def is_uncommitted(self, event_id: EventId) -> bool:
+        """Whether an event is only being recorded in this group: it has no position yet."""
+        return any(fact.pdu.event_id == event_id for fact in (*self._batch.facts, *self.facts))
 
     def also(self, write: WriteRows) -> None:
         """Write further rows in the same transaction; their position is the last fact's."""
@@ -372,11 +386,11 @@ class _Batch:
         self._heads: dict[RoomId, RoomHead] = {}
         self._created: dict[RoomId, RoomHead] = {}
         self._rooms: dict[RoomId, Room] = {}
-        self._connection: PgConnection
+        self.connection: PgConnection
         # Outcomes by place in the group, delivered after COMMIT.
         self._results: dict[int, Any] = {}
         self._errors: dict[int, BaseException] = {}
-        self._facts: list[Fact] = []
+        self.facts: list[Fact] = []
         # (command's place or None for a session's rows, index of the last fact, write)
         self._row_writes: list[tuple[_Rows | None, int, WriteRows]] = []
         self._rows_places: dict[int, int] = {}
@@ -388,12 +402,12 @@ class _Batch:
 
     def run(self) -> None:
         with self._commits.database.connection() as connection:
-            self._connection = connection
+            self.connection = connection
             try:
                 answered = self._begin()
                 self._load_rooms()
                 self._decide(answered)
-                if not self._facts and not self._row_writes:
+                if not self.facts and not self._row_writes:
                     connection.execute("ROLLBACK")
                     return
                 self._write()
@@ -413,7 +427,7 @@ class _Batch:
         commands = [p.command for p in self._group if isinstance(p.command, RoomCommand)]
         keys = [c.transaction for c in commands if c.transaction is not None]
         creations = [c for c in commands if c.creates is not None]
-        connection = self._connection
+        connection = self.connection
         with connection.pipeline():
             connection.execute("BEGIN")
             heads = (
@@ -449,7 +463,7 @@ class _Batch:
 
     def _load_rooms(self) -> None:
         for head in self._heads.values():
-            self._rooms[head.room_id] = self._commits.event_log.load_room(self._connection, head)
+            self._rooms[head.room_id] = self._commits.event_log.load_room(self.connection, head)
         wanted: dict[RoomId, set[StateKey]] = {}
         for pending in self._group:
             command = pending.command
@@ -461,7 +475,7 @@ class _Batch:
             for key in self._rooms[room_id].unknown(keys)
         ]
         if unknown:
-            found = self._commits.states.find_states(self._connection, unknown)
+            found = self._commits.states.find_states(self.connection, unknown)
             for room_id, keys in wanted.items():
                 room = self._rooms[room_id]
                 learned = {key: found.get((room_id, key)) for key in room.unknown(keys)}
@@ -472,7 +486,7 @@ class _Batch:
         head = self._heads.get(room.room_id)
         if head is None:  # being created: what it does not know does not exist
             return room.learn(dict.fromkeys(keys))
-        found = self._commits.states.find_states(self._connection, [(head, key) for key in keys])
+        found = self._commits.states.find_states(self.connection, [(head, key) for key in keys])
         return room.learn({key: found.get((room.room_id, key)) for key in keys})
 
     def _decide(self, answered: dict[TransactionKey, EventId]) -> None:
@@ -493,8 +507,8 @@ class _Batch:
                 continue
             self._results[place] = result
             self._rooms[command.room_id] = session.room
-            self._facts.extend(session.facts)
-            last = len(self._facts) - 1
+            self.facts.extend(session.facts)
+            last = len(self.facts) - 1
             self._row_writes.extend((None, last, write) for write in session.rows)
             if command.transaction is not None:
                 answered[command.transaction] = result
@@ -506,14 +520,15 @@ class _Batch:
             if command.creates is None:
                 raise UnknownRoom(f"{command.room_id} is not a room this server knows.")
             room = Room(room_id=command.room_id, rules=command.creates, state=immutables.Map())
-        return RoomSession(room, self._commits.now_ms(), self)
+        head = self._head_of_room(command.room_id)
+        return RoomSession(room, head, self._commits.now_ms(), self)
 
     # Writing
 
     def _write(self) -> None:
-        connection = self._connection
-        taken = len(self._facts) + sum(1 for rows, _, _ in self._row_writes if rows is not None)
-        questions = [projection.ask(self._facts) for projection in self._commits.inline]
+        connection = self.connection
+        taken = len(self.facts) + sum(1 for rows, _, _ in self._row_writes if rows is not None)
+        questions = [projection.ask(self.facts) for projection in self._commits.inline]
         with connection.pipeline():
             base_cursor = connection.execute(TAKE_POSITIONS, (taken, taken))
             asked = [
@@ -527,7 +542,7 @@ class _Batch:
         base: int = base_row[0]
         recorded = [
             RecordedFact(base + n, self._head_of(fact).room_nid, fact)
-            for n, fact in enumerate(self._facts, start=1)
+            for n, fact in enumerate(self.facts, start=1)
         ]
         sent = False
         try:
@@ -543,7 +558,7 @@ class _Batch:
     def _write_all(
         self, base: int, recorded: Sequence[RecordedFact], answers: Sequence[Sequence[Row]]
     ) -> None:
-        connection = self._connection
+        connection = self.connection
 
         def execute(sql: str, params: Params) -> None:
             connection.execute(sql.encode(), params)

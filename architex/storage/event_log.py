@@ -173,7 +173,7 @@ class EventLog(Application[str]):
     def remember(self, room: Room) -> None:
         """Keep a committed value of a room for the next decision about it."""
         with self._lock:
-            self._rooms[room.room_id] = room
+            self._rooms[room.room_id] = room.trimmed()
             self._rooms.move_to_end(room.room_id)
             while len(self._rooms) > MAX_CACHED_ROOMS:
                 self._rooms.popitem(last=False)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import orjson
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import Mapper, StoredEvent
 
-from architex.domain.canonical_json import encode_canonical_json
-from architex.domain.pdu import Pdu, parse_pdu
-from architex.domain.room.events import FACT_CLASSES, Fact, SenderDevice
+from architex.domain.canonical_json import encode_lenient_json
+from architex.domain.identifiers import EventId
+from architex.domain.pdu import Pdu, StateKey, parse_pdu
+from architex.domain.room.events import FACT_CLASSES, Fact, SenderDevice, StateBefore
 from architex.domain.room_versions import RoomVersionRules, get_room_version
 
 RulesFinder: TypeAlias = Callable[[str], RoomVersionRules]
@@ -22,19 +23,22 @@ def encode_fact(fact: Fact) -> bytes:
     """The bytes of a fact: an envelope of ours around the PDU's canonical JSON.
 
     Keys beside `pdu`: event_id, received_ts, and, where there is something to say, replaces,
-    delta ([[type, state key, event ID or null], …]), sender_device ([device ID, transaction ID])
-    and reason.
+    delta ([[type, state key, event ID or null], …]), sender_device ([device ID, transaction ID]),
+    before ([position, overlay, entries as in delta]) and reason.
     """
     envelope: dict[str, Any] = {"event_id": fact.pdu.event_id, "received_ts": fact.received_ts}
     if fact.replaces is not None:
         envelope["replaces"] = fact.replaces
     if fact.delta is not None:
-        envelope["delta"] = [[*key, event_id] for key, event_id in fact.delta.items()]
+        envelope["delta"] = _entries(fact.delta)
     if fact.sender_device is not None:
         envelope["sender_device"] = [fact.sender_device.device_id, fact.sender_device.txn_id]
+    if fact.before is not None:
+        before = fact.before
+        envelope["before"] = [before.at, before.overlay, _entries(before.entries)]
     if fact.reason is not None:
         envelope["reason"] = fact.reason
-    pdu = encode_canonical_json(fact.pdu.event)
+    pdu = encode_lenient_json(fact.pdu.event)
     return orjson.dumps(envelope)[:-1] + b',"pdu":' + pdu + b"}"
 
 
@@ -46,17 +50,28 @@ def decode_fact(stored: StoredEvent, rules: RoomVersionRules) -> Fact:
     """
     envelope = orjson.loads(stored.state)
     device = envelope.get("sender_device")
-    delta = envelope.get("delta")
+    delta, before = envelope.get("delta"), envelope.get("before")
     return FACT_CLASSES[stored.topic](
         originator_id=cast(str, stored.originator_id),
         originator_version=stored.originator_version,
         pdu=parse_pdu(rules, envelope["pdu"], event_id=envelope["event_id"]),
         received_ts=envelope["received_ts"],
         replaces=envelope.get("replaces"),
-        delta=None if delta is None else {(type_, key): id_ for type_, key, id_ in delta},
+        delta=None if delta is None else _state_changes(delta),
         sender_device=None if device is None else SenderDevice(*device),
+        before=None
+        if before is None
+        else StateBefore(before[0], before[1], _state_changes(before[2])),
         reason=envelope.get("reason"),
     )
+
+
+def _entries(changes: Mapping[StateKey, EventId | None]) -> list[list[str | None]]:
+    return [[type_, state_key, event_id] for (type_, state_key), event_id in changes.items()]
+
+
+def _state_changes(entries: Iterable[Sequence[Any]]) -> dict[StateKey, EventId | None]:
+    return {(type_, state_key): event_id for type_, state_key, event_id in entries}
 
 
 def decode_pdu(state: bytes, rules: RoomVersionRules) -> Pdu:

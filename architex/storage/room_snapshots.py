@@ -10,7 +10,7 @@ import immutables
 import orjson
 from eventsourcing.persistence import StoredEvent
 
-from architex.domain.canonical_json import encode_canonical_json
+from architex.domain.canonical_json import encode_lenient_json
 from architex.domain.errors import MatrixError
 from architex.domain.pdu import parse_pdu
 from architex.domain.room.aggregate import Extremity, Room
@@ -54,7 +54,7 @@ def encode_snapshot(room: Room) -> StoredEvent:
             "state": [
                 None
                 if pdu is None
-                else [pdu.event_id, orjson.Fragment(encode_canonical_json(pdu.event))]
+                else [pdu.event_id, orjson.Fragment(encode_lenient_json(pdu.event))]
                 for key, pdu in sorted(room.state.items(), key=lambda item: item[0])
                 if key[0] in _KEPT_TYPES and key[1] == ""
             ],

@@ -205,11 +205,14 @@ class Room:
         """The room, told about entries of its current state."""
         return replace(self, state=self.state.update(entries))
 
-    def forget_members(self) -> Room:
-        """The room, without the member entries it knows; they can be learned again."""
+    def trimmed(self) -> Room:
+        """The room, without the members it knows if it knows a great many entries.
+
+        For between decisions: what a decision has just changed cannot be learned again.
+        """
+        if len(self.state) <= MAX_KNOWN_ENTRIES:
+            return self
         kept = {key: pdu for key, pdu in self.state.items() if key[0] != "m.room.member"}
-        if len(kept) > MAX_KNOWN_ENTRIES:
-            kept = {key: pdu for key, pdu in kept.items() if key[1] == ""}
         if len(kept) > MAX_KNOWN_ENTRIES:
             kept = {}
         return replace(self, state=immutables.Map(kept))
@@ -235,22 +238,27 @@ class Room:
                 state = state.set(key, pdu)
             elif key in state:
                 state = state.delete(key)
-        extremities = self.extremities
-        depth = self.depth
+        extremities, depth = self.extremities, self.depth
         if isinstance(fact, PduAccepted):
-            followed = set(pdu.prev_events)
-            kept = {id_: end for id_, end in extremities.items() if id_ not in followed}
-            kept[pdu.event_id] = extremity_of(self.rules, pdu)
-            extremities = immutables.Map(kept)
+            extremities = extremities_after(self.rules, extremities, pdu)
             depth = max(depth, pdu.depth)
-        room = replace(
+        return replace(
             self,
             version=fact.originator_version,
             depth=depth,
             extremities=extremities,
             state=state,
         )
-        return room.forget_members() if len(state) > MAX_KNOWN_ENTRIES else room
+
+
+def extremities_after(
+    rules: RoomVersionRules, extremities: Mapping[EventId, Extremity], pdu: Pdu
+) -> Mapping[EventId, Extremity]:
+    """The forward extremities when an event was accepted."""
+    followed = set(pdu.prev_events)
+    kept = {event_id: end for event_id, end in extremities.items() if event_id not in followed}
+    kept[pdu.event_id] = extremity_of(rules, pdu)
+    return immutables.Map(kept)
 
 
 def extremity_of(rules: RoomVersionRules, pdu: Pdu) -> Extremity:

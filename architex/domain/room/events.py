@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from architex.domain.identifiers import EventId, RoomId
@@ -26,6 +26,24 @@ class SenderDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class StateBefore:
+    """The state before an event that does not simply follow the end of its room.
+
+    It is the current state at an earlier position, changed by an overlay, changed by `entries`.
+
+    Attributes:
+        at: a position of the log.
+        overlay: the position of the event whose overlay it is; None for none.
+        entries: further changes; None for an entry that is not there. If there are any, they
+            become an overlay of the event's own.
+    """
+
+    at: int
+    overlay: int | None = None
+    entries: Mapping[StateKey, EventId | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Fact:
     """One entry of a room's log.
 
@@ -38,6 +56,7 @@ class Fact:
         delta: the changes of the current state, state key by state key (None: the entry went
             away). None stands for the usual case: a state event sets itself, any other nothing.
         sender_device: set for events that a client of ours sent with a transaction ID.
+        before: the state before the event, where that was not the room's current state.
         reason: for soft-failed and rejected events, the rule that said so.
     """
 
@@ -48,6 +67,7 @@ class Fact:
     replaces: EventId | None = None
     delta: Mapping[StateKey, EventId | None] | None = None
     sender_device: SenderDevice | None = None
+    before: StateBefore | None = None
     reason: str | None = None
 
     verdict: ClassVar[int]

@@ -1,0 +1,130 @@
+"""The checks on receipt of a PDU, in the spec's order: one door for every event, ours and theirs.
+
+What does not pass the first three checks is no event at all and is dropped. What does, gets a
+Verdict by the authorization rules. A peer's bad event is ordinary data: a Verdict, no exception.
+
+Spec: https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from architex.domain.auth_rules import (
+    FindState,
+    check_state_dependent_auth_rules,
+    check_state_independent_auth_rules,
+    find_state_among,
+)
+from architex.domain.errors import Forbidden, InvalidPdu, MatrixError
+from architex.domain.identifiers import EventId, RoomId
+from architex.domain.pdu import Pdu, has_valid_content_hash, parse_pdu
+from architex.domain.redaction import redact_event
+from architex.domain.room_versions import RoomVersionRules
+from architex.domain.signing import FindVerifyKey, servers_that_must_sign, verify_event_signatures
+
+
+class Outcome(Enum):
+    """What becomes of a received event."""
+
+    ACCEPTED = "accepted"
+    SOFT_FAILED = "soft-failed"
+    """Allowed where it stands in the graph, but not by the room's current state."""
+    REJECTED = "rejected"
+    """Breaks the authorization rules; kept, so that what refers to it can be judged."""
+    DROPPED = "dropped"
+    """Not an event: malformed, unsigned, or of another room. Nothing of it is kept."""
+    MISSING = "missing"
+    """Cannot be judged yet: events that it refers to are not here."""
+    KNOWN = "known"
+    """Was judged before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What we think of an event, and why.
+
+    Attributes:
+        pdu: the event as kept (redacted if its content hash did not match); None when dropped.
+        reason: the rule that said so; None for accepted events.
+        missing: the events without which it cannot be judged.
+    """
+
+    outcome: Outcome
+    pdu: Pdu | None = None
+    reason: str | None = None
+    missing: frozenset[EventId] = frozenset()
+
+
+def check_form(
+    rules: RoomVersionRules,
+    room_id: RoomId,
+    event: Mapping[str, Any],
+    find_verify_key: FindVerifyKey,
+) -> Verdict | Pdu:
+    """Checks 1 to 3: is it an event of this room, signed, and whole?
+
+    Args:
+        find_verify_key: gives only keys that were valid when the event was made.
+
+    Returns the event, or the verdict that it is dropped.
+    """
+    try:
+        # 1. Is a valid event, otherwise it is dropped.
+        pdu = parse_pdu(rules, event)
+        if pdu.room_id != room_id:
+            raise InvalidPdu(f"The event is of another room, {pdu.room_id}.")
+        # 2. Passes signature checks, otherwise it is dropped.
+        verify_event_signatures(rules, event, servers_that_must_sign(rules, pdu), find_verify_key)
+        # 3. Passes hash checks, otherwise it is redacted before being processed further.
+        if not has_valid_content_hash(rules, event):
+            pdu = parse_pdu(rules, redact_event(rules, dict(event)), event_id=pdu.event_id)
+    except MatrixError as error:
+        return Verdict(Outcome.DROPPED, reason=error.message)
+    return pdu
+
+
+def check_authorisation(
+    rules: RoomVersionRules,
+    pdu: Pdu,
+    auth_events: Sequence[Pdu],
+    *,
+    create: Pdu | None,
+    rejected: Collection[EventId],
+    find_before: FindState,
+    find_current: FindState,
+) -> Verdict:
+    """Checks 4 to 6: do the authorization rules allow it?
+
+    Args:
+        auth_events: all the events that `pdu.auth_events` names.
+        create: the room's create event.
+        rejected: those of the auth events that were rejected.
+        find_before: the state before the event.
+        find_current: the current state of the room.
+    """
+    try:
+        # 4. Passes authorization rules based on the event's auth events, otherwise it is rejected.
+        check_state_independent_auth_rules(
+            rules, pdu, auth_events, create=create, rejected=rejected
+        )
+        if pdu.type != "m.room.create":
+            check_state_dependent_auth_rules(
+                rules, pdu, find_state_among(auth_events, create=create)
+            )
+            # 5. Passes authorization rules based on the state before the event, otherwise it is
+            # rejected.
+            check_state_dependent_auth_rules(rules, pdu, find_before)
+    except Forbidden as error:
+        return Verdict(Outcome.REJECTED, pdu, error.message)
+    try:
+        # 6. Passes authorization rules based on the current state of the room, otherwise it is
+        # "soft failed".
+        if pdu.type != "m.room.create":
+            check_state_dependent_auth_rules(rules, pdu, find_current)
+    except Forbidden as error:
+        return Verdict(Outcome.SOFT_FAILED, pdu, error.message)
+    return Verdict(Outcome.ACCEPTED, pdu)

@@ -1,0 +1,352 @@
+"""Judging: the door through which the events of others enter a room.
+
+Each event is checked in the spec's order, by the state where it stands in the graph; where
+branches meet, their states are resolved. What that costs follows from what the branches changed.
+
+Spec: https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from architex.domain.auth_rules import FindState, auth_types_for_event
+from architex.domain.identifiers import EventId, RoomId
+from architex.domain.pdu import Pdu, StateKey
+from architex.domain.room.aggregate import extremities_after
+from architex.domain.room.events import (
+    Fact,
+    PduAccepted,
+    PduRejected,
+    PduSoftFailed,
+    StateBefore,
+)
+from architex.domain.room.pdu_checks import Outcome, Verdict, check_authorisation, check_form
+from architex.domain.signing import FindVerifyKey
+from architex.domain.state_resolution import resolve_conflict
+from architex.projections.branch_states import BranchStates
+from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+
+_CREATE: Final[StateKey] = ("m.room.create", "")
+
+# What the rules may look at beside an event's own auth types.
+_USUAL_KEYS: Final[frozenset[StateKey]] = frozenset(
+    {_CREATE, ("m.room.power_levels", ""), ("m.room.join_rules", "")}
+)
+
+_FACT_CLASSES: Final[Mapping[Outcome, type[Fact]]] = {
+    Outcome.ACCEPTED: PduAccepted,
+    Outcome.SOFT_FAILED: PduSoftFailed,
+    Outcome.REJECTED: PduRejected,
+}
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Judges events, and records those that are kept."""
+
+    commits: CommitQueue
+    branches: BranchStates
+
+    def judge(
+        self, room_id: RoomId, events: Sequence[Mapping[str, Any]], find_verify_key: FindVerifyKey
+    ) -> list[Verdict]:
+        """Judge events of a room, in the order given, each alone; one bad one spoils nothing.
+
+        Args:
+            events: as they came; parents before children.
+            find_verify_key: gives only keys that were valid when the events were made.
+
+        Returns a verdict for each.
+
+        Raises:
+            UnknownRoom: this server does not know the room.
+        """
+        rules = self.commits.event_log.rules_of(room_id)
+        formed = [check_form(rules, room_id, event, find_verify_key) for event in events]
+        waiting = [pdu for pdu in formed if isinstance(pdu, Pdu)]
+        judged: list[Verdict] = []
+        while len(judged) < len(waiting):
+            decide = partial(self._judge, waiting[len(judged) :])
+            judged += self.commits.write_room(RoomCommand(room_id, decide))
+        verdicts = iter(judged)
+        return [next(verdicts) if isinstance(pdu, Pdu) else pdu for pdu in formed]
+
+    # Under the room's lock
+
+    def _judge(self, pdus: Sequence[Pdu], session: RoomSession) -> list[Verdict]:
+        """Verdicts on as many of the events as can be judged in this transaction."""
+        door = _Door(session, self.branches, pdus)
+        verdicts = []
+        for pdu in pdus:
+            verdict = door.judge(pdu)
+            if verdict is None:  # it stands beside an event that has no position yet
+                break
+            verdicts.append(verdict)
+        return verdicts
+
+
+class _Door:
+    """The checks on events of one room, within one decision."""
+
+    def __init__(self, session: RoomSession, branches: BranchStates, pdus: Sequence[Pdu]) -> None:
+        self._session = session
+        self._branches = branches
+        self._rules = session.room.rules
+        named = {event_id for pdu in pdus for event_id in (*pdu.prev_events, *pdu.auth_events)} | {
+            pdu.event_id for pdu in pdus
+        }
+        self._known = branches.find_events(
+            session.connection, session.head.room_nid, self._rules, named
+        )
+        # Judged here, and so without a position: the event, and whether it was rejected.
+        self._fresh: dict[EventId, tuple[Pdu, bool]] = {}
+
+    def judge(self, pdu: Pdu) -> Verdict | None:
+        """The verdict on an event, recorded; None when it must wait for the next transaction."""
+        if pdu.event_id in self._known or pdu.event_id in self._fresh:
+            return Verdict(Outcome.KNOWN, pdu)
+        if pdu.type == "m.room.create":
+            return Verdict(Outcome.DROPPED, reason="The room has its m.room.create event.")
+        missing = frozenset(
+            event_id
+            for event_id in (*pdu.prev_events, *pdu.auth_events)
+            if event_id not in self._known and event_id not in self._fresh
+        )
+        if missing:
+            if any(self._session.is_uncommitted(event_id) for event_id in missing):
+                return None
+            return Verdict(Outcome.MISSING, pdu, "It refers to events that are not here.", missing)
+        if not pdu.prev_events:
+            return Verdict(Outcome.DROPPED, reason="Only m.room.create follows no event.")
+        if self._follows_the_end(pdu):
+            before = None
+        else:
+            if not self._all_committed((*pdu.prev_events, *self._session.room.extremities)):
+                return None
+            before = self._state_before(pdu)
+        verdict = self._check(pdu, before)
+        self._record(verdict, pdu, before)
+        return verdict
+
+    def _follows_the_end(self, pdu: Pdu) -> bool:
+        """Whether the state before the event is the current state of the room."""
+        return set(pdu.prev_events) == set(self._session.room.extremities)
+
+    def _all_committed(self, event_ids: Iterable[EventId]) -> bool:
+        return not any(
+            event_id in self._fresh or self._session.is_uncommitted(event_id)
+            for event_id in event_ids
+        )
+
+    def _check(self, pdu: Pdu, before: StateBefore | None) -> Verdict:
+        find_current: FindState = self._session.find_state
+        find_before = find_current
+        if before is not None:
+            find_before = self._finder(before, _USUAL_KEYS | self._auth_types(pdu))
+        auth_events, rejected = self._auth_events(pdu)
+        return check_authorisation(
+            self._rules,
+            pdu,
+            auth_events,
+            create=find_current("m.room.create", ""),
+            rejected=rejected,
+            find_before=find_before,
+            find_current=find_current,
+        )
+
+    def _auth_events(self, pdu: Pdu) -> tuple[list[Pdu], set[EventId]]:
+        auth_events = []
+        rejected = set()
+        for event_id in pdu.auth_events:
+            known = self._known.get(event_id)
+            if known is not None:
+                auth_event, is_rejected = known.pdu, known.verdict == PduRejected.verdict
+            else:
+                auth_event, is_rejected = self._fresh[event_id]
+            auth_events.append(auth_event)
+            if is_rejected:
+                rejected.add(event_id)
+        return auth_events, rejected
+
+    def _record(self, verdict: Verdict, pdu: Pdu, before: StateBefore | None) -> None:
+        session = self._session
+        delta: dict[StateKey, EventId | None] | None = None
+        replaces = None
+        if verdict.outcome is Outcome.ACCEPTED:
+            if before is not None:
+                delta = self._change_of_current_state(pdu, before)
+            if pdu.state_key is not None:
+                replaced = session.find_state(pdu.type, pdu.state_key)
+                replaces = None if replaced is None else replaced.event_id
+        fact_class = _FACT_CLASSES[verdict.outcome]
+        session.record(
+            fact_class(
+                originator_id=session.room.room_id,
+                originator_version=session.room.version + 1,
+                pdu=pdu,
+                received_ts=session.now_ms,
+                replaces=replaces,
+                delta=delta,
+                before=before,
+                reason=verdict.reason,
+            )
+        )
+        self._fresh[pdu.event_id] = (pdu, verdict.outcome is Outcome.REJECTED)
+        # What the event changed is not in the database yet: the room must be told now.
+        earlier = {
+            key: event_id
+            for key, event_id in (delta or {}).items()
+            if event_id is not None and event_id != pdu.event_id
+        }
+        if earlier:
+            pdus = self._branches.find_pdus(session.connection, self._rules, earlier.values())
+            session.learn({key: pdus[event_id] for key, event_id in earlier.items()})
+
+    # States
+
+    def _state_before(self, pdu: Pdu) -> StateBefore:
+        """The state before an event that stands on branches: resolved, where they differ."""
+        parents = [self._known[event_id] for event_id in sorted(set(pdu.prev_events))]
+        states = _distinct(parent.state_after for parent in parents)
+        values = self._compare(states)
+        resolved = self._resolve(states, values)
+        newest = max(range(len(states)), key=lambda place: states[place].at)
+        base = states[newest]
+        entries = dict(base.entries)
+        for key in {*values, *resolved}:
+            stands = values[key][newest] if key in values else None
+            if resolved.get(key) != stands:
+                entries[key] = resolved.get(key)
+        return StateBefore(base.at, base.overlay, entries)
+
+    def _change_of_current_state(
+        self, pdu: Pdu, before: StateBefore
+    ) -> dict[StateKey, EventId | None]:
+        """How the current state changes when the event becomes an end of the room beside others.
+
+        The current state is the resolution of the states after all ends.
+        """
+        session = self._session
+        own = {} if pdu.state_key is None else {pdu.key: pdu.event_id}
+        after = StateBefore(before.at, before.overlay, {**before.entries, **own})
+        ends = set(extremities_after(self._rules, session.room.extremities, pdu))
+        others = self._branches.find_events(
+            session.connection, session.head.room_nid, self._rules, ends - {pdu.event_id}
+        )
+        states = _distinct([after, *(end.state_after for end in others.values())])
+        current = StateBefore(session.head.last_position)
+        compared = self._compare([*states, current])
+        values = {key: row[:-1] for key, row in compared.items() if len(set(row[:-1])) > 1}
+        resolved = self._resolve(states, values, newcomer=pdu)
+        changed: dict[StateKey, EventId | None] = {}
+        for key in {*compared, *resolved}:
+            agreed = compared[key][0] if key in compared and key not in values else None
+            new = resolved.get(key, agreed)
+            stands = session.find_state(*key)
+            if new != (None if stands is None else stands.event_id):
+                changed[key] = new
+        return changed
+
+    def _compare(self, states: Sequence[StateBefore]) -> dict[StateKey, list[EventId | None]]:
+        return self._branches.compare(
+            self._session.connection, self._session.head.room_nid, states
+        )
+
+    def _resolve(
+        self,
+        states: Sequence[StateBefore],
+        values: Mapping[StateKey, Sequence[EventId | None]],
+        newcomer: Pdu | None = None,
+    ) -> dict[StateKey, EventId]:
+        """What states that differ in `values` resolve to, as far as they do not agree.
+
+        Args:
+            values: for each entry in which they differ, the event in each state, or None.
+            newcomer: an event in one of them that is not recorded yet.
+        """
+        conflicted = {
+            key: frozenset(event_id for event_id in row if event_id is not None)
+            for key, row in values.items()
+        }
+        agreed: dict[StateKey, EventId] = {}
+        if self._rules.state_resolution == "1":
+            # In version 1, an entry that only some states have is not conflicted.
+            agreed = {key: next(iter(ids)) for key, ids in conflicted.items() if len(ids) == 1}
+            conflicted = {key: ids for key, ids in conflicted.items() if len(ids) > 1}
+        if not conflicted:
+            return agreed
+        session, branches = self._session, self._branches
+        disagreement = branches.disagreement(
+            session.connection, session.head.room_nid, states, values, newcomer
+        )
+        pdus = branches.find_pdus(session.connection, self._rules, disagreement.chain)
+        if newcomer is not None:
+            pdus[newcomer.event_id] = newcomer
+        shared = self._shared_entries(states[0], values, agreed, pdus)
+        pdus.update(
+            branches.find_pdus(session.connection, self._rules, set(shared.values()) - set(pdus))
+        )
+        rejected = branches.find_rejected(session.connection, disagreement.chain)
+        resolved = resolve_conflict(
+            self._rules,
+            find_unconflicted=shared.get,
+            conflicted=conflicted,
+            difference=disagreement.difference,
+            find_pdu=pdus.get,
+            is_rejected=rejected.__contains__,
+            subgraph=disagreement.subgraph,
+        )
+        return {**agreed, **resolved}
+
+    def _shared_entries(
+        self,
+        state: StateBefore,
+        values: Mapping[StateKey, Sequence[EventId | None]],
+        agreed: Mapping[StateKey, EventId],
+        pdus: Mapping[EventId, Pdu],
+    ) -> dict[StateKey, EventId]:
+        """What the states agree about, of all that the rules may ask about the events."""
+        keys = set(_USUAL_KEYS)
+        for pdu in pdus.values():
+            if pdu.state_key is not None:
+                keys.add(pdu.key)
+                keys |= self._auth_types(pdu)
+        entries = self._branches.find_entries(
+            self._session.connection,
+            self._session.head.room_nid,
+            state,
+            [key for key in keys if key not in values],
+        )
+        return {**entries, **agreed}
+
+    def _auth_types(self, pdu: Pdu) -> frozenset[StateKey]:
+        return auth_types_for_event(
+            self._rules,
+            type=pdu.type,
+            state_key=pdu.state_key,
+            sender=pdu.sender,
+            content=pdu.content,
+        )
+
+    def _finder(self, state: StateBefore, keys: Collection[StateKey]) -> FindState:
+        """A lookup in a state, for the entries under `keys`."""
+        session = self._session
+        entries = self._branches.find_entries(
+            session.connection, session.head.room_nid, state, keys
+        )
+        pdus = self._branches.find_pdus(session.connection, self._rules, entries.values())
+        found = {key: pdus[event_id] for key, event_id in entries.items()}
+        return lambda type, state_key: found.get((type, state_key))
+
+
+def _distinct(states: Iterable[StateBefore]) -> list[StateBefore]:
+    """The states, each once."""
+    distinct: list[StateBefore] = []
+    for state in states:
+        if state not in distinct:
+            distinct.append(state)
+    return distinct
