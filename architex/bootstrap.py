@@ -300,6 +300,19 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
     )
 
 
+def _well_known(settings: Settings) -> WellKnown:
+    """What /.well-known/matrix tells."""
+    given = settings.well_known
+    contact = {"matrix_id": given.support_matrix_id, "email_address": given.support_email}
+    ways = {name: value for name, value in contact.items() if value is not None}
+    return WellKnown(
+        base_url=settings.public_base_url,
+        delegated_server=given.delegated_server,
+        support_page=given.support_page,
+        contacts=[{"role": "m.role.admin", **ways}] if ways else [],
+    )
+
+
 def _limits(settings: Settings) -> dict[str, RateLimit]:
     """The rate limits by kind."""
     limits = settings.rate_limits
@@ -332,7 +345,7 @@ def build_app(settings: Settings, core: Core) -> WsgiApp:
             ),
         ),
         Route("/health", Health(core.event_log.position)),
-        *server_routes(use_cases, WellKnown(base_url=settings.public_base_url)),
+        *server_routes(use_cases, _well_known(settings)),
         *under_client_versions(client_routes(use_cases)),
     ]
     return create_app(Authenticator(use_cases.sessions, use_cases.rate_limits), routes)

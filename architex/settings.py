@@ -271,6 +271,18 @@ class CasSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WellKnownSettings:
+    """What /.well-known/matrix tells beside public_base_url."""
+
+    delegated_server: str | None = _key(
+        "host, or host:port, where other servers reach this one, if not under server_name", None
+    )
+    support_page: str | None = _key("URL of a page that helps users", None)
+    support_matrix_id: str | None = _key("user ID of an administrator, to ask for help", None)
+    support_email: str | None = _key("e-mail address of an administrator", None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that an operator can choose. Made by `load_settings`, never changed after.
 
@@ -315,6 +327,7 @@ class Settings:
     outbound: OutboundSettings = _key("", OutboundSettings())
     appservices: AppserviceSettings = _key("", AppserviceSettings())
     identity: IdentitySettings = _key("", IdentitySettings())
+    well_known: WellKnownSettings = _key("", WellKnownSettings())
     email: EmailSettings | None = _key("", None)
     recaptcha: RecaptchaSettings | None = _key("", None)
     cas: CasSettings | None = _key("", None)

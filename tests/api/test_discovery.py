@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-import falcon
-import falcon.testing
-
-from architex.api.well_known import (
-    WellKnown,
-    WellKnownServerResource,
-    WellKnownSupportResource,
-)
-from tests.api.client import Server, User
+from architex.settings import WellKnownSettings
+from tests.api.client import Server, User, settings_for, start_server, stop_server
 
 
 def test_versions_are_public_and_of_the_specs_form(server: Server) -> None:
@@ -48,20 +42,18 @@ def test_what_the_operator_does_not_say_is_not_found(server: Server) -> None:
     server.request("GET", "/.well-known/matrix/server").refused(404, "M_NOT_FOUND")
 
 
-def test_what_the_operator_says_is_told() -> None:
-    contacts = [{"role": "m.role.admin", "email_address": "a@x.example"}]
-    told = WellKnown(
-        base_url="https://x.example",
+def test_what_the_operator_says_is_told(database_url: str, tmp_path: Path) -> None:
+    told = WellKnownSettings(
         delegated_server="matrix.x.example:443",
         support_page="https://x.example/help",
-        contacts=contacts,
+        support_email="admin@x.example",
     )
-    app = falcon.App()
-    app.add_route("/server", WellKnownServerResource(told))
-    app.add_route("/support", WellKnownSupportResource(told))
-    client = falcon.testing.TestClient(app)
-    assert client.simulate_get("/server").json == {"m.server": "matrix.x.example:443"}
-    assert client.simulate_get("/support").json == {
-        "contacts": contacts,
+    server = start_server(database_url, settings_for(tmp_path, well_known=told))
+    assert server.request("GET", "/.well-known/matrix/server").ok() == {
+        "m.server": "matrix.x.example:443"
+    }
+    assert server.request("GET", "/.well-known/matrix/support").ok() == {
+        "contacts": [{"role": "m.role.admin", "email_address": "admin@x.example"}],
         "support_page": "https://x.example/help",
     }
+    stop_server(server)
