@@ -26,6 +26,12 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "registration_token",
         "Make, list and delete tokens that let people register.",
     ),
+    "room": ("architex.cli.rooms", "room", "List rooms and look into them."),
+    "projections": (
+        "architex.cli.projections",
+        "projections",
+        "List and rebuild the read models.",
+    ),
     "database": ("architex.cli.database", "database", "Migrate, check or run the database."),
     "keys": ("architex.cli.keys", "keys", "Make and show the signing key."),
 }

@@ -61,3 +61,12 @@ def read_facts(
     if len(facts) < limit:
         return FactBatch(facts, max(after, position), more=False)
     return FactBatch(facts, facts[-1].position, more=True)
+
+
+def count_facts(connection: PgConnection, after: int, *, only_state: bool = False) -> int:
+    """How many facts `read_facts` would still give after a position."""
+    query = "SELECT count(*) FROM stored_events e WHERE e.notification_id > %s"
+    row = connection.execute(
+        (query + _ONLY_STATE if only_state else query).encode(), (after,)
+    ).fetchone()
+    return 0 if row is None else int(row[0])
