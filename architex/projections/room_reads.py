@@ -340,31 +340,38 @@ def list_timeline(
     return [TimelineRow(*row) for row in connection.execute(sql.encode(), params).fetchall()]
 
 
-_CURRENT_EVENTS: Final = """
+_EVENTS_OF_STATE: Final = """
 SELECT s.room_nid, t.ordering, t.position, t.sender, t.is_state, t.type, g.redacted_by
-FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
+FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[], %(ats)s::int8[])
+    AS s (room_nid, low, high, at)
 CROSS JOIN LATERAL (
     SELECT c.valid_from FROM current_state c
     WHERE c.room_nid = s.room_nid AND c.valid_from > s.low AND c.valid_from <= s.high
-        AND c.valid_to = 9223372036854775807 AND c.position = c.valid_from
+        AND c.valid_to > s.at AND c.position = c.valid_from
     ORDER BY c.valid_from DESC LIMIT %(limit)s) e
 JOIN timeline t ON t.room_nid = s.room_nid AND t.ordering = e.valid_from
 JOIN event_graph g ON g.position = t.position"""
 
 
-def list_current_state_events(
-    connection: PgConnection, stretches: Collection[Stretch], *, limit: int
+def list_events_of_state(
+    connection: PgConnection, stretches: Collection[tuple[Stretch, int]], *, limit: int
 ) -> list[TimelineRow]:
-    """Of stretches of timelines, the newest events that are part of the state now."""
+    """Of stretches of timelines, the newest events that are part of the state at a position.
+
+    Args:
+        stretches: each with that position, which does not lie before the stretch's end.
+        limit: how many events per stretch at most.
+    """
     if not stretches or limit <= 0:
         return []
     params = {
-        "rooms": [stretch.room_nid for stretch in stretches],
-        "lows": [stretch.low for stretch in stretches],
-        "highs": [stretch.high for stretch in stretches],
+        "rooms": [stretch.room_nid for stretch, _ in stretches],
+        "lows": [stretch.low for stretch, _ in stretches],
+        "highs": [stretch.high for stretch, _ in stretches],
+        "ats": [at for _, at in stretches],
         "limit": limit,
     }
-    return [TimelineRow(*row) for row in connection.execute(_CURRENT_EVENTS, params).fetchall()]
+    return [TimelineRow(*row) for row in connection.execute(_EVENTS_OF_STATE, params).fetchall()]
 
 
 def is_hiding(event_filter: RoomEventFilter | None, ignored: Collection[UserId]) -> bool:

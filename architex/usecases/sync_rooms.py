@@ -34,7 +34,7 @@ from architex.projections.room_reads import (
     TimelineRow,
     find_scan_end,
     is_hiding,
-    list_current_state_events,
+    list_events_of_state,
     list_heroes,
     list_member_counts,
     list_state,
@@ -302,21 +302,21 @@ class SyncRooms:
         plans: Collection[RoomPlan],
         limit: int,
     ) -> list[TimelineRow]:
-        """For who came back: state set meanwhile that still holds, though the history is hidden.
+        """For who was away for a time: state set meanwhile that still holds, though hidden.
 
-        It is part of the state that they may see now; in the timeline, clients show it where it
-        happened.
+        It is part of the state that they may see now; it stands in the timeline where it happened,
+        or else something older there would seem to come after it.
         """
         event_filter = request.filter.room.timeline
         gaps = [
-            gap
+            (gap, plan.end)
             for plan in plans
-            if plan.is_new and plan.low > -EVER
-            for gap in _gaps(_visible(plan), plan.room_nid, plan.low, plan.high)
+            if plan.end is not None and plan.standing.access is not None
+            for gap in _gaps(_visible(plan), plan.room_nid, plan.low, plan.end)
         ]
         return [
             row
-            for row in list_current_state_events(connection, gaps, limit=limit + 1)
+            for row in list_events_of_state(connection, gaps, limit=limit + 1)
             if event_filter.includes(row.type, row.sender) and event_filter.contains_url is None
         ]
 
@@ -583,12 +583,17 @@ def _merge(stretches: Sequence[Stretch], extra: Sequence[Stretch]) -> list[Stret
 
 
 def _gaps(stretches: Sequence[Stretch], room_nid: int, low: int, high: int) -> list[Stretch]:
-    """What `low < position <= high` has beside ascending stretches of it."""
+    """What `low < position <= high` has beside ascending stretches of it.
+
+    When `low` is before everything, what comes before the first stretch is left out.
+    """
     gaps = []
     at = low
+    if low == -EVER:
+        at = stretches[0].low if stretches else high
     for stretch in stretches:
         if stretch.low > at:
-            gaps.append(Stretch(room_nid, at, stretch.low))
+            gaps.append(Stretch(room_nid, at, min(stretch.low, high)))
         at = max(at, stretch.high)
     if at < high:
         gaps.append(Stretch(room_nid, at, high))

@@ -1,0 +1,91 @@
+"""Presence over time."""
+
+from __future__ import annotations
+
+import pytest
+
+from architex.bootstrap import Core
+from architex.storage.pool import Database
+from architex.storage.presence import PresenceStore
+from architex.usecases.presence import SILENT_AFTER_MS, TOUCH_EVERY_MS, PresenceUpdates
+from architex.usecases.requester import Requester
+from tests.core import ALICE, make_core
+from tests.fakes.clock import FakeClock
+
+
+@pytest.fixture
+def core(database: Database) -> Core:
+    """The core of a server."""
+    return make_core(database)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that stands still."""
+    return FakeClock()
+
+
+@pytest.fixture
+def presence(core: Core, clock: FakeClock) -> PresenceUpdates:
+    """Presence in one process."""
+    return PresenceUpdates(PresenceStore(core.database), core.commits, clock)
+
+
+def state(presence: PresenceUpdates) -> str:
+    """How Alice is to be seen."""
+    return str(presence.get_status(Requester(ALICE), ALICE)["presence"])
+
+
+def test_syncing_user_is_online_until_the_clients_fall_silent(
+    presence: PresenceUpdates, clock: FakeClock
+) -> None:
+    assert state(presence) == "offline"
+    presence.note_sync(ALICE, "online")
+    assert state(presence) == "online"
+    clock.pass_seconds(SILENT_AFTER_MS / 1000 - 1)
+    assert presence.announce_silent() == 0
+    clock.pass_seconds(2)
+    assert presence.announce_silent() == 1
+    assert state(presence) == "offline"
+    presence.note_sync(ALICE, "online")
+    assert state(presence) == "online"
+
+
+def test_polling_on_keeps_the_user_online_without_news(
+    presence: PresenceUpdates, clock: FakeClock, core: Core
+) -> None:
+    presence.note_sync(ALICE, "online")
+    told = core.event_log.position()
+    for _ in range(10):
+        clock.pass_seconds(TOUCH_EVERY_MS / 1000)
+        presence.note_sync(ALICE, "online")
+        assert presence.announce_silent() == 0
+    assert core.event_log.position() == told
+
+
+def test_offline_sync_leaves_the_presence_alone(presence: PresenceUpdates) -> None:
+    presence.note_sync(ALICE, "offline")
+    assert state(presence) == "offline"
+    presence.note_sync(ALICE, "online")
+    presence.note_sync(ALICE, "offline")
+    assert state(presence) == "online"
+
+
+def test_idle_device_does_not_hide_an_active_one(
+    presence: PresenceUpdates, clock: FakeClock
+) -> None:
+    presence.note_sync(ALICE, "online")
+    presence.note_sync(ALICE, "unavailable")
+    assert state(presence) == "online"
+    clock.pass_seconds(70)
+    presence.note_sync(ALICE, "unavailable")
+    assert state(presence) == "unavailable"
+
+
+def test_server_without_presence_keeps_none(core: Core, clock: FakeClock) -> None:
+    store = PresenceStore(core.database)
+    presence = PresenceUpdates(store, core.commits, clock, enabled=False)
+    presence.note_sync(ALICE, "online")
+    presence.set_status(Requester(ALICE), ALICE, "online", "hi")
+    assert store.find_presence(ALICE) is None
+    assert state(presence) == "offline"
