@@ -30,7 +30,8 @@ worker_class = worker_class_for(
         if listener.tls_certificate and listener.tls_key
         else None
         for listener in settings.listeners
-    ]
+    ],
+    settings.trusted_proxies,
 )
 workers = settings.web_workers
 worker_connections = settings.processes.open_requests_per_worker

@@ -7,6 +7,7 @@ import difflib
 import ipaddress
 import json
 import os
+import textwrap
 import tomllib
 import types
 import typing
@@ -314,6 +315,11 @@ class Settings:
     )
     listeners: tuple[Listener, ...] = _key(
         "addresses to listen on", (Listener(host="127.0.0.1", port=8008),)
+    )
+    trusted_proxies: tuple[str, ...] = _key(
+        'reverse proxies whose X-Forwarded-For is believed, like ["127.0.0.1/32"]',
+        (),
+        is_network=True,
     )
     processes: ProcessSettings = _key("", ProcessSettings())
     logging: LoggingSettings = _key("", LoggingSettings())
@@ -706,7 +712,7 @@ def _render_section(section: str, kind: type[Any], given: Mapping[str, Any]) -> 
 
 def _render_key(f: dataclasses.Field[Any], key: str, given: Mapping[str, Any]) -> list[str]:
     name = key.rsplit(".", 1)[-1]
-    lines = [f"# {f.metadata['about']}"]
+    lines = textwrap.wrap(f.metadata["about"], 95, initial_indent="# ", subsequent_indent="# ")
     if key in given:
         lines.append(f"{name} = {_toml(given[key])}")
     elif f.default is None or f.default is dataclasses.MISSING or f.default == "":

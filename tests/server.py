@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -36,10 +37,13 @@ class RunningServer:
         data_dir: the embedded PostgreSQL, keys and media.
     """
 
-    def __init__(self, config_file: Path, url: str, data_dir: Path) -> None:
+    def __init__(
+        self, config_file: Path, url: str, data_dir: Path, ca_file: Path | None = None
+    ) -> None:
         self.config_file = config_file
         self.url = url
         self.data_dir = data_dir
+        self._tls = ssl.create_default_context(cafile=ca_file) if ca_file else None
         self.log_file = config_file.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -112,7 +116,9 @@ class RunningServer:
             self.url + path, data=data, headers=headers, method=method
         )
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310 - as above
+            with urllib.request.urlopen(  # noqa: S310 - as above
+                request, timeout=timeout_s, context=self._tls
+            ) as answer:
                 return answer.status, _parsed(answer.headers, answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -169,12 +175,15 @@ def free_port() -> int:
         return port
 
 
-def start_server(tmp_path: Path, *, web_workers: int = 1, **config: Any) -> RunningServer:
+def start_server(
+    tmp_path: Path, *, web_workers: int = 1, ca_file: Path | None = None, **config: Any
+) -> RunningServer:
     """Start `architex serve` on free ports with data of its own; use it in a `with`.
 
     Args:
         tmp_path: where its configuration and log go.
         web_workers: how many.
+        ca_file: whom to trust when the first listener speaks TLS.
         config: further settings: `server_name="a.example"`, `registration={"enabled": True}`…
     """
     # Not below tmp_path: as root PostgreSQL runs as another user, and the path must be short.
@@ -193,7 +202,9 @@ def start_server(tmp_path: Path, *, web_workers: int = 1, **config: Any) -> Runn
     config_file.write_text(_toml(settings))
     listener = settings["listeners"][0]
     scheme = "https" if "tls_certificate" in listener else "http"
-    server = RunningServer(config_file, f"{scheme}://127.0.0.1:{listener['port']}", data_dir)
+    server = RunningServer(
+        config_file, f"{scheme}://127.0.0.1:{listener['port']}", data_dir, ca_file
+    )
     try:
         server.start()
     except BaseException:

@@ -6,6 +6,7 @@ HTTP requests that frame their body in two ways are let through by gevent. This 
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import ssl
 import time
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import gevent
 from gevent import pywsgi
@@ -35,6 +36,8 @@ IDLE_TIMEOUT_S = 75.0
 # client that is still sending gets to see the answer. Beyond it the connection is closed.
 MAX_DISCARDED_BODY_BYTES = 64 * 1024 * 1024
 _CERTIFICATE_CHECK_INTERVAL_S = 60.0
+
+Networks: TypeAlias = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,11 @@ class RequestHandler(PyWSGIHandler):  # type: ignore[misc] # gunicorn's workers 
         self.wsgi_input = environ["wsgi.input"] = RequestInput(
             body.rfile, body.content_length, body.socket, body.chunked_input
         )
+        environ["REMOTE_ADDR"] = find_client_address(
+            environ.get("REMOTE_ADDR", ""),
+            environ.get("HTTP_X_FORWARDED_FOR", ""),
+            self.server.trusted_proxies,
+        )
         return environ
 
     def handle_one_response(self) -> None:
@@ -170,8 +178,34 @@ class RequestHandler(PyWSGIHandler):  # type: ignore[misc] # gunicorn's workers 
             log.debug("%s %s %s in %.1f ms", self.command, path, status, took_ms)
 
 
+def find_client_address(peer: str, forwarded_for: str, proxies: Networks) -> str:
+    """The address that a request comes from, as far as we can trust what proxies say of it.
+
+    Args:
+        peer: who connected to us.
+        forwarded_for: the X-Forwarded-For field; each proxy adds whom it heard from at its end.
+        proxies: networks of the proxies that we believe.
+
+    What a client wrote into the field itself stands before what the first proxy added, and is
+    never reached.
+    """
+    address = peer.removeprefix("::ffff:")  # IPv4 on a socket that has both
+    if not proxies or not forwarded_for:
+        return address
+    for before in reversed(forwarded_for.split(",")):
+        try:
+            if not any(ipaddress.ip_address(address) in network for network in proxies):
+                break
+            address = str(ipaddress.ip_address(before.strip()))
+        except ValueError:
+            break
+    return address
+
+
 class HttpServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no types for pywsgi
     """One listening socket of a worker."""
+
+    trusted_proxies: Networks = ()
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         """Serve a TLS connection, if the handshake succeeds in time."""
@@ -222,6 +256,8 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc] # gunicorn's workers hav
 
     # For each bound address, in order: its certificate, or None where it is plain HTTP.
     tls_files: ClassVar[Sequence[TlsFiles | None]] = ()
+    # Whose X-Forwarded-For is believed.
+    trusted_proxies: ClassVar[Networks] = ()
 
     def run(self) -> None:
         """Serve; then stop accepting, wake parked requests, and wait for the busy ones."""
@@ -257,6 +293,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc] # gunicorn's workers hav
             environ=environ,
             **tls,
         )
+        server.trusted_proxies = self.trusted_proxies
         server.start()
         return server
 
@@ -274,6 +311,18 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc] # gunicorn's workers hav
             server.stop(timeout=0.5)
 
 
-def worker_class_for(tls_files: Sequence[TlsFiles | None]) -> type[Worker]:
-    """A worker class for listeners with these certificates, in the order of gunicorn's `bind`."""
-    return type("Worker", (Worker,), {"tls_files": tuple(tls_files), "__module__": __name__})
+def worker_class_for(
+    tls_files: Sequence[TlsFiles | None], trusted_proxies: Sequence[str] = ()
+) -> type[Worker]:
+    """A worker class for listeners with these certificates, in the order of gunicorn's `bind`.
+
+    Args:
+        tls_files: for each listener its certificate, or None where it is plain HTTP.
+        trusted_proxies: networks of the reverse proxies whose X-Forwarded-For is believed.
+    """
+    attributes = {
+        "__module__": __name__,
+        "tls_files": tuple(tls_files),
+        "trusted_proxies": tuple(ipaddress.ip_network(network) for network in trusted_proxies),
+    }
+    return type("Worker", (Worker,), attributes)

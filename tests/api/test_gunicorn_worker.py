@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import http.client
 import ipaddress
 import signal
@@ -19,12 +18,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
-from architex.api.gunicorn_worker import ReloadingCertificate, TlsFiles
+from architex.api.gunicorn_worker import (
+    ReloadingCertificate,
+    TlsFiles,
+    find_client_address,
+)
+from tests.certificates import write_certificate
 from tests.server import free_port
 
 _CONFIGURATION = """
@@ -72,32 +72,10 @@ class Gunicorn:
             return answer
 
 
-def _write_certificate(directory: Path, name: str) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
-        .not_valid_after(datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .sign(key, SHA256())
-    )
-    (directory / "tls.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (directory / "tls.key").write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
-
-
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("gunicorn")
-    _write_certificate(directory, "first")
+    write_certificate(directory, "first")
     return directory
 
 
@@ -206,16 +184,16 @@ def _name_served(server_context: ssl.SSLContext) -> str:
 
 
 def test_renewed_certificate_is_taken_up(tmp_path: Path) -> None:
-    _write_certificate(tmp_path, "first")
+    write_certificate(tmp_path, "first")
     certificate = ReloadingCertificate(TlsFiles(tmp_path / "tls.crt", tmp_path / "tls.key"))
     assert _name_served(certificate.context) == "first"
-    _write_certificate(tmp_path, "second")
+    write_certificate(tmp_path, "second")
     certificate.reload_if_changed()
     assert _name_served(certificate.context) == "second"
 
 
 def test_half_renewed_certificate_changes_nothing(tmp_path: Path) -> None:
-    _write_certificate(tmp_path, "first")
+    write_certificate(tmp_path, "first")
     certificate = ReloadingCertificate(TlsFiles(tmp_path / "tls.crt", tmp_path / "tls.key"))
     (tmp_path / "tls.crt").write_text("half of a certif")
     certificate.reload_if_changed()
@@ -262,6 +240,27 @@ def test_request_that_could_be_read_in_two_ways_is_refused(shared: Gunicorn, hea
     answer = shared.send_raw(f"{head}\r\nHost: a\r\n\r\nabc".encode())
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded_for", "proxies", "client"),
+    [
+        ("203.0.113.9", "", [], "203.0.113.9"),
+        ("::ffff:203.0.113.9", "", [], "203.0.113.9"),
+        ("203.0.113.9", "10.9.9.9", [], "203.0.113.9"),
+        ("203.0.113.9", "10.9.9.9", ["127.0.0.1/32"], "203.0.113.9"),
+        ("127.0.0.1", "203.0.113.9", ["127.0.0.1/32"], "203.0.113.9"),
+        ("127.0.0.1", "10.9.9.9, 203.0.113.9", ["127.0.0.1/32"], "203.0.113.9"),
+        ("127.0.0.1", "10.9.9.9, 203.0.113.9", ["127.0.0.1", "203.0.0.0/16"], "10.9.9.9"),
+        ("127.0.0.1", "2001:db8::1", ["127.0.0.1/32"], "2001:db8::1"),
+        ("127.0.0.1", "<script>", ["127.0.0.1/32"], "127.0.0.1"),
+    ],
+)
+def test_only_trusted_proxies_say_who_the_client_is(
+    peer: str, forwarded_for: str, proxies: list[str], client: str
+) -> None:
+    networks = [ipaddress.ip_network(proxy) for proxy in proxies]
+    assert find_client_address(peer, forwarded_for, networks) == client
 
 
 def test_long_query_is_taken(shared: Gunicorn) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.certificates import write_certificate
 from tests.server import RunningServer, free_port, start_server
 
 
@@ -158,6 +160,49 @@ def test_server_takes_over_the_database_from_a_command(server: RunningServer) ->
     assert command.wait(20) == 0
     _wait_until(lambda: bool(_find(server, "-D")), "it has its own")
     _wait_until(server.is_healthy, "the server is healthy")
+
+
+def test_waiting_sync_is_answered_when_the_server_stops(server: RunningServer) -> None:
+    registration = {"auth": {"type": "m.login.dummy"}, "password": "correct horse battery"}
+    status, user = server.request("POST", "/_matrix/client/v3/register", registration)
+    assert status == 200, user
+    token = user["access_token"]
+    _, first = server.request("GET", "/_matrix/client/v3/sync", token=token)
+    waiting = f"/_matrix/client/v3/sync?timeout=60000&since={first['next_batch']}"
+    answers: list[int] = []
+    clients = [
+        threading.Thread(
+            target=lambda: answers.append(server.request("GET", waiting, token=token)[0])
+        )
+        for _ in range(8)
+    ]
+    for client in clients:
+        client.start()
+    time.sleep(0.5)  # for all to arrive; one that does not is refused, and missing below
+    assert server.stop() == 0
+    for client in clients:
+        client.join()
+    assert answers == [200] * 8
+    assert "killed" not in server.log()
+
+
+def test_tls_and_plain_listeners_serve_together(tmp_path: Path) -> None:
+    write_certificate(tmp_path, "test")
+    tls, plain = free_port(), free_port()
+    listeners = [
+        {
+            "host": "127.0.0.1",
+            "port": tls,
+            "tls_certificate": tmp_path / "tls.crt",
+            "tls_key": tmp_path / "tls.key",
+        },
+        {"host": "127.0.0.1", "port": plain},
+    ]
+    with start_server(tmp_path, listeners=listeners, ca_file=tmp_path / "tls.crt") as server:
+        assert server.url == f"https://127.0.0.1:{tls}"
+        assert server.request("GET", "/_matrix/client/versions")[0] == 200
+        server.url = f"http://127.0.0.1:{plain}"
+        assert server.request("GET", "/_matrix/client/versions")[0] == 200
 
 
 def test_port_in_use_is_refused_with_the_command_that_shows_by_whom(
