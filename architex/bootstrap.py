@@ -37,6 +37,7 @@ from architex.projections.guest_reads import GuestReads
 from architex.projections.member_reads import MemberReads
 from architex.projections.memberships import Memberships
 from architex.projections.room_directory import RoomDirectory
+from architex.projections.room_upgrade_reads import RoomUpgradeReads
 from architex.projections.timeline import Timeline
 from architex.projections.user_profiles import UserProfiles
 from architex.settings import Settings
@@ -87,6 +88,8 @@ from architex.usecases.registration import Registration, RegistrationPolicy
 from architex.usecases.requester import Requester
 from architex.usecases.room_creation import RoomCreation
 from architex.usecases.room_reading import RoomReading
+from architex.usecases.room_succession import RoomSuccession
+from architex.usecases.room_upgrades import RoomUpgrades
 from architex.usecases.sending import Sending
 from architex.usecases.sessions import Sessions
 from architex.usecases.sync_rooms import SyncRooms
@@ -192,18 +195,6 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
     interactive_auth = InteractiveAuth(
         InteractiveAuthSessionStore(database), password_check, tokens, clock, chance
     )
-    joining = Joining(
-        commits=commits,
-        event_log=core.event_log,
-        members=members,
-        profiles=profile_store,
-        forgotten=ForgottenRooms(),
-        server_name=settings.server_name,
-    )
-
-    def leave_all_rooms(user_id: UserId) -> None:
-        joining.leave_all(Requester(user_id))
-
     directory_policy = DirectoryPolicy(
         aliases_require_membership=settings.rooms.aliases_require_membership,
         list_needs_account=not settings.room_directory.unauthenticated,
@@ -223,6 +214,21 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
         policy=directory_policy,
         remote=NoRemoteDirectory(),
     )
+    upgrade_reads = RoomUpgradeReads(database, rendering.event_reads)
+    succession = RoomSuccession(upgrade_reads, AccountDataStore(database), commits, directory)
+    joining = Joining(
+        commits=commits,
+        event_log=core.event_log,
+        members=members,
+        profiles=profile_store,
+        forgotten=ForgottenRooms(),
+        succession=succession,
+        server_name=settings.server_name,
+    )
+
+    def leave_all_rooms(user_id: UserId) -> None:
+        joining.leave_all(Requester(user_id))
+
     return UseCases(
         account_data=AccountData(AccountDataStore(database), commits),
         accounts=Accounts(
@@ -280,6 +286,16 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
             randomness=chance,
             server_name=settings.server_name,
             default_version=settings.rooms.default_version,
+        ),
+        room_upgrades=RoomUpgrades(
+            commits=commits,
+            reads=upgrade_reads,
+            joining=joining,
+            directory=directory,
+            succession=succession,
+            clock=clock,
+            randomness=chance,
+            server_name=settings.server_name,
         ),
         sending=Sending(commits=commits, events=EventLookup(database), aliases=directory),
         sessions=sessions,

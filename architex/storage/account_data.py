@@ -73,6 +73,40 @@ def delete_tag(
     )
 
 
+def copy_room_account_data(
+    execute: Execute,
+    position: int,
+    *,
+    user_id: UserId,
+    from_room: RoomId,
+    to_room: RoomId,
+    type: str,
+) -> None:
+    """Set an entry of one room to what it is in another, unless it is set there already."""
+    execute(
+        "INSERT INTO account_data (user_id, room_id, type, content, position)"
+        " SELECT user_id, %s, type, content, %s FROM account_data"
+        " WHERE user_id = %s AND room_id = %s AND type = %s"
+        " ON CONFLICT (user_id, room_id, type) DO NOTHING",
+        (to_room, position, user_id, from_room, type),
+    )
+
+
+def replace_account_data(
+    execute: Execute, position: int, *, user_id: UserId, type: str, before: str, after: str
+) -> None:
+    """Change an entry that belongs to no room, if nobody else did in the meantime.
+
+    Args:
+        before, after: the content, as JSON.
+    """
+    execute(
+        "UPDATE account_data SET content = %s, position = %s"
+        " WHERE user_id = %s AND room_id = '' AND type = %s AND content = %s",
+        (after, position, user_id, type, before),
+    )
+
+
 class AccountDataStore:
     """Questions to the account_data table."""
 

@@ -16,6 +16,14 @@ PUBLISH_ROOM: Final = (
 )
 """Parameters: room ID, user ID, milliseconds since 1970. A published room stays as it is."""
 
+MOVE_PUBLICATION: Final = (
+    "WITH withdrawn AS (DELETE FROM published_rooms WHERE room_id = %s"
+    "  RETURNING published_by, published_ts)"
+    " INSERT INTO published_rooms (room_id, published_by, published_ts)"
+    " SELECT %s, published_by, published_ts FROM withdrawn ON CONFLICT (room_id) DO NOTHING"
+)
+"""Parameters: the room that leaves the list, the one that takes its place if it was there."""
+
 
 class PublishedRoomStore:
     """The published_rooms table."""

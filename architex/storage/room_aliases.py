@@ -23,6 +23,9 @@ INSERT_ALIAS: Final = (
 
 DELETE_ALIAS: Final = "DELETE FROM room_aliases WHERE room_alias = %s"
 
+MOVE_ALIASES: Final = "UPDATE room_aliases SET room_id = %s WHERE room_id = %s"
+"""Parameters: the room the aliases shall point to, the room they point to."""
+
 
 @dataclass(frozen=True, slots=True)
 class AliasRow:

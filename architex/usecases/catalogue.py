@@ -20,6 +20,7 @@ from architex.usecases.receipts import Receipts
 from architex.usecases.registration import Registration
 from architex.usecases.room_creation import RoomCreation
 from architex.usecases.room_reading import RoomReading
+from architex.usecases.room_upgrades import RoomUpgrades
 from architex.usecases.sending import Sending
 from architex.usecases.sessions import Sessions
 from architex.usecases.syncing import Syncing
@@ -44,6 +45,7 @@ class UseCases:
     rate_limits: RateLimits
     registration: Registration
     room_creation: RoomCreation
+    room_upgrades: RoomUpgrades
     sending: Sending
     sessions: Sessions
     user_directory: UserDirectory

@@ -41,10 +41,15 @@ from architex.projections.directory_reads import (
     Standing,
 )
 from architex.storage.commit_queue import CommitQueue, Execute, RoomCommand, RoomSession
-from architex.storage.published_rooms import PUBLISH_ROOM, PublishedRoomStore
+from architex.storage.published_rooms import (
+    MOVE_PUBLICATION,
+    PUBLISH_ROOM,
+    PublishedRoomStore,
+)
 from architex.storage.room_aliases import (
     DELETE_ALIAS,
     INSERT_ALIAS,
+    MOVE_ALIASES,
     AliasRow,
     RoomAliasStore,
     alias_row,
@@ -302,6 +307,18 @@ class Directory:
         """Writes the room into the list of rooms, in the room's own transaction."""
         row = (room_id, by, self.clock.now_ms())
         return lambda execute, position: execute(PUBLISH_ROOM, row)
+
+    def hand_over(self, room_id: RoomId, replacement: RoomId) -> _WriteRows:
+        """Gives a room's aliases of this server, and its place in the list, to another room.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#room-upgrades
+        """
+
+        def write(execute: Execute, position: int) -> None:
+            execute(MOVE_ALIASES, (replacement, room_id))
+            execute(MOVE_PUBLICATION, (room_id, replacement))
+
+        return write
 
     # Within
 

@@ -19,6 +19,7 @@ from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.event_log import EventLog
 from architex.storage.forgotten_rooms import ForgottenRooms
 from architex.usecases.requester import Requester
+from architex.usecases.room_succession import RoomSuccession, find_predecessor
 from architex.usecases.sending import power_levels, unknown_rooms_forbidden
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Joining:
     members: MemberReads
     profiles: ProfileFinder
     forgotten: ForgottenRooms
+    succession: RoomSuccession
     server_name: ServerName
 
     def join(
@@ -70,9 +72,9 @@ class Joining:
         if third_party_signed is not None:
             content["third_party_invite"] = {"signed": dict(third_party_signed)}
 
-        def decide(session: RoomSession) -> RoomId:
+        def decide(session: RoomSession) -> RoomId | None:
             if _membership(session, user_id) == "join":
-                return room_id
+                return None
             if requester.is_guest and not _guests_can_join(session):
                 raise Forbidden("Guests may not join this room.")
             join_content = dict(content)
@@ -82,9 +84,13 @@ class Joining:
                 )
             session.append(_member_draft(user_id, user_id, join_content))
             session.also(self.forgotten.remember_again(user_id, room_id))
-            return room_id
+            create = session.find_state("m.room.create")
+            return None if create is None else find_predecessor(create.content)
 
-        return self._write(room_id, [user_id], decide)
+        predecessor = self._write(room_id, [user_id], decide)
+        if predecessor is not None:
+            self.succession.follow(user_id, predecessor, room_id)
+        return room_id
 
     def knock(self, requester: Requester, room_id: RoomId, *, reason: str | None = None) -> RoomId:
         """Ask to be let into a room.

@@ -105,7 +105,7 @@ class RoomCreation:
             ),
             self.commits.signer,
             self.clock.now_ms(),
-            opaque_id=self.randomness.token_urlsafe(18).replace("-", "x").replace("_", "y"),
+            opaque_id=new_opaque_room_id(self.randomness),
         )
         drafts = list(_drafts(rules, creator, member_content(profile, "join"), request, alias))
         room_id = create.room_id
@@ -126,6 +126,11 @@ class RoomCreation:
 
         with self.directory.naming_taken_alias():
             return self.commits.write_room(RoomCommand(room_id, decide, creates=rules))
+
+
+def new_opaque_room_id(randomness: Randomness) -> str:
+    """What stands between ! and : in the ID of a new room; letters and digits."""
+    return randomness.token_urlsafe(18).replace("-", "x").replace("_", "y")
 
 
 def create_content(

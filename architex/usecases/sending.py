@@ -74,6 +74,7 @@ class Sending:
                 content=content,
                 path=f"/rooms/{room_id}/send/{type}",
             )
+        _check_tombstone(type, content, room_id)
         draft = EventDraft(
             type=type,
             sender=requester.user_id,
@@ -151,6 +152,7 @@ class Sending:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
         """
+        _check_tombstone(type, content, room_id)
         draft = EventDraft(
             type=type,
             sender=requester.user_id,
@@ -232,6 +234,16 @@ def _redaction_target(content: Mapping[str, Any]) -> EventId:
     if not isinstance(target, str):
         raise InvalidParam("A redaction names the event it redacts, in redacts.")
     return parse_event_id(target)
+
+
+def _check_tombstone(type: str, content: Mapping[str, Any], room_id: RoomId) -> None:
+    """Keep clients from sending people round in circles.
+
+    Raises:
+        InvalidParam: a tombstone points to its own room.
+    """
+    if type == "m.room.tombstone" and content.get("replacement_room") == room_id:
+        raise InvalidParam("A room cannot be replaced by itself.")
 
 
 def _transaction(requester: Requester, path: str, txn_id: str) -> TransactionKey:
