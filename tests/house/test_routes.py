@@ -19,7 +19,7 @@ import pytest
 
 from architex.api.routing import CLIENT_VERSIONS
 from architex.bootstrap import build_app, build_core
-from tests.api.client import test_settings
+from tests.api.client import settings_for
 
 SPEC_ENDPOINTS: Final = Path(__file__).parent / "spec_endpoints.csv"
 
@@ -62,7 +62,7 @@ def read_operations() -> list[Operation]:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> list[Served]:
     """What the application serves. It needs no database as long as nobody asks it anything."""
-    settings = test_settings(tmp_path_factory.mktemp("routes"))
+    settings = settings_for(tmp_path_factory.mktemp("routes"))
     app = build_app(settings, build_core(settings, conninfo="host=/nonexistent"))
     return list(_routes(cast(Any, app)._app))
 
