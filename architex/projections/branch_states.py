@@ -6,6 +6,7 @@ at a position, an overlay, further entries. Nothing here ever lists a whole stat
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -174,11 +175,11 @@ class BranchStates:
         changes = [self._changes(connection, state) for state in states]
         for changed in changes:
             keys.update(changed)
-        base = {at: self._entries_at(connection, room_nid, at, keys) for at in positions}
+        history = self._history(connection, room_nid, keys, positions[0], positions[-1])
         compared: dict[StateKey, list[EventId | None]] = {}
         for key in keys:
             values = [
-                changed[key] if key in changed else base[state.at].get(key)
+                changed[key] if key in changed else _value_at(history.get(key, ()), state.at)
                 for state, changed in zip(states, changes, strict=True)
             ]
             if any(value != values[0] for value in values):
@@ -335,6 +336,36 @@ class BranchStates:
         )
         return {(type_, state_key): event_id for type_, state_key, event_id in rows.fetchall()}
 
+    def _history(
+        self,
+        connection: PgConnection,
+        room_nid: int,
+        keys: Collection[StateKey],
+        low: int,
+        high: int,
+    ) -> dict[StateKey, list[tuple[int, int, EventId]]]:
+        """What stood under `keys` between two positions: (valid from, valid to, event), in order."""
+        if not keys:
+            return {}
+        rows = connection.execute(
+            "SELECT c.type, c.state_key, c.valid_from, c.valid_to, g.event_id"
+            " FROM unnest(%s::text[], %s::text[]) AS k (type, state_key)"
+            " JOIN current_state c ON c.room_nid = %s AND c.type = k.type"
+            " AND c.state_key = k.state_key AND c.valid_from <= %s AND c.valid_to > %s"
+            " JOIN event_graph g ON g.position = c.position ORDER BY c.valid_from",
+            (
+                [type_ for type_, _ in keys],
+                [state_key for _, state_key in keys],
+                room_nid,
+                high,
+                low,
+            ),
+        )
+        history: dict[StateKey, list[tuple[int, int, EventId]]] = {}
+        for type_, state_key, valid_from, valid_to, event_id in rows.fetchall():
+            history.setdefault((type_, state_key), []).append((valid_from, valid_to, event_id))
+        return history
+
     def _changes(self, connection: PgConnection, state: StateBefore) -> Entries:
         """What a state has otherwise than the current state at its position."""
         if state.overlay is None:
@@ -369,6 +400,16 @@ class BranchStates:
             while len(self._pdus) > MAX_REMEMBERED_PDUS:
                 self._pdus.popitem(last=False)
         return pdu
+
+
+def _value_at(spans: Sequence[tuple[int, int, EventId]], at: int) -> EventId | None:
+    """The event of the span that a position lies in."""
+    place = bisect_right(spans, at, key=_span_start) - 1
+    return spans[place][2] if place >= 0 and at < spans[place][1] else None
+
+
+def _span_start(span: tuple[int, int, EventId]) -> int:
+    return span[0]
 
 
 _EMPTY: Final = BitMap64()

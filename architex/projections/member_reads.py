@@ -45,7 +45,8 @@ class MemberReads:
     def list_rooms_to_leave(self, user_id: UserId) -> list[RoomId]:
         """The rooms that the user is joined or invited to, or knocks at."""
         rows = self.database.fetch_all(
-            "SELECT r.room_id FROM memberships m JOIN rooms r USING (room_nid) WHERE m.user_id = %s"
+            "SELECT r.room_id FROM memberships m JOIN rooms r USING (room_nid)"
+            " WHERE m.user_id = %s"
             " AND m.membership IN ('join', 'invite', 'knock') ORDER BY r.room_nid",
             (user_id,),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from architex.domain.room.aggregate import DUMMY_EVENT_TYPE
 from architex.domain.room.events import ACCEPTED, RecordedFact
 from architex.projections.base import Execute, Projection, Row, Timing
 
@@ -21,7 +22,7 @@ class Timeline(Projection):
     ) -> None:
         """Add the accepted events at the end."""
         for r in recorded:
-            if r.fact.verdict != ACCEPTED:
+            if r.fact.verdict != ACCEPTED or r.pdu.type == DUMMY_EVENT_TYPE:
                 continue
             execute(
                 "INSERT INTO timeline (room_nid, ordering, position, type, sender, is_state,"

@@ -20,6 +20,7 @@ import orjson
 import psycopg
 from psycopg import errors
 
+from architex.domain.auth_rules import FindState
 from architex.domain.errors import DatabaseUnavailable, MatrixError, UnknownRoom
 from architex.domain.identifiers import EventId, RoomId, UserId
 from architex.domain.pdu import Pdu, StateKey
@@ -129,11 +130,19 @@ class RoomSession:
         if draft.state_key is not None:
             needed |= {(draft.type, draft.state_key)}
         self._require([("m.room.create", ""), *needed])
-        pdu = self.room.compose(
-            draft, self._batch.signer, self.now_ms, opaque_id=self._batch.new_opaque_id()
-        )
+        pdu = self.compose(draft)
         self.record(self.room.accepted(pdu, self.now_ms, draft.device))
         return pdu
+
+    def compose(self, draft: EventDraft, find_before: FindState | None = None) -> Pdu:
+        """The event that `draft` would become, not added; see `Room.compose`."""
+        return self.room.compose(
+            draft,
+            self._batch.signer,
+            self.now_ms,
+            opaque_id=self._batch.new_opaque_id(),
+            find_before=find_before,
+        )
 
     def append_composed(self, pdu: Pdu) -> None:
         """Add an event that was composed before the room existed: its m.room.create."""

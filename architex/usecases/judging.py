@@ -14,9 +14,14 @@ from functools import partial
 from typing import Any, Final
 
 from architex.domain.auth_rules import FindState, auth_types_for_event
-from architex.domain.identifiers import EventId, RoomId
+from architex.domain.identifiers import EventId, RoomId, UserId
 from architex.domain.pdu import Pdu, StateKey
-from architex.domain.room.aggregate import extremities_after
+from architex.domain.room.aggregate import (
+    DUMMY_EVENT_TYPE,
+    MAX_PREV_EVENTS,
+    EventDraft,
+    extremities_after,
+)
 from architex.domain.room.events import (
     Fact,
     PduAccepted,
@@ -28,7 +33,9 @@ from architex.domain.room.pdu_checks import Outcome, Verdict, check_authorisatio
 from architex.domain.signing import FindVerifyKey
 from architex.domain.state_resolution import resolve_conflict
 from architex.projections.branch_states import BranchStates
+from architex.projections.member_reads import MemberReads
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.usecases.sending import power_levels
 
 _CREATE: Final[StateKey] = ("m.room.create", "")
 
@@ -36,6 +43,11 @@ _CREATE: Final[StateKey] = ("m.room.create", "")
 _USUAL_KEYS: Final[frozenset[StateKey]] = frozenset(
     {_CREATE, ("m.room.power_levels", ""), ("m.room.join_rules", "")}
 )
+
+MAX_OPEN_ENDS: Final = 10
+"""A room with more forward extremities than this gets an event that follows them."""
+
+MAX_CANDIDATES: Final = 50
 
 _FACT_CLASSES: Final[Mapping[Outcome, type[Fact]]] = {
     Outcome.ACCEPTED: PduAccepted,
@@ -50,6 +62,7 @@ class Judging:
 
     commits: CommitQueue
     branches: BranchStates
+    members: MemberReads
 
     def judge(
         self, room_id: RoomId, events: Sequence[Mapping[str, Any]], find_verify_key: FindVerifyKey
@@ -71,34 +84,67 @@ class Judging:
         judged: list[Verdict] = []
         while len(judged) < len(waiting):
             decide = partial(self._judge, waiting[len(judged) :])
-            judged += self.commits.write_room(RoomCommand(room_id, decide))
-        verdicts = iter(judged)
-        return [next(verdicts) if isinstance(pdu, Pdu) else pdu for pdu in formed]
+            verdicts, open_ends = self.commits.write_room(RoomCommand(room_id, decide))
+            judged += verdicts
+            while open_ends > MAX_OPEN_ENDS:
+                before, open_ends = open_ends, self.merge_ends(room_id)
+                if open_ends >= before:  # nobody here may
+                    break
+        in_turn = iter(judged)
+        return [next(in_turn) if isinstance(pdu, Pdu) else pdu for pdu in formed]
+
+    def merge_ends(self, room_id: RoomId) -> int:
+        """Let an event of ours follow up to 20 ends of a room, if anybody here may send one.
+
+        Returns how many ends the room has then.
+        """
+        return self.commits.write_room(RoomCommand(room_id, self._merge_ends))
 
     # Under the room's lock
 
-    def _judge(self, pdus: Sequence[Pdu], session: RoomSession) -> list[Verdict]:
-        """Verdicts on as many of the events as can be judged in this transaction."""
-        door = _Door(session, self.branches, pdus)
-        verdicts = []
+    def _judge(self, pdus: Sequence[Pdu], session: RoomSession) -> tuple[list[Verdict], int]:
+        """Verdicts on as many of the events as can be judged in this transaction; open ends."""
+        named = {e for pdu in pdus for e in (pdu.event_id, *pdu.prev_events, *pdu.auth_events)}
+        door = _Door(session, self.branches, named)
+        verdicts: list[Verdict] = []
         for pdu in pdus:
+            if verdicts and len(session.room.extremities) > MAX_PREV_EVENTS:
+                break  # merge some ends first
             verdict = door.judge(pdu)
             if verdict is None:  # it stands beside an event that has no position yet
                 break
             verdicts.append(verdict)
-        return verdicts
+        return verdicts, len(session.room.extremities)
+
+    def _merge_ends(self, session: RoomSession) -> int:
+        room = session.room
+        sender = self._find_merger(session)
+        if len(room.extremities) > MAX_OPEN_ENDS and sender is not None:
+            prev_events = room.prev_events()
+            door = _Door(session, self.branches, prev_events)
+            door.append_dummy(EventDraft(DUMMY_EVENT_TYPE, sender, {}), prev_events)
+        return len(session.room.extremities)
+
+    def _find_merger(self, session: RoomSession) -> UserId | None:
+        """A member on this server who may send the event that merges ends."""
+        levels = power_levels(session)
+        needed = levels.to_send(DUMMY_EVENT_TYPE, False)
+        server_name = self.commits.signer.server_name
+        members = self.members.list_local_members(
+            session.head.room_nid, server_name, MAX_CANDIDATES
+        )
+        return next((user_id for user_id in members if levels.of_user(user_id) >= needed), None)
 
 
 class _Door:
     """The checks on events of one room, within one decision."""
 
-    def __init__(self, session: RoomSession, branches: BranchStates, pdus: Sequence[Pdu]) -> None:
+    def __init__(
+        self, session: RoomSession, branches: BranchStates, named: Collection[EventId]
+    ) -> None:
         self._session = session
         self._branches = branches
         self._rules = session.room.rules
-        named = {event_id for pdu in pdus for event_id in (*pdu.prev_events, *pdu.auth_events)} | {
-            pdu.event_id for pdu in pdus
-        }
         self._known = branches.find_events(
             session.connection, session.head.room_nid, self._rules, named
         )
@@ -127,10 +173,21 @@ class _Door:
         else:
             if not self._all_committed((*pdu.prev_events, *self._session.room.extremities)):
                 return None
-            before = self._state_before(pdu)
+            before = self._state_before(pdu.prev_events)
         verdict = self._check(pdu, before)
         self._record(verdict, pdu, before)
         return verdict
+
+    def append_dummy(self, draft: EventDraft, prev_events: Sequence[EventId]) -> None:
+        """Add an event of ours that follows some ends of the room, perhaps not all it has."""
+        session = self._session
+        if set(prev_events) == set(session.room.extremities):
+            session.append(draft)
+        elif self._all_committed(session.room.extremities):
+            before = self._state_before(prev_events)
+            keys = _USUAL_KEYS | session.room.auth_types(draft)
+            pdu = session.compose(draft, find_before=self._finder(before, keys))
+            self._record(Verdict(Outcome.ACCEPTED, pdu), pdu, before)
 
     def _follows_the_end(self, pdu: Pdu) -> bool:
         """Whether the state before the event is the current state of the room."""
@@ -208,9 +265,9 @@ class _Door:
 
     # States
 
-    def _state_before(self, pdu: Pdu) -> StateBefore:
+    def _state_before(self, prev_events: Iterable[EventId]) -> StateBefore:
         """The state before an event that stands on branches: resolved, where they differ."""
-        parents = [self._known[event_id] for event_id in sorted(set(pdu.prev_events))]
+        parents = [self._known[event_id] for event_id in sorted(set(prev_events))]
         states = _distinct(parent.state_after for parent in parents)
         values = self._compare(states)
         resolved = self._resolve(states, values)

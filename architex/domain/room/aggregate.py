@@ -14,6 +14,7 @@ from typing import Any, Final
 import immutables
 
 from architex.domain.auth_rules import (
+    FindState,
     auth_types_for_event,
     check_state_dependent_auth_rules,
     check_state_independent_auth_rules,
@@ -35,6 +36,9 @@ KnownState = immutables.Map[StateKey, Pdu | None]
 """(type, state key) → event, or None when the room is known to have no such entry."""
 
 MAX_PREV_EVENTS: Final = 20
+
+DUMMY_EVENT_TYPE: Final = "org.matrix.dummy_event"
+"""An event without content that merges ends of a room; clients are not shown it."""
 
 # Rooms with more known entries than this forget the members they know: memory stays bounded,
 # and who is needed again is looked up again.
@@ -102,12 +106,20 @@ class Room:
     # Decisions
 
     def compose(
-        self, draft: EventDraft, signer: Signer, now_ms: int, *, opaque_id: str = ""
+        self,
+        draft: EventDraft,
+        signer: Signer,
+        now_ms: int,
+        *,
+        opaque_id: str = "",
+        find_before: FindState | None = None,
     ) -> Pdu:
         """The signed event that adds `draft` at the end of the room, checked by the auth rules.
 
         Args:
             opaque_id: names the event, in room versions 1 and 2; unique.
+            find_before: the state before the event, where that is not the current state: in a
+                room with more ends than an event can follow.
 
         Raises:
             Forbidden: the authorization rules do not allow it.
@@ -115,9 +127,9 @@ class Room:
 
         Spec: https://spec.matrix.org/v1.19/rooms/v11/#authorisation-rules
         """
-        needed = self.auth_types(draft)
+        find_state = find_before or self.find_state
         auth_events = tuple(
-            pdu for key in sorted(needed) if (pdu := self.state.get(key)) is not None
+            pdu for key in sorted(self.auth_types(draft)) if (pdu := find_state(*key)) is not None
         )
         unsigned_event = build_event(
             self.rules,
@@ -138,9 +150,9 @@ class Room:
         check_pdu_format(self.rules, event)
         pdu = parse_pdu(self.rules, event, event_id=event_id)
         check_state_independent_auth_rules(
-            self.rules, pdu, auth_events, create=self.find_state("m.room.create")
+            self.rules, pdu, auth_events, create=find_state("m.room.create", "")
         )
-        check_state_dependent_auth_rules(self.rules, pdu, self.find_state)
+        check_state_dependent_auth_rules(self.rules, pdu, find_state)
         return pdu
 
     def auth_types(self, draft: EventDraft) -> frozenset[StateKey]:
