@@ -50,3 +50,7 @@ CREATE UNLOGGED TABLE lazy_members (
 -- State at a past position needs the entries that ended after it.
 CREATE INDEX current_state_ended ON current_state (room_nid, valid_to)
     WHERE valid_to < 9223372036854775807;
+
+-- Rooms without a name are named after those who have been there longest.
+CREATE INDEX memberships_since ON memberships (room_nid, join_position)
+    WHERE join_position IS NOT NULL;
