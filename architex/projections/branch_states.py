@@ -344,7 +344,7 @@ class BranchStates:
         low: int,
         high: int,
     ) -> dict[StateKey, list[tuple[int, int, EventId]]]:
-        """What stood under `keys` between two positions: (valid from, valid to, event), in order."""
+        """Under `keys`, what stood between two positions: (valid from, valid to, event)."""
         if not keys:
             return {}
         rows = connection.execute(
