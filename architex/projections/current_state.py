@@ -24,6 +24,7 @@ class CurrentState(Projection):
     name: ClassVar[str] = "current_state"
     timing: ClassVar[Timing] = Timing.INLINE
     tables: ClassVar[tuple[str, ...]] = ("current_state",)
+    only_state: ClassVar[bool] = True
 
     def apply(
         self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]

@@ -16,6 +16,8 @@ from architex.projections.current_state import CurrentStateFinder
 from architex.storage.event_log import EventLog
 from architex.storage.pool import Database
 
+MAX_MEMBERS_LOOKED_AT: Final = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -163,13 +165,16 @@ class DirectoryReads:
         )
 
     def list_servers(self, room_id: RoomId, limit: int) -> list[ServerName]:
-        """Servers with joined members, those with most of them first."""
+        """Servers with joined members, those with most of them first.
+
+        Of a very large room some members stand for all.
+        """
         rows = self.database.fetch_all(
             "SELECT substr(user_id, strpos(user_id, ':') + 1) AS server, count(*)"
-            " FROM memberships JOIN rooms USING (room_nid)"
-            " WHERE room_id = %s AND membership = 'join'"
+            " FROM (SELECT user_id FROM memberships JOIN rooms USING (room_nid)"
+            "  WHERE room_id = %s AND membership = 'join' LIMIT %s) AS sample"
             " GROUP BY server ORDER BY count(*) DESC, server LIMIT %s",
-            (room_id, limit),
+            (room_id, MAX_MEMBERS_LOOKED_AT, limit),
         )
         return [server for server, _ in rows]
 

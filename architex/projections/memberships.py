@@ -28,6 +28,7 @@ class Memberships(Projection):
     name: ClassVar[str] = "memberships"
     timing: ClassVar[Timing] = Timing.INLINE
     tables: ClassVar[tuple[str, ...]] = ("memberships", "room_counts")
+    only_state: ClassVar[bool] = True
 
     def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
         """What is remembered of the members whom the facts concern."""
