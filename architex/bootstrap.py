@@ -55,6 +55,7 @@ from architex.storage.key_files import load_or_create_signing_key
 from architex.storage.lazy_members import LazyMemberStore
 from architex.storage.leases import LeaseStore
 from architex.storage.notifier import Notifier
+from architex.storage.openid_tokens import OpenIdTokenStore
 from architex.storage.pool import Database
 from architex.storage.presence import PresenceStore
 from architex.storage.profiles import ProfileStore
@@ -78,6 +79,7 @@ from architex.usecases.guest_access import GuestAccess
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.login import Login
+from architex.usecases.openid import OpenId
 from architex.usecases.password_check import PasswordCheck
 from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
@@ -96,6 +98,7 @@ from architex.usecases.sync_rooms import SyncRooms
 from architex.usecases.syncing import Syncing
 from architex.usecases.typing import Typing
 from architex.usecases.user_directory import UserDirectory
+from architex.usecases.whois import Whois
 
 log = logging.getLogger(__name__)
 
@@ -245,6 +248,7 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
         interactive_auth=interactive_auth,
         joining=joining,
         login=Login(accounts, password_check, sessions, rate_limits),
+        openid=OpenId(OpenIdTokenStore(database), settings.server_name, clock, chance),
         profiles=Profiles(
             server_name=settings.server_name,
             profiles=profile_store,
@@ -313,6 +317,7 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
         ),
         typing=Typing(database, commits, clock, call_later),
         user_directory=UserDirectory(directory_reads),
+        whois=Whois(accounts, devices),
     )
 
 

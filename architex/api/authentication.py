@@ -42,7 +42,10 @@ class Authenticator:
             if token is None:
                 raise MissingToken("This needs an access token.")
             found = self.sessions.find_requester(
-                token, address=client_address(req), even_locked=even_locked
+                token,
+                address=client_address(req),
+                user_agent=req.user_agent or "",
+                even_locked=even_locked,
             )
             req.env[_FOUND] = found
         return found

@@ -165,8 +165,8 @@ def parse_sync_filter(content: Mapping[str, Any]) -> SyncFilter:
         presence=_parse_event_filter(_object(content, "presence")),
         account_data=_parse_event_filter(_object(content, "account_data")),
         room=RoomFilter(
-            rooms=_strings(room, "rooms"),
-            not_rooms=_strings(room, "not_rooms") or (),
+            rooms=_strings(room, "rooms", "!"),
+            not_rooms=_strings(room, "not_rooms", "!") or (),
             include_leave=_boolean(room, "include_leave") or False,
             ephemeral=parse_room_event_filter(_object(room, "ephemeral")),
             state=parse_room_event_filter(_object(room, "state")),
@@ -186,14 +186,14 @@ def parse_room_event_filter(content: Mapping[str, Any]) -> RoomEventFilter:
         limit=_limit(content),
         types=_strings(content, "types"),
         not_types=_strings(content, "not_types") or (),
-        senders=_strings(content, "senders"),
-        not_senders=_strings(content, "not_senders") or (),
+        senders=_strings(content, "senders", "@"),
+        not_senders=_strings(content, "not_senders", "@") or (),
         lazy_load_members=_boolean(content, "lazy_load_members") or False,
         include_redundant_members=_boolean(content, "include_redundant_members") or False,
         unread_thread_notifications=_boolean(content, "unread_thread_notifications") or False,
         contains_url=_boolean(content, "contains_url"),
-        rooms=_strings(content, "rooms"),
-        not_rooms=_strings(content, "not_rooms") or (),
+        rooms=_strings(content, "rooms", "!"),
+        not_rooms=_strings(content, "not_rooms", "!") or (),
     )
 
 
@@ -245,8 +245,8 @@ def _parse_event_filter(content: Mapping[str, Any]) -> EventFilter:
         limit=_limit(content),
         types=_strings(content, "types"),
         not_types=_strings(content, "not_types") or (),
-        senders=_strings(content, "senders"),
-        not_senders=_strings(content, "not_senders") or (),
+        senders=_strings(content, "senders", "@"),
+        not_senders=_strings(content, "not_senders", "@") or (),
     )
 
 
@@ -260,12 +260,15 @@ def _limit(content: Mapping[str, Any]) -> int | None:
     return limit
 
 
-def _strings(content: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+def _strings(content: Mapping[str, Any], key: str, sigil: str = "") -> tuple[str, ...] | None:
+    """A list of strings that begin with `sigil`; None when there is no such list."""
     value = content.get(key)
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise BadJson(f"{key} must be a list of strings.")
+    if not all(entry.startswith(sigil) for entry in value):
+        raise BadJson(f"Every entry of {key} must begin with {sigil}.")
     if len(value) > MAX_FILTER_ENTRIES:
         raise BadJson(f"{key} must have at most {MAX_FILTER_ENTRIES} entries.")
     return tuple(value)

@@ -13,7 +13,8 @@ TokenHash = bytes
 # The hot path of every request: one statement by primary keys.
 _FIND = (
     "SELECT t.token_id, t.user_id, t.device_id, t.expires_ts, t.unused,"
-    " u.is_admin, u.is_guest, u.locked, u.suspended, d.last_seen_ts, d.last_seen_ip"
+    " u.is_admin, u.is_guest, u.locked, u.suspended, d.last_seen_ts, d.last_seen_ip,"
+    " d.last_seen_user_agent IS NOT NULL"
     " FROM access_tokens t JOIN users u ON u.user_id = t.user_id"
     " JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id"
     " WHERE t.token_hash = %s AND u.deactivated_ts IS NULL"
@@ -28,6 +29,7 @@ class TokenOwner:
         expires_ts: milliseconds since 1970; None for a token that does not expire.
         unused: the token came from a refresh, and this may be its first use.
         last_seen_ts: when the device was last noted, in milliseconds since 1970.
+        user_agent_known: the device has said which program it runs.
     """
 
     token_id: int
@@ -41,6 +43,7 @@ class TokenOwner:
     suspended: bool
     last_seen_ts: int | None
     last_seen_ip: str | None
+    user_agent_known: bool
 
 
 @dataclass(frozen=True, slots=True)

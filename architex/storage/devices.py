@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from architex.domain.identifiers import UserId
 from architex.storage.pool import Database
 
-_COLUMNS = "device_id, display_name, last_seen_ip, last_seen_ts"
+_COLUMNS = "device_id, display_name, last_seen_ip, last_seen_ts, last_seen_user_agent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +17,14 @@ class Device:
 
     Attributes:
         last_seen_ts: milliseconds since 1970, a few minutes coarse; None when never seen.
+        last_seen_user_agent: the program that was seen, as it calls itself.
     """
 
     device_id: str
     display_name: str | None
     last_seen_ip: str | None
     last_seen_ts: int | None
+    last_seen_user_agent: str | None
 
 
 class DeviceStore:
@@ -71,10 +73,12 @@ class DeviceStore:
             (user_id, keep),
         )
 
-    def note_seen(self, user_id: UserId, device_id: str, ip: str, now_ms: int) -> None:
-        """Remember when and from which address a device was last seen."""
+    def note_seen(
+        self, user_id: UserId, device_id: str, ip: str, user_agent: str, now_ms: int
+    ) -> None:
+        """Remember when, from which address and with which program a device was last seen."""
         self._database.execute(
-            "UPDATE devices SET last_seen_ts = %s, last_seen_ip = %s"
+            "UPDATE devices SET last_seen_ts = %s, last_seen_ip = %s, last_seen_user_agent = %s"
             " WHERE user_id = %s AND device_id = %s",
-            (now_ms, ip, user_id, device_id),
+            (now_ms, ip, user_agent, user_id, device_id),
         )

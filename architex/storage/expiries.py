@@ -9,6 +9,7 @@ from architex.storage.pool import Database
 _DELETE_BY_TS: Final = (
     "DELETE FROM interactive_auth_sessions WHERE expires_ts <= %s",
     "DELETE FROM registration_nonces WHERE expires_ts <= %s",
+    "DELETE FROM openid_tokens WHERE expires_ts <= %s",
 )
 _DELETE_LEASES: Final = (
     "DELETE FROM leases WHERE expires_at < clock_timestamp() - interval '1 day'"
@@ -16,7 +17,7 @@ _DELETE_LEASES: Final = (
 
 
 class Expiries:
-    """Interactive authentication under way, nonces of registration, leases nobody renews."""
+    """Interactive authentication under way, nonces of registration, OpenID tokens, leases nobody renews."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -12,6 +12,7 @@ from architex.usecases.filters import Filters
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.login import Login
+from architex.usecases.openid import OpenId
 from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
 from architex.usecases.profiles import Profiles
@@ -26,6 +27,7 @@ from architex.usecases.sessions import Sessions
 from architex.usecases.syncing import Syncing
 from architex.usecases.typing import Typing
 from architex.usecases.user_directory import UserDirectory
+from architex.usecases.whois import Whois
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class UseCases:
     interactive_auth: InteractiveAuth
     joining: Joining
     login: Login
+    openid: OpenId
     profiles: Profiles
     public_rooms: PublicRooms
     rate_limits: RateLimits
@@ -55,3 +58,4 @@ class UseCases:
     room_reading: RoomReading
     syncing: Syncing
     typing: Typing
+    whois: Whois

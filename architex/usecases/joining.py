@@ -26,6 +26,11 @@ T = TypeVar("T")
 
 MAX_AUTHORISING_CANDIDATES: Final = 100
 
+# Others check these, or act on them: no client sets them by joining.
+_SERVER_SET_KEYS: Final = frozenset(
+    {"membership", "third_party_invite", "join_authorised_via_users_server", "reason"}
+)
+
 _USUAL_KEYS: Final[frozenset[StateKey]] = frozenset(
     {("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.join_rules", "")}
 )
@@ -57,10 +62,12 @@ class Joining:
         *,
         reason: str | None = None,
         third_party_signed: Mapping[str, Any] | None = None,
+        custom: Mapping[str, Any] | None = None,
     ) -> RoomId:
         """Become a member of a room; who is one already stays one.
 
         Args:
+            custom: what the m.room.member event shall hold beside what the server puts there.
             third_party_signed: proof from an identity server, for an invite by e-mail address.
 
         Raises:
@@ -68,7 +75,8 @@ class Joining:
             NotFound: this server knows no such room.
         """
         user_id = requester.user_id
-        content = self._member_content(user_id, "join", reason)
+        kept = {key: value for key, value in (custom or {}).items() if key not in _SERVER_SET_KEYS}
+        content = {**kept, **self._member_content(user_id, "join", reason)}
         if third_party_signed is not None:
             content["third_party_invite"] = {"signed": dict(third_party_signed)}
 

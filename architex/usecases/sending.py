@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from architex.domain.auth_rules.power_levels import PowerLevels
-from architex.domain.errors import Forbidden, InvalidParam, MatrixError, NotFound, UnknownRoom
+from architex.domain.errors import Forbidden, InvalidParam, MatrixError, UnknownRoom
 from architex.domain.identifiers import EventId, RoomId, UserId, parse_event_id
 from architex.domain.pdu import StateKey
 from architex.domain.room.aggregate import EventDraft
@@ -101,7 +101,7 @@ class Sending:
             path: of the request, when it is not /redact.
 
         Raises:
-            NotFound: the room has no such event.
+            InvalidParam: the room has no such event.
             Forbidden: it is somebody else's, and the requester's power level is too low.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#redactions
@@ -119,7 +119,7 @@ class Sending:
             if target is None or target.room_id != room_id:
                 # Whoever may not know the room learns nothing of its events either.
                 _require_joined(session, requester.user_id)
-                raise NotFound("The room has no such event.")
+                raise InvalidParam("The room has no such event.")
             if target.sender != requester.user_id:
                 levels = power_levels(session)
                 if levels.of_user(requester.user_id) < levels.redact:

@@ -26,6 +26,8 @@ REFRESHABLE_LIFETIME_MS: Final = 60 * 60 * 1000
 _SEEN_EVERY_MS: Final = 5 * 60 * 1000
 _SEEN_ELSEWHERE_EVERY_MS: Final = 60 * 1000
 
+_MAX_USER_AGENT_LENGTH: Final = 500
+
 _DEVICE_ID_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TOKEN_BYTES: Final = 32
 
@@ -99,12 +101,13 @@ class Sessions:
         return session
 
     def find_requester(
-        self, access_token: str, *, address: str, even_locked: bool = False
+        self, access_token: str, *, address: str, user_agent: str = "", even_locked: bool = False
     ) -> Requester:
         """Who an access token stands for; notes now and then when the device was seen.
 
         Args:
             address: the client's IP address.
+            user_agent: the client's program, as it calls itself; empty when it does not say.
             even_locked: also let in users whose account is locked.
 
         Raises:
@@ -122,7 +125,7 @@ class Sessions:
             raise UserLocked("This account has been locked.")
         if owner.unused:
             self._tokens.confirm_first_use(token_hash)
-        self._note_seen(owner, address, now_ms)
+        self._note_seen(owner, address, user_agent, now_ms)
         return Requester(
             user_id=owner.user_id,
             device_id=owner.device_id,
@@ -170,11 +173,13 @@ class Sessions:
         """
         self._devices.delete_all_devices(user_id, keep=keep_device)
 
-    def _note_seen(self, owner: TokenOwner, address: str, now_ms: int) -> None:
+    def _note_seen(self, owner: TokenOwner, address: str, user_agent: str, now_ms: int) -> None:
         age = None if owner.last_seen_ts is None else now_ms - owner.last_seen_ts
         every = _SEEN_EVERY_MS if address == owner.last_seen_ip else _SEEN_ELSEWHERE_EVERY_MS
-        if age is None or age >= every:
-            self._devices.note_seen(owner.user_id, owner.device_id, address, now_ms)
+        is_news = bool(user_agent) and not owner.user_agent_known
+        if age is None or age >= every or is_news:
+            program = user_agent[:_MAX_USER_AGENT_LENGTH].replace("\0", "")
+            self._devices.note_seen(owner.user_id, owner.device_id, address, program, now_ms)
 
     def _new_tokens(
         self, user_id: UserId, device_id: str, *, refreshable: bool

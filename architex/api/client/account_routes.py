@@ -5,10 +5,12 @@ from __future__ import annotations
 from architex.api.client import (
     account,
     account_data,
+    admin_whois,
     auth_fallback,
     devices,
     discovery,
     login,
+    openid,
     profiles,
     push,
     registration,
@@ -60,6 +62,11 @@ def account_routes(use_cases: UseCases) -> list[Route]:
         Route(own_room + "/tags", account_data.TagsResource(data)),
         Route(own_room + "/tags/{tag}", account_data.TagResource(data)),
         Route("/user/{user_id}/filter", account_data.FiltersResource(use_cases.filters)),
+        Route(
+            "/user/{user_id}/openid/request_token",
+            openid.RequestTokenResource(use_cases.openid),
+        ),
+        Route("/admin/whois/{user_id}", admin_whois.WhoisResource(use_cases.whois)),
         Route(
             "/user/{user_id}/filter/{filter_id}",
             account_data.FilterResource(use_cases.filters),

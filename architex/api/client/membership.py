@@ -45,10 +45,20 @@ class _Membership:
         return load(self.schema, json_body(req, optional=True))
 
 
-class JoinResource(_Membership):
-    """POST /rooms/{roomId}/join"""
+class _Joining(_Membership):
+    """What both ways to join share."""
 
     schema = JoinSchema()
+
+    def _body(self, req: falcon.Request) -> dict[str, Any]:
+        """The body as arguments of a join: what the spec does not name is the client's own."""
+        body = json_body(req, optional=True)
+        custom = {key: value for key, value in body.items() if key not in self.schema.fields}
+        return {**load(self.schema, body), "custom": custom}
+
+
+class JoinResource(_Joining):
+    """POST /rooms/{roomId}/join"""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Join a room by its ID."""
@@ -57,10 +67,8 @@ class JoinResource(_Membership):
         resp.media = {"room_id": joined}
 
 
-class JoinByIdOrAliasResource(_Membership):
+class JoinByIdOrAliasResource(_Joining):
     """POST /join/{roomIdOrAlias}"""
-
-    schema = JoinSchema()
 
     def __init__(self, joining: Joining, directory: Directory) -> None:
         super().__init__(joining)

@@ -1,0 +1,1 @@
+"""The server-server API: what other servers ask of this one."""
