@@ -8,12 +8,13 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-recei
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from architex.domain.auth_rules import FindState, auth_types_for_event
+from architex.domain.auth_rules import FindState
 from architex.domain.identifiers import EventId, RoomId, UserId
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.aggregate import (
@@ -31,18 +32,13 @@ from architex.domain.room.events import (
 )
 from architex.domain.room.pdu_checks import Outcome, Verdict, check_authorisation, check_form
 from architex.domain.signing import FindVerifyKey
-from architex.domain.state_resolution import resolve_conflict
 from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.usecases.resolving import USUAL_KEYS, Resolving
 from architex.usecases.sending import power_levels
 
-_CREATE: Final[StateKey] = ("m.room.create", "")
-
-# What the rules may look at beside an event's own auth types.
-_USUAL_KEYS: Final[frozenset[StateKey]] = frozenset(
-    {_CREATE, ("m.room.power_levels", ""), ("m.room.join_rules", "")}
-)
+log = logging.getLogger(__name__)
 
 MAX_OPEN_ENDS: Final = 10
 """A room with more forward extremities than this gets an event that follows them."""
@@ -145,6 +141,9 @@ class _Door:
         self._session = session
         self._branches = branches
         self._rules = session.room.rules
+        self._resolving = Resolving(
+            branches, session.connection, session.head.room_nid, self._rules
+        )
         self._known = branches.find_events(
             session.connection, session.head.room_nid, self._rules, named
         )
@@ -185,8 +184,8 @@ class _Door:
             session.append(draft)
         elif self._all_committed(session.room.extremities):
             before = self._state_before(prev_events)
-            keys = _USUAL_KEYS | session.room.auth_types(draft)
-            pdu = session.compose(draft, find_before=self._finder(before, keys))
+            keys = USUAL_KEYS | session.room.auth_types(draft)
+            pdu = session.compose(draft, find_before=self._resolving.finder(before, keys))
             self._record(Verdict(Outcome.ACCEPTED, pdu), pdu, before)
 
     def _follows_the_end(self, pdu: Pdu) -> bool:
@@ -203,7 +202,9 @@ class _Door:
         find_current: FindState = self._session.find_state
         find_before = find_current
         if before is not None:
-            find_before = self._finder(before, _USUAL_KEYS | self._auth_types(pdu))
+            find_before = self._resolving.finder(
+                before, USUAL_KEYS | self._resolving.auth_types(pdu)
+            )
         auth_events, rejected = self._auth_events(pdu)
         return check_authorisation(
             self._rules,
@@ -267,143 +268,33 @@ class _Door:
 
     def _state_before(self, prev_events: Iterable[EventId]) -> StateBefore:
         """The state before an event that stands on branches: resolved, where they differ."""
-        parents = [self._known[event_id] for event_id in sorted(set(prev_events))]
-        states = _distinct(parent.state_after for parent in parents)
-        values = self._compare(states)
-        resolved = self._resolve(states, values)
-        newest = max(range(len(states)), key=lambda place: states[place].at)
-        base = states[newest]
-        entries = dict(base.entries)
-        for key in {*values, *resolved}:
-            stands = values[key][newest] if key in values else None
-            if resolved.get(key) != stands:
-                entries[key] = resolved.get(key)
-        return StateBefore(base.at, base.overlay, entries)
+        return self._resolving.state_before(
+            self._known[event_id] for event_id in sorted(set(prev_events))
+        )
 
     def _change_of_current_state(
         self, pdu: Pdu, before: StateBefore
     ) -> dict[StateKey, EventId | None]:
         """How the current state changes when the event becomes an end of the room beside others.
 
-        The current state is the resolution of the states after all ends.
+        A change that nobody's event explains is told to the operator.
         """
         session = self._session
-        own = {} if pdu.state_key is None else {pdu.key: pdu.event_id}
-        after = StateBefore(before.at, before.overlay, {**before.entries, **own})
         ends = set(extremities_after(self._rules, session.room.extremities, pdu))
         others = self._branches.find_events(
             session.connection, session.head.room_nid, self._rules, ends - {pdu.event_id}
         )
-        states = _distinct([after, *(end.state_after for end in others.values())])
-        current = StateBefore(session.head.last_position)
-        compared = self._compare([*states, current])
-        values = {key: row[:-1] for key, row in compared.items() if len(set(row[:-1])) > 1}
-        resolved = self._resolve(states, values, newcomer=pdu)
-        changed: dict[StateKey, EventId | None] = {}
-        for key in {*compared, *resolved}:
-            agreed = compared[key][0] if key in compared and key not in values else None
-            new = resolved.get(key, agreed)
-            stands = session.find_state(*key)
-            if new != (None if stands is None else stands.event_id):
-                changed[key] = new
-        return changed
-
-    def _compare(self, states: Sequence[StateBefore]) -> dict[StateKey, list[EventId | None]]:
-        return self._branches.compare(
-            self._session.connection, self._session.head.room_nid, states
+        change = self._resolving.change_of_current_state(
+            pdu, before, others.values(), StateBefore(session.head.last_position)
         )
-
-    def _resolve(
-        self,
-        states: Sequence[StateBefore],
-        values: Mapping[StateKey, Sequence[EventId | None]],
-        newcomer: Pdu | None = None,
-    ) -> dict[StateKey, EventId]:
-        """What states that differ in `values` resolve to, as far as they do not agree.
-
-        Args:
-            values: for each entry in which they differ, the event in each state, or None.
-            newcomer: an event in one of them that is not recorded yet.
-        """
-        conflicted = {
-            key: frozenset(event_id for event_id in row if event_id is not None)
-            for key, row in values.items()
-        }
-        agreed: dict[StateKey, EventId] = {}
-        if self._rules.state_resolution == "1":
-            # In version 1, an entry that only some states have is not conflicted.
-            agreed = {key: next(iter(ids)) for key, ids in conflicted.items() if len(ids) == 1}
-            conflicted = {key: ids for key, ids in conflicted.items() if len(ids) > 1}
-        if not conflicted:
-            return agreed
-        session, branches = self._session, self._branches
-        disagreement = branches.disagreement(
-            session.connection, session.head.room_nid, states, values, newcomer
-        )
-        pdus = branches.find_pdus(session.connection, self._rules, disagreement.chain)
-        if newcomer is not None:
-            pdus[newcomer.event_id] = newcomer
-        shared = self._shared_entries(states[0], values, agreed, pdus)
-        pdus.update(
-            branches.find_pdus(session.connection, self._rules, set(shared.values()) - set(pdus))
-        )
-        rejected = branches.find_rejected(session.connection, disagreement.chain)
-        resolved = resolve_conflict(
-            self._rules,
-            find_unconflicted=shared.get,
-            conflicted=conflicted,
-            difference=disagreement.difference,
-            find_pdu=pdus.get,
-            is_rejected=rejected.__contains__,
-            subgraph=disagreement.subgraph,
-        )
-        return {**agreed, **resolved}
-
-    def _shared_entries(
-        self,
-        state: StateBefore,
-        values: Mapping[StateKey, Sequence[EventId | None]],
-        agreed: Mapping[StateKey, EventId],
-        pdus: Mapping[EventId, Pdu],
-    ) -> dict[StateKey, EventId]:
-        """What the states agree about, of all that the rules may ask about the events."""
-        keys = set(_USUAL_KEYS)
-        for pdu in pdus.values():
-            if pdu.state_key is not None:
-                keys.add(pdu.key)
-                keys |= self._auth_types(pdu)
-        entries = self._branches.find_entries(
-            self._session.connection,
-            self._session.head.room_nid,
-            state,
-            [key for key in keys if key not in values],
-        )
-        return {**entries, **agreed}
-
-    def _auth_types(self, pdu: Pdu) -> frozenset[StateKey]:
-        return auth_types_for_event(
-            self._rules,
-            type=pdu.type,
-            state_key=pdu.state_key,
-            sender=pdu.sender,
-            content=pdu.content,
-        )
-
-    def _finder(self, state: StateBefore, keys: Collection[StateKey]) -> FindState:
-        """A lookup in a state, for the entries under `keys`."""
-        session = self._session
-        entries = self._branches.find_entries(
-            session.connection, session.head.room_nid, state, keys
-        )
-        pdus = self._branches.find_pdus(session.connection, self._rules, entries.values())
-        found = {key: pdus[event_id] for key, event_id in entries.items()}
-        return lambda type, state_key: found.get((type, state_key))
-
-
-def _distinct(states: Iterable[StateBefore]) -> list[StateBefore]:
-    """The states, each once."""
-    distinct: list[StateBefore] = []
-    for state in states:
-        if state not in distinct:
-            distinct.append(state)
-    return distinct
+        for type_, state_key in change.resets:
+            log.warning(
+                "State reset in %s: %s %r now is %s, and %s does not explain it. See"
+                " `architex room explain`.",
+                pdu.room_id,
+                type_,
+                state_key,
+                change.entries[type_, state_key] or "away",
+                pdu.event_id,
+            )
+        return dict(change.entries)

@@ -21,7 +21,12 @@ from architex.domain.state_resolution.conflicts import (
     conflicted_state_subgraph,
     split_conflicted_state,
 )
-from architex.domain.state_resolution.iterative_auth import FindPdu, IsRejected, IterativeAuth
+from architex.domain.state_resolution.iterative_auth import (
+    FindPdu,
+    IsRejected,
+    IterativeAuth,
+    Observe,
+)
 from architex.domain.state_resolution.ordering import (
     mainline_order,
     reverse_topological_power_order,
@@ -32,6 +37,7 @@ from architex.domain.state_resolution.version_1 import resolve_conflict_v1
 __all__ = [
     "FindPdu",
     "IsRejected",
+    "Observe",
     "StateMap",
     "auth_difference",
     "conflicted_state_subgraph",
@@ -96,6 +102,7 @@ def resolve_conflict(
     find_pdu: FindPdu,
     is_rejected: IsRejected = _nothing_is_rejected,
     subgraph: AbstractSet[EventId] | None = None,
+    observe: Observe | None = None,
 ) -> dict[StateKey, EventId]:
     """Resolve what the branches disagree about; the way in for who knows the differences already.
 
@@ -107,13 +114,14 @@ def resolve_conflict(
         find_pdu: looks an event up; None when we do not have it.
         is_rejected: tells whether an event was rejected on receipt.
         subgraph: the conflicted state subgraph (v12) when the caller has it; else it is walked.
+        observe: told of each event as it is tried, for those who want to know why.
 
     Returns what to change in the shared state. Places that resolve to nothing are not in it.
 
     Spec: https://spec.matrix.org/v1.19/rooms/v12/#algorithm
     """
     if rules.state_resolution == "1":
-        return resolve_conflict_v1(rules, find_unconflicted, conflicted, find_pdu)
+        return resolve_conflict_v1(rules, find_unconflicted, conflicted, find_pdu, observe)
 
     conflicted_ids = frozenset().union(*conflicted.values())
     full = set(conflicted_ids | difference)
@@ -135,6 +143,7 @@ def resolve_conflict(
         find_initial=_find_nothing if starts_empty else find_unconflicted,
         find_pdu=find_pdu,
         is_rejected=is_rejected,
+        observe=observe,
     )
     auth.apply(power_order)
     # 3. Order the remaining events by the mainline of the power levels resolved so far.

@@ -18,6 +18,8 @@ from architex.domain.room_versions import RoomVersionRules
 FindPdu: TypeAlias = Callable[[EventId], Pdu | None]
 #: Whether an event was rejected when it was received.
 IsRejected: TypeAlias = Callable[[EventId], bool]
+#: Told of each event that is tried, and of the rule that refused it; None when it was allowed.
+Observe: TypeAlias = Callable[[Pdu, str | None], None]
 
 
 class IterativeAuth:
@@ -36,12 +38,14 @@ class IterativeAuth:
         find_initial: Callable[[StateKey], EventId | None],
         find_pdu: FindPdu,
         is_rejected: IsRejected,
+        observe: Observe | None = None,
     ) -> None:
         self.applied: dict[StateKey, EventId] = {}
         self._rules = rules
         self._find_initial = find_initial
         self._find_pdu = find_pdu
         self._is_rejected = is_rejected
+        self._observe = observe
 
     def find_id(self, key: StateKey) -> EventId | None:
         """Return the event at a place of the state so far."""
@@ -50,10 +54,14 @@ class IterativeAuth:
     def apply(self, pdus: Iterable[Pdu]) -> None:
         """Take state events in turn; each that the rules allow enters the state."""
         for pdu in pdus:
-            if self._is_allowed(pdu):
+            refusal = self._find_refusal(pdu)
+            if refusal is None:
                 self.applied[pdu.key] = pdu.event_id
+            if self._observe is not None:
+                self._observe(pdu, refusal)
 
-    def _is_allowed(self, pdu: Pdu) -> bool:
+    def _find_refusal(self, pdu: Pdu) -> str | None:
+        """Return the rule that refuses an event; None when it is allowed."""
         auth_events: dict[StateKey, Pdu] | None = None
 
         def find_state(type: str, state_key: str) -> Pdu | None:
@@ -72,9 +80,9 @@ class IterativeAuth:
 
         try:
             check_state_dependent_auth_rules(self._rules, pdu, find_state)
-        except Forbidden:
-            return False
-        return True
+        except Forbidden as error:
+            return error.message
+        return None
 
     def _auth_events_of(self, pdu: Pdu) -> dict[StateKey, Pdu]:
         auth_ids = pdu.auth_events

@@ -14,7 +14,7 @@ from architex.domain.errors import Forbidden
 from architex.domain.identifiers import EventId
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room_versions import RoomVersionRules
-from architex.domain.state_resolution.iterative_auth import FindPdu
+from architex.domain.state_resolution.iterative_auth import FindPdu, Observe
 
 
 def resolve_conflict_v1(
@@ -22,6 +22,7 @@ def resolve_conflict_v1(
     find_unconflicted: Callable[[StateKey], EventId | None],
     conflicted: Mapping[StateKey, AbstractSet[EventId]],
     find_pdu: FindPdu,
+    observe: Observe | None = None,
 ) -> dict[StateKey, EventId]:
     """Resolve what branches disagree about, as room version 1 does.
 
@@ -31,6 +32,10 @@ def resolve_conflict_v1(
     Spec: https://spec.matrix.org/v1.19/rooms/v1/#state-resolution
     """
     resolved: dict[StateKey, Pdu] = {}
+
+    def state_so_far() -> _StateSoFar:
+        return _StateSoFar(resolved, find_unconflicted, find_pdu, observe)
+
     candidates = {
         key: _by_ascending_depth(event_ids, find_pdu) for key, event_ids in conflicted.items()
     }
@@ -39,14 +44,14 @@ def resolve_conflict_v1(
     # between m.room.member.
     for event_type in ("m.room.power_levels", "m.room.join_rules", "m.room.member"):
         decided = {
-            key: _last_allowed(rules, pdus, _StateSoFar(resolved, find_unconflicted, find_pdu))
+            key: _last_allowed(rules, pdus, state_so_far())
             for key, pdus in candidates.items()
             if key[0] == event_type and pdus
         }
         resolved.update(decided)
     # No other events affect the authorisation rules.
     others = {
-        key: _highest_allowed(rules, pdus, _StateSoFar(resolved, find_unconflicted, find_pdu))
+        key: _highest_allowed(rules, pdus, state_so_far())
         for key, pdus in candidates.items()
         if key not in resolved and pdus
     }
@@ -61,7 +66,9 @@ class _StateSoFar:
         resolved: Mapping[StateKey, Pdu],
         find_unconflicted: Callable[[StateKey], EventId | None],
         find_pdu: FindPdu,
+        observe: Observe | None,
     ) -> None:
+        self.observe = observe
         self._resolved = resolved
         self._find_unconflicted = find_unconflicted
         self._find_pdu = find_pdu
@@ -108,11 +115,14 @@ def _highest_allowed(rules: RoomVersionRules, pdus: list[Pdu], state: _StateSoFa
 
 
 def _is_allowed(rules: RoomVersionRules, pdu: Pdu, state: _StateSoFar) -> bool:
+    refusal = None
     try:
         check_state_dependent_auth_rules(rules, pdu, state.find)
-    except Forbidden:
-        return False
-    return True
+    except Forbidden as error:
+        refusal = error.message
+    if state.observe is not None:
+        state.observe(pdu, refusal)
+    return refusal is None
 
 
 def _sha1(event_id: EventId) -> str:

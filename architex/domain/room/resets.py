@@ -1,0 +1,45 @@
+"""State resets: changes of the current state that nobody's event explains."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from architex.domain.identifiers import EventId
+from architex.domain.pdu import Pdu, StateKey
+
+# Events of these types may take away what others were allowed: where one of them joins a branch to
+# the room, other entries may fall back to what they were.
+_MAY_UNSEAT: Final[frozenset[str]] = frozenset(
+    {
+        "m.room.create",
+        "m.room.join_rules",
+        "m.room.member",
+        "m.room.power_levels",
+        "m.room.third_party_invite",
+    }
+)
+
+
+def find_resets(
+    pdu: Pdu,
+    changes: Mapping[StateKey, EventId | None],
+    met: Mapping[StateKey, Collection[EventId | None]],
+) -> list[StateKey]:
+    """The changes that come of an event which does not explain them.
+
+    An event explains that it stands at its own place; one that gives or takes rights also that,
+    elsewhere, what one of the branches says stands. A change to what no branch says is a reset,
+    and so is any other change that comes with an event which gives and takes no rights.
+
+    Args:
+        pdu: the event with which the changes come.
+        changes: of the current state: state key → event; None for an entry that goes away.
+        met: for each of them, what the branches that met say.
+    """
+    may_unseat = pdu.state_key is not None and pdu.type in _MAY_UNSEAT
+    return sorted(
+        key
+        for key, event_id in changes.items()
+        if event_id != pdu.event_id and not (may_unseat and event_id in met.get(key, ()))
+    )
