@@ -17,7 +17,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -25,13 +25,14 @@ from types import FrameType
 import click
 
 from architex import __version__
-from architex.cli.common import config_option, embedded_postgres, migrate_aloud, read_settings
+from architex.cli.common import config_option, embedded_postgres, read_settings
 from architex.gateways.clock import SystemRandomness
 from architex.settings import Listener, Settings, find_config_file
 from architex.storage.child_processes import die_with_parent
 from architex.storage.database_checks import check_database
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.key_files import load_or_create_secret, load_or_create_signing_key
+from architex.storage.migrations import migrate
 from architex.storage.start_refusal import StartRefused
 
 log = logging.getLogger(__name__)
@@ -63,13 +64,13 @@ def serve(config_file: str | None) -> None:
             stack.callback(embedded.stop)
             embedded.ensure_running()
         check_database(settings.conninfo, connections_wanted=settings.connections_wanted)
-        migrate_aloud(settings.conninfo)
+        migrate(settings.conninfo, on_applied=lambda m: log.info("applied migration %s", m.name))
         children = [
             Child("web", _gunicorn_command(), environment),
             Child("followers", [sys.executable, "-m", "architex", "follow"], environment),
         ]
         stack.callback(_stop, children)
-        _supervise(settings, embedded, children, signals)
+        _supervise(settings, embedded, children, signals, lambda: _greet(settings, config_file))
 
 
 class Child:
@@ -163,6 +164,7 @@ def _supervise(
     embedded: EmbeddedPostgres | None,
     children: Sequence[Child],
     signals: _Signals,
+    when_ready: Callable[[], None],
 ) -> None:
     """Run until SIGTERM or SIGINT. Raises StartRefused when the web process never gets ready."""
     for child in children:
@@ -187,7 +189,7 @@ def _supervise(
                 )
             is_ready = _is_healthy(settings.listeners[0])
             if is_ready:
-                _say_what_is_next(settings)
+                when_ready()
         for child in children:
             child.look_after()
 
@@ -295,19 +297,28 @@ def _is_healthy(listener: Listener) -> bool:
         connection.close()
 
 
-def _say_what_is_next(settings: Settings) -> None:
-    config = os.environ.get("ARCHITEX_CONFIG")
-    program = Path(sys.argv[0]).name if sys.argv[0].endswith("architex") else "architex"
-    in_venv = Path(sys.prefix) / "bin" / "architex"
-    if in_venv.exists() and sys.prefix != sys.base_prefix:
-        program = os.path.relpath(in_venv) if in_venv.is_relative_to(Path.cwd()) else str(in_venv)
-    with_config = f" --config {config}" if config else ""
+def _greet(settings: Settings, config_file: str | None) -> None:
+    """Say that the server serves, and to a person also what to do next."""
+    serves = f"serves {settings.server_name} at {settings.public_base_url}"
+    if settings.logging.format == "json":
+        log.info("Architex %s %s", __version__, serves)
+        return
+    program = "architex"
+    if sys.prefix != sys.base_prefix:  # in a virtualenv, which need not be on PATH
+        inside = Path(sys.prefix) / "bin" / "architex"
+        is_here = inside.is_relative_to(Path.cwd())
+        program = str(inside.relative_to(Path.cwd()) if is_here else inside)
+    config = f" --config {config_file}" if config_file else ""
+    configure = f"edit {config_file or find_config_file()}, then start the server again"
+    if find_config_file(config_file) is None:
+        configure = f"{program} generate-config"
     click.echo(
-        f"\nArchitex {__version__} serves {settings.server_name} at {settings.public_base_url}\n"
-        f"\n  Make a user:   {program} user create{with_config} --admin alice"
+        f"\nArchitex {__version__} {serves}\n"
+        f"\n  Make a user:   {program} user create{config} --admin alice"
         f"\n  Then log in:   any Matrix client, homeserver {settings.public_base_url}"
-        f"\n  Configure it:  {program} generate-config, then edit architex.toml"
-        f"\n  Stop it:       Ctrl-C\n"
+        f"\n  Configure it:  {configure}"
+        "\n  Read on:       README.md, docs/"
+        "\n  Stop it:       Ctrl-C\n"
     )
 
 
