@@ -104,9 +104,7 @@ class Syncing:
         while True:
             news = self._look(request, since)
             position = news.position
-            if position < since:
-                return self._read(request, None)[0]
-            if news.is_anything:
+            if news.is_anything or position < since:
                 response, position, is_empty = self._read(request, since)
                 if not is_empty:
                     return response
@@ -142,7 +140,7 @@ class Syncing:
             reading = _Reading(connection, request, since, self._clock.now_ms(), self._rooms)
             reading.run(recent=since is not None and self._is_recent(since))
         self._newest = max(self._newest, reading.now)
-        self._note_lazy_members(request, since, reading)
+        self._note_lazy_members(request, reading)
         return reading.response, reading.now, reading.is_empty
 
     def _note_lazy_members(
@@ -152,7 +150,7 @@ class Syncing:
             return
         requester = request.requester
         device_id = requester.device_id or ""
-        if since is None:
+        if reading.since is None:
             self._lazy_members.forget_device(requester.user_id, device_id)
         if reading.rooms.told_members:
             self._lazy_members.note(
@@ -175,7 +173,7 @@ class _Reading:
         self._request = request
         self._user_id = request.requester.user_id
         self._filter = request.filter
-        self._since = since
+        self.since = since
         self._now_ms = now_ms
         self._sync_rooms = sync_rooms
         self.now = 0
@@ -185,13 +183,15 @@ class _Reading:
 
     def run(self, *, recent: bool) -> None:
         """Ask for everything, and put the response together."""
-        connection, user_id, since = self._connection, self._user_id, self._since
-        if since is None:
+        connection, user_id = self._connection, self._user_id
+        if self.since is not None:
+            news = look_for_news(connection, user_id, self.since, recent=recent)
+            self.now = news.position
+            if self.since > self.now:
+                self.since = None  # a token of the future, as if there were none
+        if self.since is None:
             self.now = find_position(connection)
             news = News(self.now, True, True, True, True, True)
-        else:
-            news = look_for_news(connection, user_id, since, recent=recent)
-            self.now = news.position
         views = self._views(news, recent=recent)
         if views:
             ignored = list_ignored_users(connection, user_id)
@@ -222,7 +222,7 @@ class _Reading:
 
     def _views(self, news: News, *, recent: bool) -> list[RoomView]:
         """The rooms to look at."""
-        connection, user_id, since = self._connection, self._user_id, self._since
+        connection, user_id, since = self._connection, self._user_id, self.since
         if since is None:
             memberships = ["join", "invite", "knock"]
             if self._filter.room.include_leave:
@@ -247,7 +247,7 @@ class _Reading:
                 event_fields=self._filter.event_fields,
                 federation_format=self._filter.federation_format,
             ),
-            since=self._since,
+            since=self.since,
             now=self.now,
             filter=self._filter,
             full_state=self._request.full_state,
@@ -257,7 +257,7 @@ class _Reading:
 
     def _fresh_rooms(self) -> frozenset[int]:
         """The joined rooms about which the client knows nothing yet."""
-        if self._since is None:
+        if self.since is None:
             return frozenset(self.rooms.joined)
         return self.rooms.new_rooms
 
@@ -311,11 +311,11 @@ class _Reading:
     ) -> dict[RoomId, list[dict[str, Any]]]:
         """Room ID (empty for none) → entries to tell."""
         new_ids = [by_id[room_nid].room_id for room_nid in new_rooms]
-        if not (news.account_data or (new_ids and self._since is not None)):
+        if not (news.account_data or (new_ids and self.since is not None)):
             return {}
         room_data = self._filter.room.account_data
         found: dict[RoomId, list[dict[str, Any]]] = {}
-        for entry in list_account_data(self._connection, self._user_id, self._since or 0, new_ids):
+        for entry in list_account_data(self._connection, self._user_id, self.since or 0, new_ids):
             if entry.room_id and not (
                 self._filter.room.is_room_included(entry.room_id)
                 and room_data.is_room_included(entry.room_id)
@@ -337,7 +337,7 @@ class _Reading:
                 body["account_data"]["events"] = account_data[room_id]
 
     def _global_account_data(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self._since is None and not any(e["type"] == "m.push_rules" for e in entries):
+        if self.since is None and not any(e["type"] == "m.push_rules" for e in entries):
             rules = {"global": default_push_rules(self._user_id)}
             entries = [{"type": "m.push_rules", "content": rules}, *entries]
         wanted = self._filter.account_data
@@ -353,7 +353,7 @@ class _Reading:
         events: dict[int, list[dict[str, Any]]] = {}
         if wanted.passes_nothing:
             return events
-        since = self._since
+        since = self.since
         if wanted.is_type_included("m.typing"):
             typing: dict[int, list[UserId]] = {}
             if since is not None and news.typing:
@@ -381,13 +381,13 @@ class _Reading:
         wanted = self._filter.presence
         if wanted.passes_nothing or not wanted.is_type_included("m.presence"):
             return []
-        if self._since is None:
+        if self.since is None:
             held = list_present_users(self._connection, self._user_id)
         elif news.presence or new_rooms or self.rooms.newcomers:
             held = list_changed_presence(
                 self._connection,
                 self._user_id,
-                self._since,
+                self.since,
                 new_rooms=new_rooms,
                 newcomers=self.rooms.newcomers,
             )
