@@ -15,7 +15,16 @@ from architex.projections import rebuilding
 from architex.projections.rebuilding import RebuildFailed, rebuild_projection
 from architex.projections.room_directory import RoomDirectory
 from architex.storage.pool import Database
-from tests.core import ALICE, append, create_room, make_core, message_draft, send_message
+from tests.core import (
+    ALICE,
+    BOB,
+    append,
+    create_room,
+    make_core,
+    member_draft,
+    message_draft,
+    send_message,
+)
 from tests.following import follow_to_the_end
 from tests.projections.traffic import RandomTraffic, rows_of
 
@@ -153,6 +162,8 @@ def test_nobody_notices_a_rebuild(core: Core, database_url: str) -> None:
                     drafts = [message_draft(ALICE, "hello"), message_draft(ALICE, "again")]
                     append(cores[number], room_id, *drafts)
                     sent[number] += 2
+                joined = create_room(cores[number])
+                append(cores[number], joined, member_draft(BOB, BOB, "join"))
         except BaseException as error:  # noqa: BLE001 - the test fails of it
             failures.append(error)
 
