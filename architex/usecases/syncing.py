@@ -143,9 +143,7 @@ class Syncing:
         self._note_lazy_members(request, reading)
         return reading.response, reading.now, reading.is_empty
 
-    def _note_lazy_members(
-        self, request: SyncRequest, since: int | None, reading: _Reading
-    ) -> None:
+    def _note_lazy_members(self, request: SyncRequest, reading: _Reading) -> None:
         if not request.filter.room.state.lazy_load_members:
             return
         requester = request.requester
