@@ -381,11 +381,16 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
     database, clock = core.database, core.clock
     typing = Typing(database, core.commits, clock)
     guest_access = GuestAccess(GuestReads(database), core.commits)
+    presence = PresenceUpdates(
+        PresenceStore(database), core.commits, clock, enabled=settings.presence.enabled
+    )
     chores = [
         *chores_of_time(
             Transactions(database), Expiries(database), typing.announce_expired, clock
         ),
         Chore("send guests away", 3.0, guest_access.send_guests_away),
+        Chore("show who fell silent as offline", 10.0, presence.announce_silent),
+        Chore("forget told members", 3600.0, LazyMemberStore(database).forget_old),
     ]
     try:
         run_all(

@@ -9,10 +9,13 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#lazy-loading-room-members
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from architex.domain.identifiers import UserId
 from architex.storage.pool import Database, PgConnection
+
+KEPT_POSITIONS: Final = 1_000_000
+"""For so many positions it is remembered what a device was told."""
 
 Member: TypeAlias = tuple[int, UserId]
 """A room's number and a member of it."""
@@ -89,8 +92,9 @@ class LazyMemberStore:
             "DELETE FROM lazy_members WHERE user_id = %s AND device_id = %s", (user_id, device_id)
         )
 
-    def forget_old(self, before_position: int) -> int:
-        """Forget what was told before a position; returns how many members that were."""
+    def forget_old(self) -> int:
+        """Forget what was told long ago; returns how many members that were."""
         return self._database.execute(
-            "DELETE FROM lazy_members WHERE sent_at < %s", (before_position,)
+            "DELETE FROM lazy_members WHERE sent_at < (SELECT position FROM log_position) - %s",
+            (KEPT_POSITIONS,),
         )
