@@ -274,7 +274,7 @@ def _alterations(
         Forbidden: the new value is no level; only what was already there may be malformed.
     """
     for name in names:
-        if name in new and name in current and new[name] == current[name]:
+        if name in new and name in current and _is_same(new[name], current[name]):
             continue
         old_level = parse_level(rules, current.get(name))
         new_level = parse_level(rules, new.get(name))
@@ -282,6 +282,11 @@ def _alterations(
             raise Forbidden(f"The power level of {name} is not an integer.")
         if old_level != new_level:
             yield name, old_level, new_level
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    # To Python, true is one.
+    return type(value) is type(other) and bool(value == other)
 
 
 def _exceeds(level: int | None, limit: int) -> bool:

@@ -149,6 +149,11 @@ def test_users_are_user_ids_with_levels(version: str, users: Any) -> None:
     room = RoomBuilder(version)
     with pytest.raises(Forbidden):
         room.set_power_levels(ALICE, users=users)
+    # Not even the first power levels of a room.
+    first = RoomBuilder(version, empty=True)
+    first.join(ALICE)
+    with pytest.raises(Forbidden):
+        first.set_power_levels(ALICE, users=users)
 
 
 @every_version
@@ -200,6 +205,14 @@ def test_a_level_cannot_be_changed_to_what_is_none() -> None:
         room.set_power_levels(ALICE, users={ALICE: 100}, ban="high")
     with pytest.raises(Forbidden, match="not an integer"):
         room.set_power_levels(ALICE, users={ALICE: 100}, events={"m.room.topic": None})
+
+
+@pytest.mark.parametrize("version", ["1", "5", "9"])
+def test_what_is_no_level_may_stay_where_an_old_room_let_it_in(version: str) -> None:
+    room = RoomBuilder(version, power_levels={"users": {ALICE: 100}, "ban": "high", "kick": 1})
+    room.set_power_levels(ALICE, users={ALICE: 100}, ban="high", kick=1, invite=1)
+    with pytest.raises(Forbidden, match="not an integer"):
+        room.set_power_levels(ALICE, users={ALICE: 100}, ban="high", kick=True)
 
 
 def test_creators_cannot_be_given_a_level_since_v12() -> None:
