@@ -60,6 +60,7 @@ from architex.storage.pool import Database
 from architex.storage.presence import PresenceStore
 from architex.storage.profiles import ProfileStore
 from architex.storage.published_rooms import PublishedRoomStore
+from architex.storage.push_rules import PushRuleStore
 from architex.storage.registration_tokens import RegistrationTokenStore
 from architex.storage.room_aliases import RoomAliasStore
 from architex.storage.transactions import Transactions
@@ -84,6 +85,7 @@ from architex.usecases.password_check import PasswordCheck
 from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
 from architex.usecases.profiles import NoRemoteProfiles, Profiles
+from architex.usecases.push_rules import PushRules
 from architex.usecases.rate_limits import RateLimit, RateLimits
 from architex.usecases.receipts import Receipts
 from architex.usecases.registration import Registration, RegistrationPolicy
@@ -218,7 +220,11 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
         remote=NoRemoteDirectory(),
     )
     upgrade_reads = RoomUpgradeReads(database, rendering.event_reads)
-    succession = RoomSuccession(upgrade_reads, AccountDataStore(database), commits, directory)
+    push_rule_store = PushRuleStore(database)
+    push_rules = PushRules(push_rule_store, commits)
+    succession = RoomSuccession(
+        upgrade_reads, AccountDataStore(database), push_rule_store, commits, directory
+    )
     joining = Joining(
         commits=commits,
         event_log=core.event_log,
@@ -233,7 +239,7 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
         joining.leave_all(Requester(user_id))
 
     return UseCases(
-        account_data=AccountData(AccountDataStore(database), commits),
+        account_data=AccountData(AccountDataStore(database), commits, push_rules),
         accounts=Accounts(
             accounts=accounts,
             sessions=sessions,
@@ -264,6 +270,7 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
             policy=directory_policy,
             remote=NoRemoteDirectory(),
         ),
+        push_rules=push_rules,
         rate_limits=rate_limits,
         registration=Registration(
             server_name=settings.server_name,

@@ -20,7 +20,6 @@ from architex.domain.errors import (
     TooLarge,
 )
 from architex.domain.identifiers import MAX_IDENTIFIER_BYTES, RoomId, UserId
-from architex.domain.push_rules import default_push_rules
 from architex.storage.account_data import (
     GLOBAL,
     AccountDataStore,
@@ -29,6 +28,7 @@ from architex.storage.account_data import (
     put_tag,
 )
 from architex.storage.commit_queue import CommitQueue, Execute
+from architex.usecases.push_rules import PushRules
 
 MAX_CONTENT_BYTES: Final = 65_536 * 4
 """Of one entry: m.direct and the like grow with their user's rooms."""
@@ -42,6 +42,7 @@ class AccountData:
 
     entries: AccountDataStore
     commits: CommitQueue
+    push_rules: PushRules
 
     def get_content(self, user_id: UserId, type: str, room_id: RoomId = GLOBAL) -> str:
         """The content of one entry, as JSON.
@@ -55,7 +56,8 @@ class AccountData:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridaccount_datatype
         """
         if type == "m.push_rules" and room_id == GLOBAL:
-            return orjson.dumps({"global": default_push_rules(user_id)}).decode()
+            rules = {"global": self.push_rules.get_ruleset(user_id)}
+            return encode_lenient_json(rules).decode()
         content = self.entries.find_content(user_id, room_id, type)
         if content is None:
             raise NotFound("There is no such account data.")

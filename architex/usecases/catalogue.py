@@ -16,6 +16,7 @@ from architex.usecases.openid import OpenId
 from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
 from architex.usecases.profiles import Profiles
+from architex.usecases.push_rules import PushRules
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.receipts import Receipts
 from architex.usecases.registration import Registration
@@ -45,6 +46,7 @@ class UseCases:
     openid: OpenId
     profiles: Profiles
     public_rooms: PublicRooms
+    push_rules: PushRules
     rate_limits: RateLimits
     registration: Registration
     room_creation: RoomCreation

@@ -13,6 +13,7 @@ import orjson
 
 from architex.domain.canonical_json import encode_lenient_json
 from architex.domain.identifiers import RoomId, UserId
+from architex.domain.push_rules import about_other_room
 from architex.projections.room_upgrade_reads import RoomUpgradeReads
 from architex.storage.account_data import (
     GLOBAL,
@@ -21,6 +22,7 @@ from architex.storage.account_data import (
     replace_account_data,
 )
 from architex.storage.commit_queue import CommitQueue, Execute
+from architex.storage.push_rules import PushRuleStore, copy_push_rule
 from architex.usecases.directory import Directory
 
 
@@ -30,15 +32,16 @@ class RoomSuccession:
 
     reads: RoomUpgradeReads
     account_data: AccountDataStore
+    push_rules: PushRuleStore
     commits: CommitQueue
     directory: Directory
 
     def follow(self, user_id: UserId, predecessor: RoomId, room_id: RoomId) -> None:
         """Let a user who joined a room find there what they had set for its predecessor.
 
-        The tags, and whether it is a direct chat; and the aliases of this server, and the place
-        in its list of rooms, go with the first who follows. Nothing happens unless the
-        predecessor's own tombstone points to the room: anybody can claim a predecessor.
+        The tags, the push rules, and whether it is a direct chat; and the aliases of this server,
+        and the place in its list of rooms, go with the first who follows. Nothing happens unless
+        the predecessor's own tombstone points to the room: anybody can claim a predecessor.
         """
         if self.reads.find_replacement(predecessor) != room_id:
             return
@@ -47,9 +50,15 @@ class RoomSuccession:
         direct_after = (
             None if direct_before is None else _add_direct(direct_before, predecessor, room_id)
         )
+        rules = [
+            about_other_room(rule, predecessor, room_id)
+            for rule in self.push_rules.list_about_room(user_id, predecessor)
+        ]
 
         def write(execute: Execute, position: int) -> None:
             hand_over(execute, position)
+            for rule in rules:
+                copy_push_rule(execute, position, user_id, rule)
             copy_room_account_data(
                 execute,
                 position,

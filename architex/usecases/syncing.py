@@ -12,7 +12,7 @@ from typing import Any, Final
 from architex.domain.client_event import Viewer
 from architex.domain.event_filter import SyncFilter
 from architex.domain.identifiers import RoomId, UserId
-from architex.domain.push_rules import default_push_rules
+from architex.domain.push_rules import effective_push_rules
 from architex.domain.sync_token import format_pagination_token, format_sync_token
 from architex.gateways.clock import Clock
 from architex.projections.room_reads import (
@@ -33,6 +33,7 @@ from architex.storage.lazy_members import LazyMemberStore
 from architex.storage.notifier import Notifier
 from architex.storage.pool import Database, PgConnection
 from architex.storage.presence import list_changed_presence, list_present_users
+from architex.storage.push_rules import list_changed_push_rules
 from architex.storage.receipts import Receipt, list_changed_receipts, list_receipts
 from architex.storage.typing import list_changed_typing, list_typing
 from architex.usecases.presence import PresenceUpdates, presence_event
@@ -335,11 +336,14 @@ class _Reading:
                 body["account_data"]["events"] = account_data[room_id]
 
     def _global_account_data(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self.since is None and not any(e["type"] == "m.push_rules" for e in entries):
-            rules = {"global": default_push_rules(self._user_id)}
-            entries = [{"type": "m.push_rules", "content": rules}, *entries]
+        others = [entry for entry in entries if entry["type"] != "m.push_rules"]
+        # Their row only says when they were changed last; who never did has them all the same.
+        if self.since is None or len(others) < len(entries):
+            changed = list_changed_push_rules(self._connection, self._user_id)
+            rules = {"global": effective_push_rules(self._user_id, changed)}
+            others.append({"type": "m.push_rules", "content": rules})
         wanted = self._filter.account_data
-        return [entry for entry in entries if wanted.includes(entry["type"], self._user_id)]
+        return [entry for entry in others if wanted.includes(entry["type"], self._user_id)]
 
     # ---- ephemeral
 

@@ -71,9 +71,25 @@ def account_routes(use_cases: UseCases) -> list[Route]:
             "/user/{user_id}/filter/{filter_id}",
             account_data.FilterResource(use_cases.filters),
         ),
-        Route("/pushrules/", push.PushRulesResource()),
-        Route("/pushrules/global/", push.GlobalPushRulesResource()),
-        Route("/pushrules/global/{kind}/{rule_id}", push.PushRuleResource()),
-        Route("/pushrules/global/{kind}/{rule_id}/enabled", push.PushRuleEnabledResource()),
-        Route("/pushrules/global/{kind}/{rule_id}/actions", push.PushRuleActionsResource()),
+        *_push_routes(use_cases),
+    ]
+
+
+def _push_routes(use_cases: UseCases) -> list[Route]:
+    rules = use_cases.push_rules
+    incomplete = push.IncompletePathResource()
+    rule = "/pushrules/global/{kind}/{rule_id}"
+    return [
+        Route("/pushrules/", push.PushRulesResource(rules)),
+        Route("/pushrules/global/", push.GlobalPushRulesResource(rules)),
+        Route("/pushrules/global/{kind}/", push.PushRulesOfKindResource(rules)),
+        Route(rule, push.PushRuleResource(rules)),
+        Route(rule + "/enabled", push.PushRuleEnabledResource(rules)),
+        Route(rule + "/actions", push.PushRuleActionsResource(rules)),
+        Route(rule + "/{attribute}", incomplete),
+        Route("/pushrules/global/{kind}", incomplete),
+        Route("/pushrules/global", incomplete),
+        Route("/pushrules/{scope}", incomplete),
+        Route("/pushrules/{scope}/", incomplete),
+        Route("/pushrules/{scope}/{kind}/{rule_id}", incomplete),
     ]
