@@ -9,25 +9,38 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+import immutables
 import orjson
-from pyroaring import BitMap64
 
 from architex.domain.identifiers import EventId
 from architex.domain.pdu import Pdu, StateKey, parse_pdu
 from architex.domain.room.events import REJECTED, StateBefore
 from architex.domain.room_versions import RoomVersionRules
+from architex.domain.state_resolution import FindPdu
+from architex.projections.disagreements import Disagreement, find_disagreement
 from architex.storage.pool import PgConnection
 
 Entries: TypeAlias = Mapping[StateKey, EventId | None]
+Overlay: TypeAlias = immutables.Map[StateKey, EventId | None]
 
-MAX_REMEMBERED_PDUS: Final = 20_000
-MAX_REMEMBERED_OVERLAYS: Final = 500
-NEWCOMER: Final = 2**62
-"""Stands for the position of an event that has none yet."""
+MAX_REMEMBERED_PDU_BYTES: Final = 8 * 2**20
+"""Of JSON; as Python's objects they take about five times as much."""
+
+MAX_REMEMBERED_ENTRIES: Final = 100_000
+"""Entries of overlays; what one has in common with its parent counts once."""
+
+MAX_LOADED_AHEAD: Final = 100
+"""How many events of an auth chain are loaded together with the one that is asked for."""
+
+_CHAIN_OF_ONE: Final = """
+WITH RECURSIVE chain (position) AS (
+ SELECT position FROM event_graph WHERE event_id = %s
+ UNION SELECT unnest(g.auth_events) FROM chain JOIN event_graph g USING (position))
+SELECT g.event_id, s.state FROM chain JOIN event_graph g USING (position)
+JOIN stored_events s ON s.notification_id = g.position LIMIT %s"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +68,14 @@ class KnownEvent:
         return StateBefore(self.before.at, self.before.overlay, own)
 
 
-@dataclass(frozen=True, slots=True)
-class Disagreement:
-    """What several states differ in.
-
-    Attributes:
-        difference: the auth difference.
-        subgraph: events on paths of auth events between conflicted ones (room version 12).
-        chain: all events that authorise the conflicted ones, and these.
-    """
-
-    difference: AbstractSet[EventId]
-    subgraph: AbstractSet[EventId]
-    chain: AbstractSet[EventId]
-
-
 class BranchStates:
     """Reads `event_graph`, `current_state` and the overlays."""
 
     def __init__(self) -> None:
-        self._pdus: OrderedDict[EventId, Pdu] = OrderedDict()
-        self._overlays: OrderedDict[int, Entries] = OrderedDict()
+        self._pdus: OrderedDict[EventId, tuple[Pdu, int]] = OrderedDict()
+        self._pdu_bytes = 0
+        self._overlays: OrderedDict[int, tuple[Overlay, int]] = OrderedDict()
+        self._overlay_entries = 0
 
     # Events
 
@@ -112,7 +112,7 @@ class BranchStates:
         found = {}
         missing = []
         for event_id in event_ids:
-            pdu = self._pdus.get(event_id)
+            pdu = self._find_remembered(event_id)
             if pdu is None:
                 missing.append(event_id)
             else:
@@ -128,15 +128,25 @@ class BranchStates:
                 found[event_id] = self._parse(rules, event_id, state)
         return found
 
-    def find_rejected(
-        self, connection: PgConnection, event_ids: Iterable[EventId]
-    ) -> set[EventId]:
-        """Those of the events that were rejected."""
-        rows = connection.execute(
-            "SELECT event_id FROM event_graph WHERE event_id = ANY(%s) AND verdict = %s",
-            (list(event_ids), REJECTED),
-        )
-        return {row[0] for row in rows.fetchall()}
+    def pdu_finder(
+        self, connection: PgConnection, rules: RoomVersionRules, at_hand: Mapping[EventId, Pdu]
+    ) -> FindPdu:
+        """A lookup of events at hand, and of all others when somebody asks for them.
+
+        Who walks down a long auth chain gets it piece by piece, and nobody has it whole.
+        """
+
+        def find(event_id: EventId) -> Pdu | None:
+            pdu = at_hand.get(event_id) or self._find_remembered(event_id)
+            if pdu is None:
+                rows = connection.execute(_CHAIN_OF_ONE, (event_id, MAX_LOADED_AHEAD))
+                for ahead_id, state in rows.fetchall():
+                    ahead = self._parse(rules, ahead_id, state)
+                    if ahead_id == event_id:
+                        pdu = ahead
+            return pdu
+
+        return find
 
     # Entries of states
 
@@ -194,124 +204,25 @@ class BranchStates:
         room_nid: int,
         states: Sequence[StateBefore],
         values: Mapping[StateKey, Sequence[EventId | None]],
+        *,
         newcomer: Pdu | None = None,
+        with_subgraph: bool = False,
     ) -> Disagreement:
         """The auth difference and the conflicted subgraph of states that differ in `values`.
 
         Args:
             newcomer: an event in one of the states that is not recorded yet.
+            with_subgraph: whether the room version has a use for the subgraph.
         """
-        conflicted = {
-            event_id for row in values.values() for event_id in row if event_id is not None
-        }
-        ids, chains = self._load_chains(connection, conflicted, newcomer)
-        positions = {event_id: position for position, event_id in ids.items()}
-        full: list[BitMap64] = []
-        for place in range(len(states)):
-            chain = BitMap64()
-            for row in values.values():
-                event_id = row[place]
-                if event_id is not None and event_id in positions:
-                    chain |= chains[positions[event_id]]
-                    chain.add(positions[event_id])
-            full.append(chain)
-        somewhere = BitMap64.union(*full)
-        everywhere = BitMap64.intersection(*full)
-        conflicted_positions = BitMap64(positions[e] for e in conflicted if e in positions)
-        candidates = somewhere - everywhere - conflicted_positions
-        shared = self._authorising_unconflicted(
-            connection, room_nid, states, set(values), candidates
+        return find_disagreement(
+            connection,
+            room_nid,
+            {state.at for state in states},
+            [self._changes(connection, state) for state in states],
+            values,
+            newcomer=newcomer,
+            with_subgraph=with_subgraph,
         )
-        difference = (somewhere - everywhere) - shared
-        subgraph = {
-            ids[position]
-            for position in somewhere
-            if position in conflicted_positions or chains[position] & conflicted_positions
-        }
-        return Disagreement({ids[p] for p in difference}, subgraph, frozenset(ids.values()))
-
-    def _load_chains(
-        self, connection: PgConnection, event_ids: Collection[EventId], newcomer: Pdu | None
-    ) -> tuple[dict[int, EventId], dict[int, BitMap64]]:
-        """Position → event ID and position → auth chain, for the events and their chains."""
-        wanted = [*event_ids, *(() if newcomer is None else newcomer.auth_events)]
-        rows = connection.execute(
-            "WITH RECURSIVE chain (position) AS ("
-            " SELECT position FROM event_graph WHERE event_id = ANY(%s)"
-            " UNION SELECT unnest(g.auth_events) FROM chain JOIN event_graph g USING (position))"
-            " SELECT g.position, g.event_id, g.auth_events"
-            " FROM chain JOIN event_graph g USING (position) ORDER BY g.position",
-            (wanted,),
-        ).fetchall()
-        ids: dict[int, EventId] = {}
-        chains: dict[int, BitMap64] = {}
-        # Facts come after those that authorise them, so one pass in order of position is enough.
-        for position, event_id, auth_events in rows:
-            ids[position] = event_id
-            chain = BitMap64(auth_events)
-            for auth_position in auth_events:
-                chain |= chains.get(auth_position, _EMPTY)
-            chains[position] = chain
-        if newcomer is not None:
-            positions = {event_id: position for position, event_id in ids.items()}
-            authorising = [positions[event_id] for event_id in newcomer.auth_events]
-            ids[NEWCOMER] = newcomer.event_id
-            chains[NEWCOMER] = BitMap64.union(
-                BitMap64(authorising), *(chains[position] for position in authorising)
-            )
-        return ids, chains
-
-    def _authorising_unconflicted(
-        self,
-        connection: PgConnection,
-        room_nid: int,
-        states: Sequence[StateBefore],
-        conflicted_keys: Collection[StateKey],
-        candidates: BitMap64,
-    ) -> BitMap64:
-        """Those of the candidates that every state has, or is authorised by, beside the conflict.
-
-        Instead of walking the chains of whole states down, it walks from each candidate up to the
-        events it authorises, and stops at the first that all states share.
-        """
-        shared = BitMap64()
-        low = min(state.at for state in states)
-        high = max(state.at for state in states)
-        types = [type_ for type_, _ in conflicted_keys]
-        state_keys = [state_key for _, state_key in conflicted_keys]
-        for candidate in candidates:
-            seen = {candidate}
-            frontier = [candidate]
-            while frontier:
-                row = connection.execute(
-                    "SELECT 1 FROM current_state c WHERE c.room_nid = %(room)s"
-                    " AND c.valid_from <= %(low)s AND c.valid_to > %(high)s"
-                    " AND (c.position = ANY(%(these)s) OR c.position IN"
-                    "  (SELECT g.position FROM event_graph g"
-                    "   WHERE g.is_state AND g.auth_events && %(these)s::int8[]))"
-                    " AND NOT EXISTS (SELECT 1 FROM unnest(%(types)s::text[], %(keys)s::text[])"
-                    "  AS k (type, state_key) WHERE k.type = c.type AND k.state_key = c.state_key)"
-                    " LIMIT 1",
-                    {
-                        "room": room_nid,
-                        "low": low,
-                        "high": high,
-                        "these": frontier,
-                        "types": types,
-                        "keys": state_keys,
-                    },
-                ).fetchone()
-                if row is not None:
-                    shared.add(candidate)
-                    break
-                children = connection.execute(
-                    "SELECT position FROM event_graph WHERE is_state AND verdict < %s"
-                    " AND auth_events && %s::int8[]",
-                    (REJECTED, frontier),
-                ).fetchall()
-                frontier = [child for (child,) in children if child not in seen]
-                seen.update(frontier)
-        return shared
 
     # Within
 
@@ -370,35 +281,53 @@ class BranchStates:
         """What a state has otherwise than the current state at its position."""
         if state.overlay is None:
             return state.entries
-        return {**self._overlay(connection, state.overlay), **state.entries}
+        overlay = self._overlay(connection, state.overlay)
+        return overlay.update(state.entries) if state.entries else overlay
 
-    def _overlay(self, connection: PgConnection, overlay: int) -> Entries:
-        """All changes of an overlay and those it stands on."""
-        known = self._overlays.get(overlay)
-        if known is None:
-            rows = connection.execute(
-                "WITH RECURSIVE stack (overlay, parent, above) AS ("
-                " SELECT overlay, parent, 0 FROM state_overlays WHERE overlay = %s"
-                " UNION ALL SELECT o.overlay, o.parent, s.above + 1 FROM stack s"
-                " JOIN state_overlays o ON o.overlay = s.parent)"
-                " SELECT e.type, e.state_key, g.event_id"
-                " FROM stack s JOIN overlay_entries e USING (overlay)"
-                " LEFT JOIN event_graph g ON g.position = e.position ORDER BY s.above DESC",
-                (overlay,),
-            )
-            known = {(type_, key): event_id for type_, key, event_id in rows.fetchall()}
-            self._overlays[overlay] = known
-            while len(self._overlays) > MAX_REMEMBERED_OVERLAYS:
-                self._overlays.popitem(last=False)
-        return known
+    def _overlay(self, connection: PgConnection, overlay: int) -> Overlay:
+        """All changes of an overlay and those it stands on.
+
+        Overlays of one branch share what they have in common; only what is above a remembered one
+        is read.
+        """
+        remembered = self._overlays.get(overlay)
+        if remembered is not None:
+            self._overlays.move_to_end(overlay)
+            return remembered[0]
+        rows = connection.execute(
+            "WITH RECURSIVE stack (overlay, parent, above) AS ("
+            " SELECT overlay, parent, 0 FROM state_overlays WHERE overlay = %s"
+            " UNION ALL SELECT o.overlay, o.parent, s.above + 1 FROM stack s"
+            " JOIN state_overlays o ON o.overlay = s.parent WHERE o.overlay <> ALL(%s::int8[]))"
+            " SELECT s.parent, e.type, e.state_key, g.event_id"
+            " FROM stack s JOIN overlay_entries e USING (overlay)"
+            " LEFT JOIN event_graph g ON g.position = e.position ORDER BY s.above DESC",
+            (overlay, list(self._overlays)),
+        ).fetchall()
+        base: Overlay = immutables.Map()
+        if rows and rows[0][0] in self._overlays:
+            base = self._overlays[rows[0][0]][0]
+        entries = base.update({(type_, key): event_id for _, type_, key, event_id in rows})
+        self._overlays[overlay] = (entries, len(rows))
+        self._overlay_entries += len(rows)
+        while self._overlay_entries > MAX_REMEMBERED_ENTRIES and len(self._overlays) > 1:
+            _, (_, weight) = self._overlays.popitem(last=False)
+            self._overlay_entries -= weight
+        return entries
+
+    def _find_remembered(self, event_id: EventId) -> Pdu | None:
+        remembered = self._pdus.get(event_id)
+        return None if remembered is None else remembered[0]
 
     def _parse(self, rules: RoomVersionRules, event_id: EventId, state: bytes) -> Pdu:
-        pdu = self._pdus.get(event_id)
+        pdu = self._find_remembered(event_id)
         if pdu is None:
             pdu = parse_pdu(rules, orjson.loads(state)["pdu"], event_id=event_id)
-            self._pdus[event_id] = pdu
-            while len(self._pdus) > MAX_REMEMBERED_PDUS:
-                self._pdus.popitem(last=False)
+            self._pdus[event_id] = (pdu, len(state))
+            self._pdu_bytes += len(state)
+            while self._pdu_bytes > MAX_REMEMBERED_PDU_BYTES and len(self._pdus) > 1:
+                _, (_, weight) = self._pdus.popitem(last=False)
+                self._pdu_bytes -= weight
         return pdu
 
 
@@ -410,6 +339,3 @@ def _value_at(spans: Sequence[tuple[int, int, EventId]], at: int) -> EventId | N
 
 def _span_start(span: tuple[int, int, EventId]) -> int:
     return span[0]
-
-
-_EMPTY: Final = BitMap64()

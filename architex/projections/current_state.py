@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
-from architex.domain.identifiers import RoomId
+from architex.domain.identifiers import EventId, RoomId
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.events import RecordedFact
 from architex.domain.room_versions import get_room_version
@@ -31,12 +31,11 @@ class CurrentState(Projection):
     ) -> None:
         """End the entries that the facts replace, begin those that they set."""
         for r in recorded:
-            for (type_, state_key), event_id in r.fact.state_changes.items():
-                execute(
-                    "UPDATE current_state SET valid_to = %s WHERE room_nid = %s AND type = %s"
-                    " AND state_key = %s AND valid_to = 9223372036854775807",
-                    (r.position, r.room_nid, type_, state_key),
-                )
+            changes = r.fact.state_changes
+            if changes:
+                self._end(execute, r, list(changes))
+            earlier = []
+            for (type_, state_key), event_id in changes.items():
                 if event_id == r.pdu.event_id:
                     membership = r.content.get("membership") if type_ == "m.room.member" else None
                     execute(
@@ -45,22 +44,47 @@ class CurrentState(Projection):
                         (r.room_nid, type_, state_key, r.position, r.position, membership),
                     )
                 elif event_id is not None:
-                    execute(
-                        "INSERT INTO current_state (room_nid, type, state_key, position,"
-                        " valid_from, membership) SELECT %(room)s, %(type)s, %(key)s, g.position,"
-                        " %(from)s, CASE WHEN %(type)s = 'm.room.member' THEN"
-                        " convert_from(s.state, 'UTF8')::jsonb #>> '{pdu,content,membership}' END"
-                        " FROM event_graph g"
-                        " JOIN stored_events s ON s.notification_id = g.position"
-                        " WHERE g.event_id = %(event_id)s",
-                        {
-                            "room": r.room_nid,
-                            "type": type_,
-                            "key": state_key,
-                            "from": r.position,
-                            "event_id": event_id,
-                        },
-                    )
+                    earlier.append((type_, state_key, event_id))
+            if earlier:
+                self._set(execute, r, earlier)
+
+    def _end(self, execute: Execute, r: RecordedFact, keys: Sequence[StateKey]) -> None:
+        """Let entries end with a fact."""
+        if len(keys) == 1:
+            execute(
+                "UPDATE current_state SET valid_to = %s WHERE room_nid = %s AND type = %s"
+                " AND state_key = %s AND valid_to = 9223372036854775807",
+                (r.position, r.room_nid, *keys[0]),
+            )
+            return
+        execute(
+            "UPDATE current_state c SET valid_to = %s"
+            " FROM unnest(%s::text[], %s::text[]) AS k (type, state_key)"
+            " WHERE c.room_nid = %s AND c.type = k.type AND c.state_key = k.state_key"
+            " AND c.valid_to = 9223372036854775807",
+            (r.position, [type_ for type_, _ in keys], [key for _, key in keys], r.room_nid),
+        )
+
+    def _set(
+        self, execute: Execute, r: RecordedFact, entries: Sequence[tuple[str, str, EventId]]
+    ) -> None:
+        """Let events of earlier facts stand again."""
+        execute(
+            "INSERT INTO current_state (room_nid, type, state_key, position, valid_from,"
+            " membership) SELECT %(room)s, k.type, k.state_key, g.position, %(from)s,"
+            " CASE WHEN k.type = 'm.room.member' THEN"
+            " convert_from(s.state, 'UTF8')::jsonb #>> '{pdu,content,membership}' END"
+            " FROM unnest(%(types)s::text[], %(keys)s::text[], %(events)s::text[])"
+            " AS k (type, state_key, event_id) JOIN event_graph g USING (event_id)"
+            " JOIN stored_events s ON s.notification_id = g.position",
+            {
+                "room": r.room_nid,
+                "from": r.position,
+                "types": [type_ for type_, _, _ in entries],
+                "keys": [key for _, key, _ in entries],
+                "events": [event_id for _, _, event_id in entries],
+            },
+        )
 
 
 class CurrentStateFinder:

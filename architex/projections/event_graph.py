@@ -79,17 +79,19 @@ class EventGraph(Projection):
                     "INSERT INTO state_overlays (overlay, parent) VALUES (%s, %s)",
                     (r.position, before.overlay),
                 )
-                for (type_, state_key), entry in before.entries.items():
-                    execute(
-                        "INSERT INTO overlay_entries (overlay, type, state_key, position)"
-                        " VALUES (%s, %s, %s, %s)",
-                        (
-                            r.position,
-                            type_,
-                            state_key,
-                            None if entry is None else positions[entry],
-                        ),
-                    )
+                execute(
+                    "INSERT INTO overlay_entries (overlay, type, state_key, position)"
+                    " SELECT %s, * FROM unnest(%s::text[], %s::text[], %s::int8[])",
+                    (
+                        r.position,
+                        [type_ for type_, _ in before.entries],
+                        [state_key for _, state_key in before.entries],
+                        [
+                            None if entry is None else positions[entry]
+                            for entry in before.entries.values()
+                        ],
+                    ),
+                )
             if r.fact.verdict == ACCEPTED and r.pdu.redacts is not None:
                 execute(
                     "UPDATE event_graph SET redacted_by = %s"

@@ -15,13 +15,14 @@ from functools import partial
 from typing import Any, Final
 
 from architex.domain.auth_rules import FindState
-from architex.domain.identifiers import EventId, RoomId, UserId
+from architex.domain.identifiers import EventId, RoomId, ServerName, UserId
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.aggregate import (
     DUMMY_EVENT_TYPE,
     MAX_PREV_EVENTS,
     EventDraft,
     extremities_after,
+    redaction_server,
 )
 from architex.domain.room.events import (
     Fact,
@@ -35,7 +36,7 @@ from architex.domain.signing import FindVerifyKey
 from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
-from architex.usecases.resolving import USUAL_KEYS, Resolving
+from architex.usecases.resolving import USUAL_KEYS, Resolving, keys_looked_at
 from architex.usecases.sending import power_levels
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,9 @@ MAX_OPEN_ENDS: Final = 10
 """A room with more forward extremities than this gets an event that follows them."""
 
 MAX_CANDIDATES: Final = 50
+
+MAX_AT_ONCE: Final = 50
+"""Events judged in one transaction: who else waits gets a turn in between."""
 
 _FACT_CLASSES: Final[Mapping[Outcome, type[Fact]]] = {
     Outcome.ACCEPTED: PduAccepted,
@@ -79,8 +83,11 @@ class Judging:
         waiting = [pdu for pdu in formed if isinstance(pdu, Pdu)]
         judged: list[Verdict] = []
         while len(judged) < len(waiting):
-            decide = partial(self._judge, waiting[len(judged) :])
-            verdicts, open_ends = self.commits.write_room(RoomCommand(room_id, decide))
+            next_ones = waiting[len(judged) : len(judged) + MAX_AT_ONCE]
+            prefetch = frozenset().union(*(keys_looked_at(rules, pdu) for pdu in next_ones))
+            verdicts, open_ends = self.commits.write_room(
+                RoomCommand(room_id, partial(self._judge, next_ones), prefetch)
+            )
             judged += verdicts
             while open_ends > MAX_OPEN_ENDS:
                 before, open_ends = open_ends, self.merge_ends(room_id)
@@ -170,11 +177,13 @@ class _Door:
         if self._follows_the_end(pdu):
             before = None
         else:
-            if not self._all_committed((*pdu.prev_events, *self._session.room.extremities)):
+            ends = self._session.room.extremities
+            if not self._all_committed((*pdu.prev_events, *pdu.auth_events, *ends)):
                 return None
             before = self._state_before(pdu.prev_events)
-        verdict = self._check(pdu, before)
-        self._record(verdict, pdu, before)
+        find_before = self._find_before(pdu, before)
+        verdict = self._check(pdu, find_before)
+        self._record(verdict, pdu, before, redaction_server(self._rules, pdu, find_before))
         return verdict
 
     def append_dummy(self, draft: EventDraft, prev_events: Sequence[EventId]) -> None:
@@ -186,7 +195,7 @@ class _Door:
             before = self._state_before(prev_events)
             keys = USUAL_KEYS | session.room.auth_types(draft)
             pdu = session.compose(draft, find_before=self._resolving.finder(before, keys))
-            self._record(Verdict(Outcome.ACCEPTED, pdu), pdu, before)
+            self._record(Verdict(Outcome.ACCEPTED, pdu), pdu, before, None)
 
     def _follows_the_end(self, pdu: Pdu) -> bool:
         """Whether the state before the event is the current state of the room."""
@@ -198,13 +207,13 @@ class _Door:
             for event_id in event_ids
         )
 
-    def _check(self, pdu: Pdu, before: StateBefore | None) -> Verdict:
+    def _find_before(self, pdu: Pdu, before: StateBefore | None) -> FindState:
+        if before is None:
+            return self._session.find_state
+        return self._resolving.finder(before, USUAL_KEYS | self._resolving.auth_types(pdu))
+
+    def _check(self, pdu: Pdu, find_before: FindState) -> Verdict:
         find_current: FindState = self._session.find_state
-        find_before = find_current
-        if before is not None:
-            find_before = self._resolving.finder(
-                before, USUAL_KEYS | self._resolving.auth_types(pdu)
-            )
         auth_events, rejected = self._auth_events(pdu)
         return check_authorisation(
             self._rules,
@@ -230,13 +239,20 @@ class _Door:
                 rejected.add(event_id)
         return auth_events, rejected
 
-    def _record(self, verdict: Verdict, pdu: Pdu, before: StateBefore | None) -> None:
+    def _record(
+        self,
+        verdict: Verdict,
+        pdu: Pdu,
+        before: StateBefore | None,
+        redaction_server: ServerName | None,
+    ) -> None:
         session = self._session
         delta: dict[StateKey, EventId | None] | None = None
         replaces = None
         if verdict.outcome is Outcome.ACCEPTED:
             if before is not None:
-                delta = self._change_of_current_state(pdu, before)
+                moves_on = self._only_moves_an_end_on(pdu)
+                delta = {} if moves_on else self._change_of_current_state(pdu, before)
             if pdu.state_key is not None:
                 replaced = session.find_state(pdu.type, pdu.state_key)
                 replaces = None if replaced is None else replaced.event_id
@@ -249,6 +265,7 @@ class _Door:
                 received_ts=session.now_ms,
                 replaces=replaces,
                 delta=delta,
+                redaction_server=redaction_server,
                 before=before,
                 reason=verdict.reason,
             )
@@ -271,6 +288,11 @@ class _Door:
         return self._resolving.state_before(
             self._known[event_id] for event_id in sorted(set(prev_events))
         )
+
+    def _only_moves_an_end_on(self, pdu: Pdu) -> bool:
+        """Whether the states after the ends of the room stay what they are."""
+        follows_one_end = {*pdu.prev_events} <= {*self._session.room.extremities}
+        return pdu.state_key is None and len({*pdu.prev_events}) == 1 and follows_one_end
 
     def _change_of_current_state(
         self, pdu: Pdu, before: StateBefore

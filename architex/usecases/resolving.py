@@ -17,6 +17,7 @@ from architex.domain.room.resets import find_resets
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.state_resolution import Observe, resolve_conflict
 from architex.projections.branch_states import BranchStates, KnownEvent
+from architex.projections.disagreements import Disagreement
 from architex.storage.pool import PgConnection
 
 # What the rules may look at beside an event's own auth types.
@@ -55,6 +56,8 @@ class Resolving:
     def state_before(self, parents: Iterable[KnownEvent]) -> StateBefore:
         """The state before an event that follows `parents`: resolved, where they differ."""
         states = distinct_states(parent.state_after for parent in parents)
+        if len(states) == 1:
+            return states[0]
         values = self.compare(states)
         resolved = self.resolve(states, values)
         newest = max(range(len(states)), key=lambda place: states[place].at)
@@ -137,20 +140,36 @@ class Resolving:
         if not conflicted:
             return agreed
         connection, branches = self.connection, self.branches
-        disagreement = branches.disagreement(connection, self.room_nid, states, values, newcomer)
-        pdus = branches.find_pdus(connection, self.rules, disagreement.chain)
-        if newcomer is not None:
-            pdus[newcomer.event_id] = newcomer
-        shared = self._shared_entries(states[0], values, agreed, pdus)
-        pdus.update(branches.find_pdus(connection, self.rules, set(shared.values()) - set(pdus)))
-        rejected = branches.find_rejected(connection, disagreement.chain)
+        at_hand = {} if newcomer is None else {newcomer.event_id: newcomer}
+        disagreement = Disagreement(frozenset(), frozenset(), frozenset())
+        if self.rules.state_resolution != "1":
+            disagreement = branches.disagreement(
+                connection,
+                self.room_nid,
+                states,
+                values,
+                newcomer=newcomer,
+                with_subgraph=self.rules.state_resolution == "2.1",
+            )
+        conflict = set().union(
+            *conflicted.values(), disagreement.difference, disagreement.subgraph
+        )
+        at_hand.update(branches.find_pdus(connection, self.rules, conflict - set(at_hand)))
+        tried = [at_hand[event_id] for event_id in conflict if event_id in at_hand]
+        shared = self._shared_entries(states[0], values, agreed, tried)
+        authorising = {event_id for pdu in tried for event_id in pdu.auth_events}
+        at_hand.update(
+            branches.find_pdus(
+                connection, self.rules, (authorising | set(shared.values())) - set(at_hand)
+            )
+        )
         resolved = resolve_conflict(
             self.rules,
             find_unconflicted=shared.get,
             conflicted=conflicted,
             difference=disagreement.difference,
-            find_pdu=pdus.get,
-            is_rejected=rejected.__contains__,
+            find_pdu=branches.pdu_finder(connection, self.rules, at_hand),
+            is_rejected=disagreement.rejected.__contains__,
             subgraph=disagreement.subgraph,
             observe=self.observe,
         )
@@ -165,24 +184,18 @@ class Resolving:
 
     def auth_types(self, pdu: Pdu) -> frozenset[StateKey]:
         """The entries of a state that decide about an event."""
-        return auth_types_for_event(
-            self.rules,
-            type=pdu.type,
-            state_key=pdu.state_key,
-            sender=pdu.sender,
-            content=pdu.content,
-        )
+        return auth_types_of(self.rules, pdu)
 
     def _shared_entries(
         self,
         state: StateBefore,
         values: Mapping[StateKey, Sequence[EventId | None]],
         agreed: Mapping[StateKey, EventId],
-        pdus: Mapping[EventId, Pdu],
+        tried: Iterable[Pdu],
     ) -> dict[StateKey, EventId]:
-        """What the states agree about, of all that the rules may ask about the events."""
+        """What the states agree about, of all that the rules ask about the events tried."""
         keys = set(USUAL_KEYS)
-        for pdu in pdus.values():
+        for pdu in tried:
             if pdu.state_key is not None:
                 keys.add(pdu.key)
                 keys |= self.auth_types(pdu)
@@ -190,6 +203,19 @@ class Resolving:
             self.connection, self.room_nid, state, [key for key in keys if key not in values]
         )
         return {**entries, **agreed}
+
+
+def auth_types_of(rules: RoomVersionRules, pdu: Pdu) -> frozenset[StateKey]:
+    """The entries of a state that decide about an event."""
+    return auth_types_for_event(
+        rules, type=pdu.type, state_key=pdu.state_key, sender=pdu.sender, content=pdu.content
+    )
+
+
+def keys_looked_at(rules: RoomVersionRules, pdu: Pdu) -> frozenset[StateKey]:
+    """The entries of the current state that judging an event looks at."""
+    own = frozenset() if pdu.state_key is None else frozenset({pdu.key})
+    return USUAL_KEYS | auth_types_of(rules, pdu) | own
 
 
 def distinct_states(states: Iterable[StateBefore]) -> list[StateBefore]:
