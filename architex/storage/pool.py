@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from gevent import get_hub, monkey
 from gevent.hub import Hub
 from psycopg import Connection
 from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.waiting import Ready
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
@@ -36,8 +38,24 @@ _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _TRANSACTION = "BEGIN"
 
 # SQLSTATE classes that say "not now" and nothing about the statement: connection lost, out of
-# resources, operator intervention (shutdown, crash, still starting).
-_UNAVAILABLE_CLASSES = ("08", "53", "57P")
+# resources, operator intervention (shutdown, crash, still starting), a transaction of ours that
+# PostgreSQL ended because we were silent for too long.
+_UNAVAILABLE_CLASSES = ("08", "53", "57P", "25P03")
+
+# When the machine of one process loses power, PostgreSQL hears nothing. What that process had
+# locked (all writers need the position row) must be free again after seconds, not after hours.
+_SILENCE = (
+    "SET idle_in_transaction_session_timeout = 5000;"
+    " SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
+)
+
+# And when the machine of PostgreSQL vanishes, we must notice. Only TCP needs it.
+_TCP_DEFAULTS = {
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
 
 
 class Database:
@@ -70,7 +88,8 @@ class Database:
             wait_seconds: how long to wait for a connection, also while PostgreSQL restarts,
                 before DatabaseUnavailable.
         """
-        self.conninfo = conninfo
+        given = {key: str(value) for key, value in conninfo_to_dict(conninfo).items()}
+        self.conninfo = conninfo = make_conninfo(**{**_TCP_DEFAULTS, **given})
         self._opening = threading.Lock()
         self._opened = False
         self._pool: ConnectionPool[PgConnection] = ConnectionPool(
@@ -212,12 +231,22 @@ class Database:
                 log.warning("rolling back failed: %s", error)
 
     def _get(self) -> PgConnection:
+        """A connection whose server has not hung up; dead ones met on the way are replaced.
+
+        So after a restart of PostgreSQL no write is sent on a connection that was dead before,
+        where nobody could tell whether it took effect.
+        """
         if not self._opened:
             self._open()
-        try:
-            return self._pool.getconn()
-        except (PoolTimeout, PoolClosed, TooManyRequests) as error:
-            raise DatabaseUnavailable("The database cannot be reached now") from error
+        while True:
+            try:
+                connection = self._pool.getconn()
+            except (PoolTimeout, PoolClosed, TooManyRequests) as error:
+                raise DatabaseUnavailable("The database cannot be reached now") from error
+            if _is_silent(connection):
+                return connection
+            connection.close()
+            self._put(connection)
 
     def _put(self, connection: PgConnection) -> None:
         try:
@@ -277,6 +306,20 @@ def _connection_class() -> type[PgConnection]:
     return _GreenConnection if monkey.is_module_patched("select") else Connection
 
 
+# gevent's poll() would switch greenlets; this one only looks.
+_poll = monkey.get_original("select", "poll")
+
+
+def _is_silent(connection: PgConnection) -> bool:
+    """Whether nothing came on an idle connection. Costs 1 µs and sends nothing.
+
+    What comes though nothing was asked is nearly always the server's farewell.
+    """
+    look = _poll()
+    look.register(connection.pgconn.socket, select.POLLIN)
+    return not look.poll(0)
+
+
 # A prepared statement keeps its plan while the tables grow: one made when they were nearly empty
 # reads them whole, until the next ANALYZE. Every question of ours has its index, so plans that
 # follow indexes are right at any size.
@@ -286,6 +329,7 @@ _PLANNING = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mer
 def _configure_connection(connection: PgConnection) -> None:
     """Set what every connection of the pool has."""
     connection.execute(_PLANNING)
+    connection.execute(_SILENCE)
     connection.prepare_threshold = _PREPARE_AFTER
     connection.prepared_max = _PREPARED_MAX
 
@@ -295,7 +339,7 @@ def _unavailable_named() -> Iterator[None]:
     """Turn psycopg's errors that mean "no database now" into DatabaseUnavailable."""
     try:
         yield
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
         if not _means_unavailable(error):
             raise
         raise DatabaseUnavailable("The database cannot be reached now") from error

@@ -23,7 +23,8 @@ def _kill_connections(admin: psycopg.Connection, database: Database) -> None:
     name = database.fetch_one("SELECT current_database()")
     assert name is not None
     admin.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name[0],)
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+        (name[0],),
     )
 
 
@@ -76,12 +77,25 @@ def test_transaction_begins_on_a_living_connection(
     assert database.fetch_one("SELECT word FROM words") == ("alive",)
 
 
-def test_write_on_a_dead_connection_is_not_repeated(
+def test_write_is_not_sent_on_a_connection_that_is_dead(
     database: Database, admin: psycopg.Connection
 ) -> None:
+    with database.connection(), database.connection(), database.connection():
+        pass  # so that several are open
     _kill_connections(admin, database)
+    for number in range(4):
+        assert database.execute("INSERT INTO words VALUES (%s)", (str(number),)) == 1
+
+
+def test_write_whose_connection_dies_is_not_repeated(
+    database: Database, admin: psycopg.Connection
+) -> None:
+    # The statement ends its own connection: whether it took effect cannot be known.
     with pytest.raises(DatabaseUnavailable):
-        database.execute("INSERT INTO words VALUES ('perhaps')")
+        database.execute(
+            "WITH added AS (INSERT INTO words VALUES ('perhaps') RETURNING word)"
+            " SELECT pg_terminate_backend(pg_backend_pid()) FROM added"
+        )
     assert database.fetch_one("SELECT word FROM words") is None
 
 
@@ -153,14 +167,14 @@ print(database.fetch_one("SELECT length(%s)", ("y" * 10_000_000,))[0])
 def wait_for_death():
     try:
         with database.connection() as connection:
-            connection.execute("SELECT pg_sleep(60)")
+            connection.execute("SELECT pg_sleep(61)")
     except Exception as error:
         return type(error).__name__
 
 waiting = gevent.spawn(wait_for_death)
 while not database.fetch_one(
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND query = 'SELECT pg_sleep(60)' AND state = 'active'"
+    " WHERE datname = current_database() AND query = 'SELECT pg_sleep(61)' AND state = 'active'"
 )[0]:
     gevent.sleep(0.01)
 print(waiting.get(timeout=20))
