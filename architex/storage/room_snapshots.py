@@ -68,10 +68,15 @@ def encode_snapshot(room: Room) -> StoredEvent:
     )
 
 
+def is_damaged(stored: StoredEvent) -> bool:
+    """Whether a snapshot's bytes are not those that were written."""
+    return hashlib.sha256(stored.state[32:]).digest() != stored.state[:32]
+
+
 def decode_snapshot(stored: StoredEvent) -> Room | None:
     """The room of a snapshot; None when the snapshot is of another schema or damaged."""
-    digest, body = stored.state[:32], stored.state[32:]
-    if hashlib.sha256(body).digest() != digest:
+    body = stored.state[32:]
+    if is_damaged(stored):
         log.warning("The snapshot of %s is damaged; replaying its facts.", stored.originator_id)
         return None
     fields = orjson.loads(body)
