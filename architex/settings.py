@@ -111,7 +111,7 @@ class ProcessSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingSettings:
-    """What is written to standard output."""
+    """What is written to standard error."""
 
     level: str = _key("how much is logged", "info", choices=("debug", "info", "warning", "error"))
     format: str = _key("text, or one JSON object per line", "text", choices=("text", "json"))

@@ -31,11 +31,11 @@ _PAGE = """<!doctype html>
 <p>To use it, enter <code>{base_url}</code> as the homeserver in a Matrix client.</p>
 <ul>
   <li><a href="https://matrix.org/ecosystem/clients/">Matrix clients</a></li>
-  <li><a href="https://github.com/architex/architex#readme">Documentation of Architex</a></li>
   <li><a href="https://spec.matrix.org/v1.19/">The Matrix specification</a></li>
   <li><a href="/_matrix/client/versions">What this server speaks</a></li>
   <li><a href="/health">Its health</a></li>
 </ul>
+<p>The documentation of Architex lies beside its program: <code>README.md</code> and <code>docs/</code>.</p>
 </body>
 </html>
 """  # noqa: E501 - CSS reads better in one line per rule

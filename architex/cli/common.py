@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -27,6 +29,15 @@ def config_option(command: Command) -> Command:
         type=click.Path(dir_okay=False),
         help="The configuration. Default: $ARCHITEX_CONFIG, else ./architex.toml if it is there.",
     )(command)
+
+
+def program() -> str:
+    """How to call `architex` from here: a virtualenv's need not be on PATH."""
+    if sys.prefix == sys.base_prefix:
+        return "architex"
+    inside = Path(sys.prefix) / "bin" / "architex"
+    is_here = inside.is_relative_to(Path.cwd())
+    return str(inside.relative_to(Path.cwd()) if is_here else inside)
 
 
 def read_settings(config_file: str | None) -> Settings:

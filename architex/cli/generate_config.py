@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from architex.cli.common import program
 from architex.gateways.clock import SystemRandomness
 from architex.settings import DEFAULT_CONFIG_FILE, render_config
 from architex.storage.key_files import load_or_create_signing_key
@@ -45,7 +46,7 @@ def generate_config(
     key = load_or_create_signing_key(key_path, randomness.bytes)
     click.echo(f"{path}\n{key_path} ({key.key_id})")
     click.echo(
-        f"\nNext: read it through, then start the server:\n  architex serve --config {path}"
+        f"\nNext: read it through, then start the server:\n  {program()} serve --config {path}"
     )
 
 

@@ -25,7 +25,7 @@ from types import FrameType
 import click
 
 from architex import __version__
-from architex.cli.common import config_option, embedded_postgres, read_settings
+from architex.cli.common import config_option, embedded_postgres, program, read_settings
 from architex.gateways.clock import SystemRandomness
 from architex.settings import Listener, Settings, find_config_file
 from architex.storage.child_processes import die_with_parent
@@ -303,18 +303,14 @@ def _greet(settings: Settings, config_file: str | None) -> None:
     if settings.logging.format == "json":
         log.info("Architex %s %s", __version__, serves)
         return
-    program = "architex"
-    if sys.prefix != sys.base_prefix:  # in a virtualenv, which need not be on PATH
-        inside = Path(sys.prefix) / "bin" / "architex"
-        is_here = inside.is_relative_to(Path.cwd())
-        program = str(inside.relative_to(Path.cwd()) if is_here else inside)
+    architex = program()
     config = f" --config {config_file}" if config_file else ""
     configure = f"edit {config_file or find_config_file()}, then start the server again"
     if find_config_file(config_file) is None:
-        configure = f"{program} generate-config"
+        configure = f"{architex} generate-config"
     click.echo(
         f"\nArchitex {__version__} {serves}\n"
-        f"\n  Make a user:   {program} user create{config} --admin alice"
+        f"\n  Make a user:   {architex} user create{config} --admin alice"
         f"\n  Then log in:   any Matrix client, homeserver {settings.public_base_url}"
         f"\n  Configure it:  {configure}"
         "\n  Read on:       README.md, docs/"
