@@ -61,6 +61,13 @@ MAX_NOTIFICATION_BYTES: Final = 7800
 GIVE_UP_AFTER_SECONDS: Final = 15.0
 CHANNEL: Final = "architex_log"
 
+# Everybody waits for whoever holds the position row. If that process stands still (stopped,
+# swapped out, its machine paused), PostgreSQL ends its transaction, and the others go on; the
+# process finds its connection lost and decides again. The timeout for idle transactions does not
+# reach so far: it forgets a session that sent a Flush after its Sync, as psycopg's pipelines do.
+_BOUND_TRANSACTION: Final = "SET LOCAL transaction_timeout = 5000"
+_HAS_TRANSACTION_TIMEOUT: Final = 170_000
+
 
 class InlineProjection(Protocol):
     """A read model written in the transaction that records the facts."""
@@ -439,6 +446,8 @@ class _Batch:
         connection = self.connection
         with connection.pipeline():
             connection.execute("BEGIN")
+            if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
+                connection.execute(_BOUND_TRANSACTION)
             heads = (
                 connection.execute(
                     "SELECT room_id, room_nid, room_version, version, last_position FROM rooms"

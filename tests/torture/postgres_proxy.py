@@ -1,0 +1,331 @@
+"""A proxy between us and PostgreSQL that knows where messages begin and end, and can break there.
+
+It listens on a TCP port of the loopback address and passes everything on to the cluster's unix
+socket, until a fault is armed and its statement comes by. Each fault happens once.
+
+Protocol: https://www.postgresql.org/docs/18/protocol-message-formats.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+LATE_S: Final = 0.4
+_SSL_REQUEST: Final = 80877103
+_GSS_REQUEST: Final = 80877104
+_CANCEL_REQUEST: Final = 80877102
+
+
+class Kind(enum.Enum):
+    """What happens at the chosen statement."""
+
+    CUT_BEFORE = "the connection breaks before the statement is sent"
+    CUT_AFTER = "it is carried out, and the connection breaks before the reply"
+    CUT_WITHIN = "the connection breaks in the middle of the reply"
+    LATE = "the client loses the connection; the statement arrives all the same, but late"
+    ABANDONED = "before the statement the client vanishes, and PostgreSQL does not hear of it"
+    SHUTDOWN = "PostgreSQL ends the connection: 57P01"
+
+
+@dataclass
+class Fault:
+    """Something that goes wrong once.
+
+    Attributes:
+        kind: what.
+        concerns: tells the statement: its SQL, and its number in its transaction, from 1.
+    """
+
+    kind: Kind
+    concerns: Callable[[str, int], bool]
+    happened: threading.Event = field(default_factory=threading.Event)
+
+
+class Broken(Exception):
+    """The fault happened: this connection is done for."""
+
+
+class PostgresProxy:
+    """Passes connections on to a cluster; use it in a `with`."""
+
+    def __init__(self, conninfo: str) -> None:
+        """Listen; connect to where `conninfo` says, for each client."""
+        self._target = conninfo_to_dict(conninfo)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._lock = threading.Lock()
+        self._fault: Fault | None = None
+        self._refusals = 0
+        self._kept: list[socket.socket] = []
+        self._pairs: set[_Pair] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def conninfo(self) -> str:
+        """How to connect through the proxy."""
+        port = self._listener.getsockname()[1]
+        # Encryption is declined by not being asked for: fewer messages to know.
+        return make_conninfo(
+            **{
+                **self._target,
+                "host": "127.0.0.1",
+                "port": port,
+                "sslmode": "disable",
+                "gssencmode": "disable",
+            }
+        )
+
+    def arm(self, kind: Kind, concerns: Callable[[str, int], bool]) -> Fault:
+        """Let it go wrong, once, at the next statement that is concerned."""
+        fault = Fault(kind, concerns)
+        with self._lock:
+            self._fault = fault
+        return fault
+
+    def disarm(self) -> None:
+        """Let nothing go wrong any more."""
+        with self._lock:
+            self._fault = None
+            self._refusals = 0
+
+    def refuse(self, connections: int) -> None:
+        """Refuse so many new connections: 53300, too many connections."""
+        with self._lock:
+            self._refusals = connections
+
+    def cut_all(self) -> None:
+        """Break every connection there is."""
+        with self._lock:
+            pairs = list(self._pairs)
+        for pair in pairs:
+            pair.break_off()
+
+    def take_fault(self, sql: str, number: int, *, abandons: bool = False) -> Fault | None:
+        """The armed fault if it concerns the statement; nobody else gets it."""
+        with self._lock:
+            fault = self._fault
+            if fault is None or (fault.kind is Kind.ABANDONED) != abandons:
+                return None
+            if not fault.concerns(sql, number):
+                return None
+            self._fault = None
+        return fault
+
+    def keep_open(self, server: socket.socket) -> None:
+        """Keep a connection to PostgreSQL that nobody uses any more."""
+        with self._lock:
+            self._kept.append(server)
+
+    def __enter__(self) -> PostgresProxy:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut_all()
+        for server in self._kept:
+            server.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                refused = self._refusals > 0
+                self._refusals -= refused
+            if refused:
+                _read_startup(client)
+                client.sendall(_error("FATAL", "53300", "sorry, too many clients already"))
+                client.close()
+                continue
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        server = socket.socket(socket.AF_UNIX)
+        directory, port = self._target["host"], self._target.get("port", 5432)
+        try:
+            server.connect(f"{directory}/.s.PGSQL.{port}")
+        except OSError:
+            client.close()
+            server.close()
+            return
+        pair = _Pair(self, client, server)
+        with self._lock:
+            self._pairs.add(pair)
+        try:
+            pair.run()
+        finally:
+            with self._lock:
+                self._pairs.discard(pair)
+
+
+class _Pair:
+    """One client and its connection to PostgreSQL."""
+
+    def __init__(self, proxy: PostgresProxy, client: socket.socket, server: socket.socket) -> None:
+        self._proxy = proxy
+        self._client = client
+        self._server = server
+        self._statements: dict[bytes, str] = {}
+        self._portals: dict[bytes, str] = {}
+        self._number = 0  # of the statement in its transaction
+
+    def run(self) -> None:
+        """Pass messages on until one side ends or the fault happens."""
+        try:
+            self._server.sendall(_read_startup(self._client))
+            pending = b""
+            while True:
+                ready, _, _ = select.select([self._client, self._server], [], [])
+                if self._server in ready:
+                    self._client.sendall(_receive(self._server))
+                if self._client in ready:
+                    pending = self._pass_on(pending + _receive(self._client))
+        except (OSError, Broken, ValueError):
+            pass  # one side has gone, or is to seem so
+        finally:
+            self.break_off()
+
+    def break_off(self) -> None:
+        """End both connections."""
+        for end in (self._client, self._server):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _pass_on(self, data: bytes) -> bytes:
+        """Send whole messages to PostgreSQL; gives back what is not whole yet."""
+        at = 0
+        while len(data) - at >= 5:
+            length = 1 + struct.unpack_from("!I", data, at + 1)[0]
+            if len(data) - at < length:
+                break
+            message = data[at : at + length]
+            sql = self._statement(message)
+            if sql is None:
+                self._abandon_before(message)
+            else:
+                self._count(sql)
+                fault = self._proxy.take_fault(sql, self._number)
+                if fault is not None:
+                    self._happen(fault, message, data[at + length :])
+            self._server.sendall(message)
+            at += length
+        return data[at:]
+
+    def _statement(self, message: bytes) -> str | None:
+        """The SQL that a message carries out; None when it carries out none."""
+        tag, body = message[:1], message[5:]
+        if tag == b"Q":
+            return body[:-1].decode()
+        if tag == b"P":
+            name, sql = body.split(b"\0", 2)[:2]
+            self._statements[name] = sql.decode()
+        elif tag == b"B":
+            portal, name = body.split(b"\0", 2)[:2]
+            self._portals[portal] = self._statements.get(name, "")
+        elif tag == b"E":
+            return self._portals.get(body.split(b"\0", 1)[0], "")
+        return None
+
+    def _count(self, sql: str) -> None:
+        self._number = 1 if sql.lstrip().upper().startswith("BEGIN") else self._number + 1
+
+    def _abandon_before(self, message: bytes) -> None:
+        """Leave PostgreSQL alone before it hears anything of the statement that is concerned."""
+        if message[:1] not in (b"P", b"B"):
+            return
+        named = message[5:].split(b"\0", 2)[1 if message[:1] == b"B" else 0]
+        sql = self._statements.get(named, "")
+        fault = self._proxy.take_fault(sql, self._number + 1, abandons=True)
+        if fault is not None:
+            self._client.close()
+            self._proxy.keep_open(self._server)
+            self._server = socket.socket()  # closed in its place
+            fault.happened.set()
+            raise Broken
+
+    def _happen(self, fault: Fault, message: bytes, rest: bytes) -> None:
+        """Do what the fault says. Raises Broken, always."""
+        sync = b"S\0\0\0\4" if message[:1] == b"E" else b""
+        kind = fault.kind
+        try:
+            if kind is Kind.SHUTDOWN:
+                self._client.sendall(_error("FATAL", "57P01", "terminating connection"))
+            elif kind in (Kind.CUT_AFTER, Kind.CUT_WITHIN):
+                self._server.sendall(message + sync)
+                reply = self._read_until_ready()
+                if kind is Kind.CUT_WITHIN:
+                    self._client.sendall(reply[: max(1, len(reply) // 2)])
+            elif kind is Kind.LATE:
+                self._client.close()
+                time.sleep(LATE_S)
+                self._server.sendall(message + sync)
+                self._read_until_ready()
+        finally:
+            fault.happened.set()
+        raise Broken
+
+    def _read_until_ready(self) -> bytes:
+        """Everything PostgreSQL answers up to ReadyForQuery of the message just sent."""
+        # Earlier parts of a pipeline have no ReadyForQuery of their own: theirs comes with ours.
+        data = b""
+        while not (len(data) >= 6 and data[-6:-1] == b"Z\0\0\0\5"):
+            data += _receive(self._server)
+        return data
+
+
+def _read_startup(client: socket.socket) -> bytes:
+    """The first message of a client, which has no type."""
+    while True:
+        head = _read_exactly(client, 4)
+        message = head + _read_exactly(client, struct.unpack("!I", head)[0] - 4)
+        code = struct.unpack_from("!I", message, 4)[0]
+        if code in (_SSL_REQUEST, _GSS_REQUEST):
+            client.sendall(b"N")
+        elif code == _CANCEL_REQUEST:
+            raise Broken
+        else:
+            return message
+
+
+def _read_exactly(end: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += _receive(end, size - len(data))
+    return data
+
+
+def _receive(end: socket.socket, size: int = 65_536) -> bytes:
+    """What has come. Raises Broken at the end."""
+    data = end.recv(size)
+    if not data:
+        raise Broken
+    return data
+
+
+def _error(severity: str, sqlstate: str, text: str) -> bytes:
+    """An ErrorResponse."""
+    fields = {"S": severity, "V": severity, "C": sqlstate, "M": text}
+    body = b"".join(f"{name}{value}\0".encode() for name, value in fields.items()) + b"\0"
+    return b"E" + struct.pack("!I", len(body) + 4) + body
