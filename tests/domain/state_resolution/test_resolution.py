@@ -180,6 +180,41 @@ def test_a_room_goes_on_after_a_merge(version: str) -> None:
     assert room.find_state("m.room.topic") is not None
 
 
+@since_v2
+def test_the_auth_difference_is_what_not_all_branches_rest_on(version: str) -> None:
+    room = room_with_bob_at_50(version)
+    other = room.fork()
+    power = set_levels(room, ALICE, {BOB: 51})
+    room.send_state(BOB, "m.room.topic", {"topic": "x"})
+    again = set_levels(room, ALICE, {BOB: 52})
+    states = [room.state, other.state]
+    chains = [room.auth_chain(state.values()) for state in states]
+    difference = auth_difference(states, chains, room.pdus.get)
+    assert power.event_id in difference
+    assert again.event_id not in difference
+    for chain, beside in ((chains, states), (chains[::-1], states[::-1])):
+        assert auth_difference(beside, chain, room.pdus.get) == difference == {power.event_id}
+
+
+def test_what_stands_in_every_branch_is_no_auth_difference() -> None:
+    room = room_with_bob_at_50("11")
+    other = room.fork()
+    newest = room.state[("m.room.power_levels", "")]
+    topic = other.send_state(BOB, "m.room.topic", {"topic": "x"})
+    states = [room.state, other.state]
+    chains = [room.auth_chain(state.values()) for state in states]
+    assert newest in chains[1] - chains[0]
+    assert auth_difference(states, chains, room.pdus.get) == set()
+    # An event that we lack counts by its auth chains alone.
+    lacking = {key: pdu for key, pdu in room.pdus.items() if key != newest}
+    assert auth_difference(states, chains, lacking.get) == {newest}
+    # And so does a message event, which stands in no state.
+    message = room.message(BOB).event_id
+    chains = [chains[0], chains[1] | {message}]
+    assert auth_difference(states, chains, room.pdus.get) == {message}
+    assert topic.event_id not in auth_difference(states, chains, room.pdus.get)
+
+
 # --- version 1
 
 
