@@ -9,7 +9,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#room-event-format
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -148,6 +148,19 @@ def client_fields(event_id: EventId, pdu: Mapping[str, Any]) -> dict[str, Any]:
             fields["redacts"] = redacts
             fields["content"] = {**pdu["content"], "redacts": redacts}
     return fields
+
+
+def without_content(event: RecordedEvent) -> RecordedEvent:
+    """A redacted copy of an event that is not state, though no redaction was sent.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate
+    """
+    content = event.pdu["content"]
+    # A redaction without it would no longer say what it redacts.
+    kept = {key: content[key] for key in ("redacts",) if key in content}
+    pdu = {**event.pdu, "content": kept if event.type == "m.room.redaction" else {}}
+    body = orjson.dumps(client_fields(event.event_id, pdu))[:-1]
+    return replace(event, pdu=pdu, body=body)
 
 
 def render_client_event(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -161,6 +161,14 @@ class AccountStore:
                 connection.execute("DELETE FROM account_data WHERE user_id = %s", (user_id,))
                 connection.execute("DELETE FROM filters WHERE user_id = %s", (user_id,))
         return changed == 1
+
+
+def list_erased_users(connection: PgConnection, user_ids: Collection[UserId]) -> frozenset[UserId]:
+    """Those of the users whose account ended with the wish to be forgotten."""
+    rows = connection.execute(
+        "SELECT user_id FROM users WHERE user_id = ANY(%s) AND erased", (list(user_ids),)
+    )
+    return frozenset(row[0] for row in rows.fetchall())
 
 
 def _spend_registration_token(connection: PgConnection, token: str, now_ms: int) -> None:

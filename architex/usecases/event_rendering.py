@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from architex.domain.client_event import ClientEvent, RecordedEvent, Viewer, render_client_event
+from architex.domain.client_event import (
+    ClientEvent,
+    RecordedEvent,
+    Viewer,
+    render_client_event,
+    without_content,
+)
 from architex.domain.identifiers import EventId, UserId
 from architex.domain.room.visibility import EVER, Change, HistoryAccess
 from architex.projections.event_reads import EventReads, Reference
 from architex.projections.room_reads import Stretch, list_history_changes
+from architex.storage.accounts import list_erased_users
 from architex.storage.pool import PgConnection
 
 
@@ -111,9 +118,12 @@ class EventRendering:
         """Events as the viewer sees them, by position."""
         companions = self.event_reads.load_companions(connection, [s.event for s in shown])
         self._look_up_replaced(connection, viewer, shown, companions)
+        erased = _find_erased(connection, shown)
         rendered = {}
         for s in shown:
             event = s.event
+            if event.sender in erased and _is_from_outside(s):
+                event = without_content(event)
             replaced = None
             if event.replaces is not None and event.redacted_by is None:
                 replaced = companions.get(event.replaces)
@@ -143,3 +153,18 @@ class EventRendering:
             if replaced is not None and s.standing.is_visible(replaced.position) is None:
                 undecided[s.standing.room_nid] = s.standing
         self.load_access(connection, viewer.user_id, undecided.values())
+
+
+def _find_erased(connection: PgConnection, shown: Collection[Shown]) -> Collection[UserId]:
+    """Those of the senders who wanted to be forgotten when their account ended.
+
+    Who was in the room when an event was sent goes on seeing it; for them nothing is looked up.
+    """
+    senders = {s.event.sender for s in shown if _is_from_outside(s)}
+    return list_erased_users(connection, senders) if senders else ()
+
+
+def _is_from_outside(shown: Shown) -> bool:
+    """Whether this is a message that was sent when the viewer was not in the room."""
+    event = shown.event
+    return event.state_key is None and shown.standing.membership_at(event.position) != "join"
