@@ -7,9 +7,14 @@ from typing import ClassVar, Final
 
 from architex.domain.identifiers import EventId, RoomId
 from architex.domain.pdu import Pdu, StateKey
-from architex.domain.room.events import RecordedFact
+from architex.domain.room.events import Fact, RecordedFact
 from architex.domain.room_versions import get_room_version
-from architex.projections.base import Execute, Projection, Row, Timing
+from architex.projections.base import Execute, Params, Projection, Row, Timing
+from architex.projections.earlier_members import (
+    SELECT_FACTS,
+    earlier_members,
+    memberships_said,
+)
 from architex.storage.event_log import RoomHead
 from architex.storage.pool import PgConnection
 from architex.storage.room_facts import decode_pdu
@@ -26,10 +31,16 @@ class CurrentState(Projection):
     tables: ClassVar[tuple[str, ...]] = ("current_state",)
     only_state: ClassVar[bool] = True
 
+    def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
+        """The earlier member events that the facts let stand again."""
+        earlier = earlier_members(facts)
+        return (SELECT_FACTS, (earlier,)) if earlier else None
+
     def apply(
         self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]
     ) -> None:
         """End the entries that the facts replace, begin those that they set."""
+        said = memberships_said(recorded, answer)
         for r in recorded:
             changes = r.fact.state_changes
             if changes:
@@ -46,7 +57,7 @@ class CurrentState(Projection):
                 elif event_id is not None:
                     earlier.append((type_, state_key, event_id))
             if earlier:
-                self._set(execute, r, earlier)
+                self._set(execute, r, earlier, said)
 
     def _end(self, execute: Execute, r: RecordedFact, keys: Sequence[StateKey]) -> None:
         """Let entries end with a fact."""
@@ -66,23 +77,26 @@ class CurrentState(Projection):
         )
 
     def _set(
-        self, execute: Execute, r: RecordedFact, entries: Sequence[tuple[str, str, EventId]]
+        self,
+        execute: Execute,
+        r: RecordedFact,
+        entries: Sequence[tuple[str, str, EventId]],
+        said: Mapping[EventId, str | None],
     ) -> None:
         """Let events of earlier facts stand again."""
         execute(
             "INSERT INTO current_state (room_nid, type, state_key, position, valid_from,"
-            " membership) SELECT %(room)s, k.type, k.state_key, g.position, %(from)s,"
-            " CASE WHEN k.type = 'm.room.member' THEN"
-            " convert_from(s.state, 'UTF8')::jsonb #>> '{pdu,content,membership}' END"
-            " FROM unnest(%(types)s::text[], %(keys)s::text[], %(events)s::text[])"
-            " AS k (type, state_key, event_id) JOIN event_graph g USING (event_id)"
-            " JOIN stored_events s ON s.notification_id = g.position",
+            " membership) SELECT %(room)s, k.type, k.state_key, g.position, %(from)s, k.membership"
+            " FROM unnest(%(types)s::text[], %(keys)s::text[], %(events)s::text[],"
+            "  %(memberships)s::text[]) AS k (type, state_key, event_id, membership)"
+            " JOIN event_graph g USING (event_id)",
             {
                 "room": r.room_nid,
                 "from": r.position,
                 "types": [type_ for type_, _, _ in entries],
                 "keys": [key for _, key, _ in entries],
                 "events": [event_id for _, _, event_id in entries],
+                "memberships": [said.get(event_id) for _, _, event_id in entries],
             },
         )
 

@@ -6,11 +6,20 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final
 
-from architex.domain.identifiers import EventId
+import orjson
+
+from architex.domain.identifiers import EventId, server_name_of
 from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
 from architex.projections.base import Execute, Params, Projection, Row, Timing
 
 MAX_REMEMBERED: Final = 20_000
+
+
+_SELECT_POSITIONS_AND_FACTS: Final = """
+SELECT event_id, position, NULL::bytea FROM event_graph WHERE event_id = ANY(%s)
+UNION ALL
+SELECT g.event_id, NULL, s.state FROM event_graph g
+JOIN stored_events s ON s.notification_id = g.position WHERE g.event_id = ANY(%s)"""
 
 
 class EventGraph(Projection):
@@ -18,7 +27,12 @@ class EventGraph(Projection):
 
     name: ClassVar[str] = "event_graph"
     timing: ClassVar[Timing] = Timing.INLINE
-    tables: ClassVar[tuple[str, ...]] = ("event_graph", "state_overlays", "overlay_entries")
+    tables: ClassVar[tuple[str, ...]] = (
+        "event_graph",
+        "redactions",
+        "state_overlays",
+        "overlay_entries",
+    )
 
     def __init__(self) -> None:
         # Positions of events that others lately referred to.
@@ -33,45 +47,61 @@ class EventGraph(Projection):
             for event_id in referred_events(fact)
             if event_id not in own and event_id not in self._positions
         }
-        if not wanted:
+        redacted = [
+            fact.pdu.redacts
+            for fact in facts
+            if fact.redaction_server is not None and fact.pdu.redacts is not None
+        ]
+        if not wanted and not redacted:
             return None
-        return (
-            "SELECT event_id, position FROM event_graph WHERE event_id = ANY(%s)",
-            (list(wanted),),
-        )
+        return _SELECT_POSITIONS_AND_FACTS, (list(wanted), redacted)
 
     def apply(
         self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]
     ) -> None:
         """Add the events; mark those that they redact."""
-        positions: dict[EventId, int] = dict(answer)
+        positions: dict[EventId, int] = {
+            event_id: position for event_id, position, _ in answer if position is not None
+        }
+        senders = {r.pdu.event_id: r.pdu.sender for r in recorded}
+        for event_id, _, state in answer:
+            if state is not None:
+                senders[event_id] = orjson.loads(state)["pdu"]["sender"]
         positions.update((r.pdu.event_id, r.position) for r in recorded)
         for recorded_fact in recorded:
             for event_id in referred_events(recorded_fact.fact):
                 if event_id not in positions and event_id in self._positions:
                     positions[event_id] = self._positions[event_id]
 
-        def known(event_ids: Iterable[EventId]) -> list[int]:
-            return [positions[event_id] for event_id in event_ids if event_id in positions]
+        def known(event_ids: Iterable[EventId], before: int) -> list[int]:
+            # Of events that came in later we did not know when this one came.
+            found = (positions[event_id] for event_id in event_ids if event_id in positions)
+            return [position for position in found if position < before]
 
         for r in recorded:
             before = r.fact.before
             own_overlay = before is not None and bool(before.entries)
             execute(
                 "INSERT INTO event_graph (position, room_nid, event_id, verdict, depth,"
-                " prev_events, auth_events, is_state, state_at, overlay)"
-                " VALUES (%s, %s, %s, %s, %s, %s::int8[], %s::int8[], %s, %s, %s)",
+                " prev_events, auth_events, is_state, state_at, overlay, redacted_by)"
+                " VALUES (%s, %s, %s, %s, %s, %s::int8[], %s::int8[], %s, %s, %s,"
+                # The redaction may have come first.
+                " (SELECT min(position) FROM redactions WHERE room_nid = %s AND event_id = %s"
+                "  AND (server IS NULL OR server = %s)))",
                 (
                     r.position,
                     r.room_nid,
                     r.pdu.event_id,
                     r.fact.verdict,
                     r.pdu.depth,
-                    known(r.pdu.prev_events),
-                    known(r.pdu.auth_events),
+                    known(r.pdu.prev_events, r.position),
+                    known(r.pdu.auth_events, r.position),
                     r.pdu.is_state,
                     None if before is None else before.at,
                     r.position if own_overlay else None if before is None else before.overlay,
+                    r.room_nid,
+                    r.pdu.event_id,
+                    server_name_of(r.pdu.sender),
                 ),
             )
             if before is not None and own_overlay:
@@ -93,11 +123,19 @@ class EventGraph(Projection):
                     ),
                 )
             if r.fact.verdict == ACCEPTED and r.pdu.redacts is not None:
+                server = r.fact.redaction_server
                 execute(
-                    "UPDATE event_graph SET redacted_by = %s"
-                    " WHERE event_id = %s AND room_nid = %s AND redacted_by IS NULL",
-                    (r.position, r.pdu.redacts, r.room_nid),
+                    "INSERT INTO redactions (room_nid, event_id, position, server)"
+                    " VALUES (%s, %s, %s, %s)",
+                    (r.room_nid, r.pdu.redacts, r.position, server),
                 )
+                sender = senders.get(r.pdu.redacts)
+                if server is None or (sender is not None and server_name_of(sender) == server):
+                    execute(
+                        "UPDATE event_graph SET redacted_by = %s"
+                        " WHERE event_id = %s AND room_nid = %s AND redacted_by IS NULL",
+                        (r.position, r.pdu.redacts, r.room_nid),
+                    )
         self._remember(positions)
 
     def _remember(self, positions: dict[EventId, int]) -> None:

@@ -7,6 +7,18 @@ from typing import Any, ClassVar, Final
 
 from architex.domain.room.events import Fact, RecordedFact
 from architex.projections.base import Execute, Params, Projection, Row, Timing
+from architex.projections.earlier_members import (
+    earlier_members,
+    memberships_said,
+)
+
+_SELECT_MEMBERS: Final = """
+SELECT m.user_id, m.room_nid, m.membership, m.join_position, m.left_position, NULL::bytea
+FROM unnest(%s::text[], %s::text[]) AS k (room_id, user_id)
+JOIN rooms USING (room_id) JOIN memberships m USING (user_id, room_nid)
+UNION ALL
+SELECT g.event_id, NULL, NULL, NULL, NULL, s.state FROM event_graph g
+JOIN stored_events s ON s.notification_id = g.position WHERE g.event_id = ANY(%s)"""
 
 _UPSERT: Final = """
 INSERT INTO memberships
@@ -40,22 +52,13 @@ class Memberships(Projection):
         }
         if not pairs:
             return None
-        # Where branches met, an earlier event may stand again: what does it say?
-        earlier = [
-            event_id
-            for fact in facts
-            for (type_, _), event_id in fact.state_changes.items()
-            if type_ == "m.room.member" and event_id not in (None, fact.pdu.event_id)
-        ]
         return (
-            "SELECT m.user_id, m.room_nid, m.membership, m.join_position, m.left_position"
-            " FROM unnest(%s::text[], %s::text[]) AS k (room_id, user_id)"
-            " JOIN rooms USING (room_id) JOIN memberships m USING (user_id, room_nid)"
-            " UNION ALL SELECT g.event_id, NULL,"
-            " convert_from(s.state, 'UTF8')::jsonb #>> '{pdu,content,membership}', NULL, NULL"
-            " FROM event_graph g JOIN stored_events s ON s.notification_id = g.position"
-            " WHERE g.event_id = ANY(%s)",
-            ([room_id for room_id, _ in pairs], [user_id for _, user_id in pairs], earlier),
+            _SELECT_MEMBERS,
+            (
+                [room_id for room_id, _ in pairs],
+                [user_id for _, user_id in pairs],
+                earlier_members(facts),
+            ),
         )
 
     def apply(
@@ -64,15 +67,10 @@ class Memberships(Projection):
         """Move the members to their new memberships, and the counts with them."""
         before: dict[tuple[str, int], tuple[str | None, int | None, int | None]] = {
             (user_id, room_nid): (membership, joined, left)
-            for user_id, room_nid, membership, joined, left in answer
+            for user_id, room_nid, membership, joined, left, _ in answer
             if room_nid is not None
         }
-        earlier = {row[0]: row[2] for row in answer if row[1] is None}
-        earlier.update(
-            (r.pdu.event_id, r.content.get("membership"))
-            for r in recorded
-            if r.pdu.type == "m.room.member"
-        )
+        said = memberships_said(recorded, [(row[0], row[5]) for row in answer if row[1] is None])
         written: dict[tuple[str, int], tuple[Any, ...]] = {}
         counts: dict[int, list[int]] = {}
         for r in recorded:
@@ -80,7 +78,7 @@ class Memberships(Projection):
                 if type_ != "m.room.member":
                     continue
                 old, joined, left = before.get((user_id, r.room_nid), (None, None, None))
-                new = "leave" if event_id is None else earlier.get(event_id)
+                new = "leave" if event_id is None else said.get(event_id)
                 if new == "join":
                     joined = joined if old == "join" else r.position
                 else:

@@ -24,7 +24,7 @@ def encode_fact(fact: Fact) -> bytes:
 
     Keys beside `pdu`: event_id, received_ts, and, where there is something to say, replaces,
     delta ([[type, state key, event ID or null], …]), sender_device ([device ID, transaction ID]),
-    before ([position, overlay, entries as in delta]) and reason.
+    redaction_server, before ([position, overlay, entries as in delta]) and reason.
     """
     envelope: dict[str, Any] = {"event_id": fact.pdu.event_id, "received_ts": fact.received_ts}
     if fact.replaces is not None:
@@ -33,6 +33,8 @@ def encode_fact(fact: Fact) -> bytes:
         envelope["delta"] = _entries(fact.delta)
     if fact.sender_device is not None:
         envelope["sender_device"] = [fact.sender_device.device_id, fact.sender_device.txn_id]
+    if fact.redaction_server is not None:
+        envelope["redaction_server"] = fact.redaction_server
     if fact.before is not None:
         before = fact.before
         envelope["before"] = [before.at, before.overlay, _entries(before.entries)]
@@ -59,6 +61,7 @@ def decode_fact(stored: StoredEvent, rules: RoomVersionRules) -> Fact:
         replaces=envelope.get("replaces"),
         delta=None if delta is None else _state_changes(delta),
         sender_device=None if device is None else SenderDevice(*device),
+        redaction_server=envelope.get("redaction_server"),
         before=None
         if before is None
         else StateBefore(before[0], before[1], _state_changes(before[2])),

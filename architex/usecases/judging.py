@@ -163,6 +163,8 @@ class _Door:
             return Verdict(Outcome.KNOWN, pdu)
         if pdu.type == "m.room.create":
             return Verdict(Outcome.DROPPED, reason="The room has its m.room.create event.")
+        if pdu.event_id in (*pdu.prev_events, *pdu.auth_events):
+            return Verdict(Outcome.DROPPED, reason="It refers to itself.")
         missing = frozenset(
             event_id
             for event_id in (*pdu.prev_events, *pdu.auth_events)

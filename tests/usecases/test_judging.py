@@ -274,3 +274,37 @@ def test_room_with_many_open_ends_is_merged_by_whoever_of_ours_may_send(core: Co
     shown = core.database.fetch_all("SELECT 1 FROM timeline")
     assert len(dummies) >= 3
     assert len(shown) == len(pdus) + 1 + 60
+
+
+def _redactions(core: Core) -> dict[EventId, bool]:
+    rows = core.database.fetch_all("SELECT event_id, redacted_by IS NOT NULL FROM event_graph")
+    return dict(rows)
+
+
+def test_redaction_reaches_as_far_as_the_senders_power(core: Core) -> None:
+    room = RoomBuilder("11")
+    room.join(BOB)
+    alices = room.message(ALICE, "alice's")
+    bobs = room.message(BOB, "bob's")
+    room.send(BOB, "m.room.redaction", {}, redacts=alices.event_id)
+    room.send(BOB, "m.room.redaction", {}, redacts=bobs.event_id)
+    create, *pdus = room.pdus.values()
+    found_room(core, create, room.rules)
+    judge(core, create.room_id, pdus)
+    assert _redactions(core)[alices.event_id] is False
+    assert _redactions(core)[bobs.event_id] is True
+    by_alice = room.send(ALICE, "m.room.redaction", {}, redacts=alices.event_id)
+    judge(core, create.room_id, [by_alice])
+    assert _redactions(core)[alices.event_id] is True
+
+
+def test_redaction_applies_to_an_event_that_comes_after_it(core: Core) -> None:
+    room = RoomBuilder("11")
+    room.join(BOB)
+    branch = room.fork()
+    late = branch.message(BOB, "comes after its redaction")
+    redaction = room.send(ALICE, "m.room.redaction", {}, redacts=late.event_id)
+    create, *pdus = [pdu for pdu in room.pdus.values() if pdu not in (late, redaction)]
+    found_room(core, create, room.rules)
+    judge(core, create.room_id, [*pdus, redaction, late])
+    assert _redactions(core)[late.event_id] is True

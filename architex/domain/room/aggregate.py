@@ -19,7 +19,8 @@ from architex.domain.auth_rules import (
     check_state_dependent_auth_rules,
     check_state_independent_auth_rules,
 )
-from architex.domain.identifiers import EventId, RoomId, ServerName, UserId
+from architex.domain.auth_rules.power_levels import PowerLevels
+from architex.domain.identifiers import EventId, RoomId, ServerName, UserId, server_name_of
 from architex.domain.pdu import (
     Pdu,
     StateKey,
@@ -197,6 +198,7 @@ class Room:
             received_ts=received_ts,
             replaces=replaces,
             sender_device=device,
+            redaction_server=redaction_server(self.rules, pdu, self.find_state),
         )
 
     # Knowledge
@@ -277,6 +279,28 @@ def extremity_of(rules: RoomVersionRules, pdu: Pdu) -> Extremity:
     """What those who follow an event need to know of it."""
     quoted = rules.event_id_format == "domain"
     return Extremity(pdu.depth, compute_reference_hash(rules, pdu.event) if quoted else None)
+
+
+def redaction_server(
+    rules: RoomVersionRules, pdu: Pdu, find_state: FindState
+) -> ServerName | None:
+    """The server to whose events alone a redaction applies; None for any event of the room.
+
+    Who has the power level to redact may redact any event; others those of their own server.
+
+    Args:
+        find_state: the state before the redaction.
+
+    Spec: https://spec.matrix.org/v1.19/rooms/v11/#handling-redactions
+    """
+    if pdu.type != "m.room.redaction":
+        return None
+    create = find_state("m.room.create", "")
+    if create is None:
+        return server_name_of(pdu.sender)
+    levels = PowerLevels(rules, create, find_state("m.room.power_levels", ""))
+    mighty = levels.of_user(pdu.sender) >= levels.redact
+    return None if mighty else server_name_of(pdu.sender)
 
 
 def compose_create_event(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
-from architex.domain.identifiers import EventId, RoomId
+from architex.domain.identifiers import EventId, RoomId, ServerName
 from architex.domain.pdu import Pdu, StateKey
 
 ACCEPTED: Final = 0
@@ -56,6 +56,8 @@ class Fact:
         delta: the changes of the current state, state key by state key (None: the entry went
             away). None stands for the usual case: a state event sets itself, any other nothing.
         sender_device: set for events that a client of ours sent with a transaction ID.
+        redaction_server: for a redaction whose sender's power reaches only events of their own
+            server, that server's name.
         before: the state before the event, where that was not the room's current state.
         reason: for soft-failed and rejected events, the rule that said so.
     """
@@ -67,6 +69,7 @@ class Fact:
     replaces: EventId | None = None
     delta: Mapping[StateKey, EventId | None] | None = None
     sender_device: SenderDevice | None = None
+    redaction_server: ServerName | None = None
     before: StateBefore | None = None
     reason: str | None = None
 

@@ -1,0 +1,40 @@
+"""What member events say that stand again where branches met, though they came earlier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import orjson
+
+from architex.domain.identifiers import EventId
+from architex.domain.room.events import Fact, RecordedFact
+from architex.projections.base import Row
+
+SELECT_FACTS: Final = """
+SELECT g.event_id, s.state FROM event_graph g
+JOIN stored_events s ON s.notification_id = g.position WHERE g.event_id = ANY(%s)"""
+
+
+def earlier_members(facts: Iterable[Fact]) -> list[EventId]:
+    """The member events that the facts set into the state, other than themselves."""
+    return [
+        event_id
+        for fact in facts
+        for (type_, _), event_id in fact.state_changes.items()
+        if type_ == "m.room.member" and event_id is not None and event_id != fact.pdu.event_id
+    ]
+
+
+def memberships_said(
+    recorded: Iterable[RecordedFact], rows: Sequence[Row]
+) -> Mapping[EventId, str | None]:
+    """Event ID → membership, of the recorded facts and of those that SELECT_FACTS found."""
+    said = {
+        r.pdu.event_id: r.content.get("membership")
+        for r in recorded
+        if r.pdu.type == "m.room.member"
+    }
+    for event_id, state in rows:
+        said[event_id] = orjson.loads(state)["pdu"]["content"].get("membership")
+    return said
