@@ -61,6 +61,7 @@ from architex.storage.presence import PresenceStore
 from architex.storage.profiles import ProfileStore
 from architex.storage.published_rooms import PublishedRoomStore
 from architex.storage.push_rules import PushRuleStore
+from architex.storage.pushers import PusherStore
 from architex.storage.registration_tokens import RegistrationTokenStore
 from architex.storage.room_aliases import RoomAliasStore
 from architex.storage.transactions import Transactions
@@ -86,6 +87,7 @@ from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
 from architex.usecases.profiles import NoRemoteProfiles, Profiles
 from architex.usecases.push_rules import PushRules
+from architex.usecases.pushers import Pushers
 from architex.usecases.rate_limits import RateLimit, RateLimits
 from architex.usecases.receipts import Receipts
 from architex.usecases.registration import Registration, RegistrationPolicy
@@ -271,6 +273,7 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
             remote=NoRemoteDirectory(),
         ),
         push_rules=push_rules,
+        pushers=Pushers(PusherStore(database), clock),
         rate_limits=rate_limits,
         registration=Registration(
             server_name=settings.server_name,

@@ -17,6 +17,7 @@ from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
 from architex.usecases.profiles import Profiles
 from architex.usecases.push_rules import PushRules
+from architex.usecases.pushers import Pushers
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.receipts import Receipts
 from architex.usecases.registration import Registration
@@ -47,6 +48,7 @@ class UseCases:
     profiles: Profiles
     public_rooms: PublicRooms
     push_rules: PushRules
+    pushers: Pushers
     rate_limits: RateLimits
     registration: Registration
     room_creation: RoomCreation

@@ -13,6 +13,7 @@ from architex.api.client import (
     openid,
     profiles,
     push,
+    pushers,
     registration,
 )
 from architex.api.routing import Route
@@ -72,6 +73,8 @@ def account_routes(use_cases: UseCases) -> list[Route]:
             account_data.FilterResource(use_cases.filters),
         ),
         *_push_routes(use_cases),
+        Route("/pushers", pushers.PushersResource(use_cases.pushers)),
+        Route("/pushers/set", pushers.SetPusherResource(use_cases.pushers)),
     ]
 
 
