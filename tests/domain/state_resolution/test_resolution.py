@@ -353,6 +353,18 @@ def test_events_that_we_do_not_have_are_left_out(version: str) -> None:
     assert resolve(room, other, find_pdu={}.get) is not None
 
 
+@since_v2
+def test_power_levels_count_although_we_lack_what_authorised_them(version: str) -> None:
+    room = room_with_bob_at_50(version)
+    before = room.state[("m.room.power_levels", "")]
+    other = room.fork()
+    set_levels(room, ALICE, {BOB: 40})
+    late = set_levels(other, ALICE, {BOB: 30})
+    known = {key: pdu for key, pdu in room.pdus.items() if key != before}
+    resolved = resolve(room, other, find_pdu=known.get)
+    assert resolved[("m.room.power_levels", "")] == late.event_id
+
+
 def test_events_that_authorise_each_other_in_a_circle_come_to_an_end() -> None:
     room = room_with_bob_at_50("2")
     other = room.fork()
