@@ -36,7 +36,7 @@ def program() -> str:
     if sys.prefix == sys.base_prefix:
         return "architex"
     inside = Path(sys.prefix) / "bin" / "architex"
-    is_here = inside.is_relative_to(Path.cwd())
+    is_here = Path(sys.prefix).parent == Path.cwd() != Path("/")
     return str(inside.relative_to(Path.cwd()) if is_here else inside)
 
 
