@@ -58,6 +58,8 @@ _REFUSALS: Final = (Forbidden, BadJson, TooLarge)
 _BANS_AT_ONCE: Final = 200
 _ADMIN_LEVEL: Final = 100
 _OLD_ROOM_LEVEL: Final = 50
+_STATE_DEFAULT: Final = 50
+_TOMBSTONE_LEVEL: Final = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +317,7 @@ def copied_power_levels(
     if rules.privileged_creators:
         for user_id in creators_of(rules, create):
             users.pop(user_id, None)
+        content["events"] = _with_tombstone_level(rules, content)
     content["users"] = users
     return content
 
@@ -332,6 +335,18 @@ def copied_join_rules(rules: RoomVersionRules, content: Mapping[str, Any]) -> di
     ):
         rule = "invite"
     return {**content, "join_rule": rule}
+
+
+def _with_tombstone_level(rules: RoomVersionRules, content: Mapping[str, Any]) -> dict[str, int]:
+    """The levels of event types, with that of m.room.tombstone above `state_default`.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#mroompower_levels
+    """
+    events = _levels_in(rules, content.get("events"))
+    state_default = content.get("state_default", _STATE_DEFAULT)
+    if events.get("m.room.tombstone", state_default) <= state_default:
+        events["m.room.tombstone"] = max(_TOMBSTONE_LEVEL, state_default + 1)
+    return events
 
 
 def _create_content(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.api.client import Server, User, segment
+from tests.core import append, member_draft
 
 Json = dict[str, Any]
 
@@ -121,6 +122,26 @@ def test_moderator_who_may_upgrade_has_the_same_power_afterwards(alice: User, bo
     new = upgrade(bob, old)
     assert state(bob, new, "m.room.power_levels") == levels
     assert state(bob, old, "m.room.power_levels") == levels
+
+
+@pytest.mark.parametrize(("before", "after"), [(50, 150), (100, 100)])
+def test_level_of_tombstones_is_above_other_state_since_version_12(
+    alice: User, before: int, after: int
+) -> None:
+    old = public_room(alice)
+    change_levels(alice, old, events={"m.room.tombstone": before})
+    levels = state(alice, upgrade(alice, old, "12"), "m.room.power_levels")
+    assert levels["events"]["m.room.tombstone"] == after
+
+
+def test_all_bans_are_copied_however_many(alice: User) -> None:
+    old = public_room(alice)
+    banned = {f"@evil{number}:evil.example" for number in range(410)}
+    bans = [member_draft(alice.user_id, user_id, "ban") for user_id in sorted(banned)]
+    append(alice.server.core, old, *bans)
+    new = upgrade(alice, old)
+    members = alice.get(f"/rooms/{new}/members", membership="ban").ok()["chunk"]
+    assert {event["state_key"] for event in members} == banned
 
 
 def test_levels_written_as_strings_become_integers(alice: User) -> None:
