@@ -122,19 +122,18 @@ class EventGraph(Projection):
                         ],
                     ),
                 )
-            if r.fact.verdict == ACCEPTED and r.pdu.redacts is not None:
-                server = r.fact.redaction_server
+            target = r.pdu.redacts
+            if r.fact.verdict == ACCEPTED and target is not None:
                 execute(
                     "INSERT INTO redactions (room_nid, event_id, position, server)"
                     " VALUES (%s, %s, %s, %s)",
-                    (r.room_nid, r.pdu.redacts, r.position, server),
+                    (r.room_nid, target, r.position, r.fact.redaction_server),
                 )
-                sender = senders.get(r.pdu.redacts)
-                if server is None or (sender is not None and server_name_of(sender) == server):
+                if r.fact.redacts_event_of(senders.get(target)):
                     execute(
                         "UPDATE event_graph SET redacted_by = %s"
                         " WHERE event_id = %s AND room_nid = %s AND redacted_by IS NULL",
-                        (r.position, r.pdu.redacts, r.room_nid),
+                        (r.position, target, r.room_nid),
                     )
         self._remember(positions)
 

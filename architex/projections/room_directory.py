@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import orjson
 
-from architex.domain.identifiers import EventId
+from architex.domain.identifiers import EventId, UserId
 from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
 from architex.domain.search_text import fold_text
 from architex.projections.base import Execute, Params, Projection, Row, Timing
@@ -96,7 +96,7 @@ class RoomDirectory(Projection):
     only_state: ClassVar[bool] = True
 
     def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
-        """The rows of the rooms so far, and the events that a state resolution brought back."""
+        """The rows of the rooms so far, events that a resolution brought back, and redacted ones."""
         rooms = {fact.originator_id for fact in facts if _concerns(fact)}
         if not rooms:
             return None
@@ -106,7 +106,8 @@ class RoomDirectory(Projection):
             for (type_, state_key), event_id in fact.state_changes.items()
             if type_ in _COLUMNS and state_key == "" and event_id is not None
         } - {fact.pdu.event_id for fact in facts}
-        return _ASK, (list(rooms), list(brought_back))
+        redacted = [fact.pdu.redacts for fact in facts if fact.pdu.redacts is not None]
+        return _ASK, (list(rooms), [*brought_back, *redacted])
 
     def apply(
         self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]
@@ -115,22 +116,26 @@ class RoomDirectory(Projection):
         rows = {
             room_nid: orjson.loads(json) for kind, room_nid, _, json in answer if kind == "room"
         }
-        contents: dict[EventId, Content] = {
-            event_id: orjson.loads(json)["pdu"]["content"]
+        pdus = {
+            event_id: orjson.loads(json)["pdu"]
             for kind, _, event_id, json in answer
             if kind != "room"
         }
+        contents: dict[EventId, Content] = {id_: pdu["content"] for id_, pdu in pdus.items()}
+        senders: dict[EventId, UserId] = {id_: pdu["sender"] for id_, pdu in pdus.items()}
         redacted = {
             (room_nid, event_id) for kind, room_nid, event_id, _ in answer if kind == "redacted"
         }
         changed: dict[int, Columns] = {}
         for r in recorded:
             contents[r.pdu.event_id] = r.content
+            senders[r.pdu.event_id] = r.pdu.sender
             if not _concerns(r.fact):
                 continue
             row = changed.get(r.room_nid) or rows.get(r.room_nid) or _EMPTY_ROW
-            if r.fact.verdict == ACCEPTED and r.pdu.redacts is not None:
-                redacted.add((r.room_nid, r.pdu.redacts))
+            target = r.pdu.redacts
+            if target is not None and r.fact.redacts_event_of(senders.get(target)):
+                redacted.add((r.room_nid, target))
             gone = {event_id for room_nid, event_id in redacted if room_nid == r.room_nid}
             changed[r.room_nid] = _changed_row({**row, "room_nid": r.room_nid}, r, contents, gone)
         for row in changed.values():

@@ -59,7 +59,11 @@ class UserProfiles(Projection):
                 continue
             if r.pdu.redacts is not None:
                 target = targets.get((r.room_nid, r.pdu.redacts))
-                if target is not None and target[1]["type"] == "m.room.member":
+                if (
+                    target is not None
+                    and target[1]["type"] == "m.room.member"
+                    and r.fact.redacts_event_of(target[1]["sender"])
+                ):
                     _write(execute, newest)
                     newest = {}
                     _forget_profile(execute, target[1].get("state_key", ""), target[0])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
-from architex.domain.identifiers import EventId, RoomId, ServerName
+from architex.domain.identifiers import EventId, RoomId, ServerName, UserId, server_name_of
 from architex.domain.pdu import Pdu, StateKey
 
 ACCEPTED: Final = 0
@@ -74,6 +74,13 @@ class Fact:
     reason: str | None = None
 
     verdict: ClassVar[int]
+
+    def redacts_event_of(self, sender: UserId | None) -> bool:
+        """Whether the fact is a redaction that reaches events of a sender (None: unknown)."""
+        if self.verdict != ACCEPTED or self.pdu.redacts is None:
+            return False
+        server = self.redaction_server
+        return server is None or (sender is not None and server_name_of(sender) == server)
 
     @property
     def state_changes(self) -> Mapping[StateKey, EventId | None]:
