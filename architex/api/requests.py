@@ -79,13 +79,21 @@ def read_body(req: falcon.Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
 
     Raises:
         TooLarge: it is larger than `max_bytes`.
+        NotJson: it broke off, or its chunks are none.
     """
     length = req.content_length
-    if length is not None:
-        if length > max_bytes:
-            raise TooLarge(f"The body may have at most {max_bytes} bytes.")
-        body: bytes = req.bounded_stream.read(length)
-        return body
+    if length is not None and length > max_bytes:
+        raise TooLarge(f"The body may have at most {max_bytes} bytes.")
+    try:
+        if length is not None:
+            body: bytes = req.bounded_stream.read(length)
+            return body
+        return _read_chunks(req, max_bytes)
+    except OSError as error:
+        raise NotJson(f"The body cannot be read: {error}.") from error
+
+
+def _read_chunks(req: falcon.Request, max_bytes: int) -> bytes:
     if "chunked" not in (req.get_header("Transfer-Encoding") or "").lower():
         return b""
     parts = []
