@@ -135,10 +135,9 @@ class Difference:
     def position(self) -> int | None:
         """The position of the fact that the row is about, where it names one."""
         row = self.wanted or self.live or {}
-        for column in ("position", "overlay", "ordering", "valid_from"):
-            if column in row and (column in self.table.key or column == "position"):
-                return int(row[column]) if row[column] is not None else None
-        return None
+        column = "overlay" if "overlay" in self.table.key else "position"
+        position = row.get(column)
+        return position if isinstance(position, int) else None
 
     def __str__(self) -> str:
         row = self.live or self.wanted or {}

@@ -855,7 +855,7 @@ def _verify_followed(
 
     def catch_up(*, pause: bool) -> None:
         nonlocal position
-        end = replay.find_tracked_position(projection.name)
+        end = min(replay.find_tracked_position(projection.name), replay.find_log_position())
         while position < end:
             batch = replay.read_facts(position, CHUNK_SIZE, only_state=projection.only_state)
             replay.apply([recorded for recorded in batch.facts if recorded.position <= end])

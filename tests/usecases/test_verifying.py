@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from architex.bootstrap import Core, all_projections
 from architex.domain.identifiers import RoomId
+from architex.domain.room.aggregate import EventDraft
 from architex.domain.room_versions import ROOM_VERSIONS
 from architex.domain.signing import FindVerifyKey
-from architex.projections.branch_states import BranchStates
-from architex.projections.member_reads import MemberReads
-from architex.usecases.judging import Judging
+from architex.storage.embedded_postgres import EmbeddedPostgres
+from architex.storage.pool import Database
 from architex.usecases.verifying import Report, Verifying
-from tests.builders import TEST_KEY
-from tests.core import ALICE, BOB, SERVER_NAME, append, create_room, member_draft, send_message
+from tests.builders import ALICE as BUILDERS_ALICE
+from tests.builders import BOB as BUILDERS_BOB
+from tests.builders import TEST_KEY, RoomBuilder
+from tests.core import (
+    ALICE,
+    BOB,
+    SERVER_NAME,
+    append,
+    create_room,
+    make_core,
+    member_draft,
+    send_message,
+)
 from tests.following import follow_to_the_end
-from tests.usecases.test_judging import found_room, random_room
+from tests.usecases.test_judging import found_room, judge, random_room
 
 
 def find_key(core: Core) -> FindVerifyKey:
@@ -36,12 +50,31 @@ def verify(core: Core, room_id: RoomId | None = None, key: FindVerifyKey | None 
     return Verifying(core.database, all_projections, key or find_key(core)).verify(room_id)
 
 
+def room_with_a_fork(core: Core) -> RoomId:
+    """A room in which two topics were set at once, and people went on talking on both sides."""
+    room = RoomBuilder("11")
+    room.join(BUILDERS_BOB)
+    room.set_power_levels(BUILDERS_ALICE, users={BUILDERS_ALICE: 100, BUILDERS_BOB: 50})
+    branch = room.fork()
+    room.send_state(BUILDERS_ALICE, "m.room.topic", {"topic": "one"})
+    branch.send_state(BUILDERS_BOB, "m.room.topic", {"topic": "another"})
+    branch.message(BUILDERS_BOB)
+    branch.send_state(BUILDERS_BOB, "m.room.name", {"name": "a name"})
+    branch.message(BUILDERS_BOB)
+    room.message(BUILDERS_ALICE)
+    room.merge(branch)
+    room.message(BUILDERS_ALICE)
+    create, *pdus = room.pdus.values()
+    found_room(core, create, room.rules)
+    judge(core, create.room_id, pdus)
+    return create.room_id
+
+
 def branched_room(core: Core, version: str, seed: int, steps: int = 60) -> RoomId:
     """A random room of other servers, judged here."""
     create, *pdus = random_room(version, seed, steps)
     found_room(core, create, ROOM_VERSIONS[version])
-    judging = Judging(core.commits, BranchStates(), MemberReads(core.database))
-    judging.judge(create.room_id, [pdu.event for pdu in pdus], lambda *_: TEST_KEY.verify_key)
+    judge(core, create.room_id, pdus)
     return create.room_id
 
 
@@ -59,3 +92,362 @@ def test_log_as_it_was_written_is_clean(core: Core, version: str) -> None:
     assert report.facts > 120
     assert report.unknown_signatures == 0
     assert report.not_looked_at == []
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A server with a quiet room, a room with branches, and everything followed."""
+
+    core: Core
+    quiet: RoomId
+    branched: RoomId
+
+    def execute(self, sql: str) -> None:
+        """Damage rows."""
+        assert self.core.database.execute(expand(sql), self._ids) >= 1, "nothing was damaged"
+
+    def find_position(self, query: str | None) -> int | None:
+        """The position that a query names."""
+        row = None
+        if query is not None:
+            row = self.core.database.fetch_one("SELECT " + expand(query), self._ids)
+        return None if row is None else row[0]
+
+    @property
+    def _ids(self) -> dict[str, RoomId]:
+        return {"quiet": self.quiet, "branched": self.branched}
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What is damaged, and what verify says then.
+
+    Attributes:
+        sql: the damage.
+        what: a part of the first problem's text.
+        where: the position of the first problem, as a query; None when it has none.
+        mend: a part of the advice.
+    """
+
+    sql: str
+    what: str
+    where: str | None
+    mend: str
+
+
+def rewrite(room: str, version: int, old: str, new: str) -> str:
+    """The damage of changed bytes in a fact."""
+    changed = f"convert_to(replace(convert_from(state, 'UTF8'), '{old}', '{new}'), 'UTF8')"
+    return f"UPDATE stored_events SET state = {changed} WHERE notification_id = <{room} {version}>"  # noqa: S608 - constants
+
+
+# What the queries above mean by <room version>, <room nid> and <overlay>: a position, a number,
+# and the newest event of the branched room whose state before it is an overlay.
+PARTS = [
+    (
+        r"<overlay>",
+        "(SELECT max(e.overlay) FROM overlay_entries e"
+        " JOIN event_graph g ON g.position = e.overlay WHERE room_nid = <branched nid>)",
+    ),
+    (r"<(\w+) nid>", r"(SELECT room_nid FROM rooms WHERE room_id = %(\1)s)"),
+    (
+        r"<(\w+) (\d+)>",
+        r"(SELECT notification_id FROM stored_events WHERE originator_id = %(\1)s"
+        r" AND originator_version = \2)",
+    ),
+]
+
+
+def expand(sql: str) -> str:
+    """A query with its parts written out."""
+    for part, meaning in PARTS:
+        sql = re.sub(part, meaning, sql)
+    return sql
+
+
+LOG, GRAPH, STATE = "#the-log", "rebuild event_graph", "rebuild current_state"
+
+CORRUPTIONS = {
+    "a byte of an event's content changed": Corruption(
+        rewrite("quiet", 9, "message 2", "message X"),
+        "content does not match its hash",
+        "<quiet 9>",
+        LOG,
+    ),
+    "a byte of an event's essence changed": Corruption(
+        rewrite("quiet", 9, '"depth":9', '"depth":8'), "was changed", "<quiet 9>", LOG
+    ),
+    "a byte of a signature changed": Corruption(
+        "UPDATE stored_events SET state = convert_to(regexp_replace(convert_from(state, 'UTF8'),"
+        " '\"ed25519:test\":\"...', '\"ed25519:test\":\"AAA'), 'UTF8')"
+        " WHERE originator_id = %(quiet)s AND originator_version = 9",
+        "signature does not verify",
+        "<quiet 9>",
+        LOG,
+    ),
+    "a signature gone": Corruption(
+        rewrite("quiet", 9, '"signatures":{"architex.test"', '"signatures":{"elsewhere"'),
+        "no signature of architex.test",
+        "<quiet 9>",
+        LOG,
+    ),
+    "a fact cut short": Corruption(
+        "UPDATE stored_events SET state = substr(state, 1, 100)"
+        " WHERE originator_id = %(quiet)s AND originator_version = 9",
+        "cannot be read",
+        "<quiet 9>",
+        LOG,
+    ),
+    "a fact gone": Corruption(
+        "DELETE FROM stored_events WHERE notification_id = <quiet 9>",
+        "Version 9 of the room is missing",
+        "<quiet 10>",
+        LOG,
+    ),
+    "the last fact gone": Corruption(
+        "DELETE FROM stored_events WHERE notification_id ="
+        " (SELECT last_position FROM rooms WHERE room_id = %(quiet)s)",
+        "the log ends with version",
+        "<quiet 115>",
+        "#the-row-of-a-room",
+    ),
+    "a fact moved to another position": Corruption(
+        "UPDATE stored_events SET notification_id = 1000000000 WHERE notification_id = <quiet 9>",
+        "does not come after 1000000000",
+        "<quiet 10>",
+        LOG,
+    ),
+    "a fact recorded twice": Corruption(
+        "INSERT INTO stored_events SELECT originator_id,"
+        " (SELECT version + 1 FROM rooms WHERE room_id = %(quiet)s), topic, state, 1000000000"
+        " FROM stored_events WHERE notification_id = <quiet 9>",
+        "recorded a second time",
+        "(SELECT 1000000000::int8)",
+        LOG,
+    ),
+    "a verdict changed": Corruption(
+        "UPDATE stored_events SET topic = 'PduRejected' WHERE notification_id = <quiet 9>",
+        "recorded as rejected, but by the rules it is accepted",
+        "<quiet 9>",
+        LOG,
+    ),
+    "a change of state that nothing explains": Corruption(
+        "UPDATE stored_events SET state = convert_to(replace(convert_from(state, 'UTF8'),"
+        ' \',"pdu":\', \',"delta":[["m.room.join_rules","",null]],"pdu":\'), \'UTF8\')'
+        " WHERE notification_id = <quiet 9>",
+        "State reset",
+        "<quiet 9>",
+        LOG,
+    ),
+    "what an event replaced changed": Corruption(
+        rewrite("quiet", 6, '"replaces":"$', '"replaced":"$'),
+        "It is recorded that it replaced None",
+        "<quiet 6>",
+        LOG,
+    ),
+    "the state before an event on a branch changed": Corruption(
+        "UPDATE stored_events SET state = convert_to(regexp_replace(convert_from(state, 'UTF8'),"
+        " '\"before\":\\[[0-9]+,[0-9a-z]+,', '\"before\":[1,null,'), 'UTF8')"
+        " WHERE notification_id = <overlay>",
+        "The state before it is recorded with",
+        "<overlay>",
+        LOG,
+    ),
+    "the head of a room wrong": Corruption(
+        "UPDATE rooms SET version = version - 1 WHERE room_id = %(quiet)s",
+        "The table rooms says version",
+        "(SELECT last_position FROM rooms WHERE room_id = %(quiet)s)",
+        "#the-row-of-a-room",
+    ),
+    "the version of a room wrong": Corruption(
+        "UPDATE rooms SET room_version = '9' WHERE room_id = %(quiet)s",
+        "names version 11",
+        "<quiet 1>",
+        "#the-row-of-a-room",
+    ),
+    "a room's row gone": Corruption(
+        "DELETE FROM rooms WHERE room_id = %(quiet)s", "without a row", None, "#the-row-of-a-room"
+    ),
+    "the end of the log behind its facts": Corruption(
+        "UPDATE log_position SET position = position - 1000",
+        "beyond the end of the log",
+        None,
+        "#the-end-of-the-log",
+    ),
+    "a byte of a snapshot changed": Corruption(
+        "UPDATE snapshots SET state = set_byte(state, 50, 1) WHERE originator_id = %(quiet)s",
+        "snapshot is wrong: its bytes were changed",
+        None,
+        "#a-snapshot",
+    ),
+    "a snapshot of another room": Corruption(
+        "UPDATE snapshots s SET state = o.state FROM snapshots o"
+        " WHERE s.originator_id = %(quiet)s AND o.originator_id <> %(quiet)s"
+        " AND o.originator_version = s.originator_version",
+        "snapshot is wrong: it is of",
+        None,
+        "#a-snapshot",
+    ),
+    "a row of event_graph gone": Corruption(
+        "DELETE FROM event_graph WHERE position = <quiet 9>",
+        "event_graph lacks the row",
+        "<quiet 9>",
+        GRAPH,
+    ),
+    "a row of event_graph too many": Corruption(
+        "INSERT INTO event_graph (position, room_nid, event_id, verdict, depth, prev_events,"
+        " auth_events) VALUES (1000000000, 1, '$none', 0, 1, '{}', '{}'),"
+        " (0, 1, '$zero', 0, 1, '{}', '{}')",
+        "event_graph has a row of position 0",
+        None,
+        GRAPH,
+    ),
+    "an edge wrong": Corruption(
+        "UPDATE event_graph SET prev_events = ARRAY[1::int8] WHERE position = <quiet 9>",
+        "prev_events is [1] and should be",
+        "<quiet 9>",
+        GRAPH,
+    ),
+    "a redaction of the wrong event": Corruption(
+        "UPDATE event_graph SET redacted_by = <quiet 12> WHERE position = <quiet 9>",
+        "redacted_by is",
+        "<quiet 9>",
+        GRAPH,
+    ),
+    "an entry of an overlay changed": Corruption(
+        "UPDATE overlay_entries SET position = 1 WHERE overlay = <overlay>",
+        "overlay_entries",
+        "<overlay>",
+        GRAPH,
+    ),
+    "an overlay gone": Corruption(
+        "DELETE FROM state_overlays WHERE overlay = <overlay>",
+        "state_overlays lacks",
+        "<overlay>",
+        GRAPH,
+    ),
+    "two events of a timeline exchanged": Corruption(
+        "UPDATE timeline SET position = CASE position"
+        " WHEN <quiet 9> THEN <quiet 10> ELSE <quiet 9> END"
+        " WHERE position IN (<quiet 9>, <quiet 10>)",
+        "in timeline",
+        "<quiet 9>",
+        "rebuild timeline",
+    ),
+    "a row of a timeline gone": Corruption(
+        "DELETE FROM timeline WHERE position = <quiet 9>",
+        "timeline lacks",
+        "<quiet 9>",
+        "rebuild timeline",
+    ),
+    "an entry of the state exchanged for another": Corruption(
+        "UPDATE current_state SET position = <quiet 9> WHERE room_nid = <quiet nid>"
+        " AND type = 'm.room.join_rules'",
+        "in current_state",
+        "<quiet 4>",
+        STATE,
+    ),
+    "an entry of the state gone": Corruption(
+        "DELETE FROM current_state WHERE room_nid = <quiet nid> AND type = 'm.room.join_rules'",
+        "current_state lacks",
+        "<quiet 4>",
+        STATE,
+    ),
+    "a state entry of the past given another end": Corruption(
+        "UPDATE current_state SET valid_to = valid_to + 1"
+        " WHERE room_nid = <quiet nid> AND position = <quiet 5>",
+        "valid_to is",
+        "<quiet 5>",
+        STATE,
+    ),
+    "a membership wrong": Corruption(
+        "UPDATE memberships SET membership = 'ban' WHERE room_nid = <quiet nid>"
+        " AND user_id = '@bob:architex.test'",
+        "membership is 'ban' and should be 'join'",
+        "<quiet 6>",
+        "rebuild memberships",
+    ),
+    "a count of members wrong": Corruption(
+        "UPDATE room_counts SET joined = joined + 1 WHERE room_nid = <quiet nid>",
+        "joined is 3 and should be 2",
+        None,
+        "rebuild memberships",
+    ),
+    "a row of the directory wrong": Corruption(
+        "UPDATE room_directory SET join_rule = 'invite' WHERE room_nid = <quiet nid>",
+        "join_rule is 'invite' and should be 'public'",
+        None,
+        "rebuild room_directory",
+    ),
+    "a profile gone": Corruption(
+        "DELETE FROM user_profiles WHERE user_id = '@bob:architex.test'",
+        "user_profiles lacks",
+        "<quiet 6>",
+        "rebuild user_profiles",
+    ),
+    "rows of a room that is not there": Corruption(
+        "INSERT INTO room_counts VALUES (999, 1, 1)",
+        "room_counts has rows of a room 999",
+        None,
+        "rebuild memberships",
+    ),
+    "an answer that is no event": Corruption(
+        "UPDATE transactions SET event_id = '$nowhere' WHERE txn_id = 'txn5'",
+        "there is no such event",
+        None,
+        "#an-answer",
+    ),
+    "an answer that is another request's": Corruption(
+        "UPDATE transactions t SET event_id = o.event_id FROM transactions o"
+        " WHERE t.txn_id = 'txn5' AND o.txn_id = 'txn6'",
+        "another request made",
+        "<quiet 13>",
+        "#an-answer",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def template(module_database_url: str) -> Damaged:
+    """An undamaged server, of which each test takes a copy."""
+    pool = Database(module_database_url, max_size=4)
+    core = make_core(pool)
+    branched = room_with_a_fork(core)
+    quiet = create_room(core)
+    append(core, quiet, member_draft(BOB, BOB, "join"))
+    append(core, quiet, EventDraft("m.room.member", BOB, {"membership": "join"}, BOB))
+    for number in range(110):  # beyond a snapshot
+        send_message(core, quiet, BOB, f"message {number}", txn_id=f"txn{number}")
+    other = create_room(core)
+    for _ in range(112):
+        send_message(core, other, ALICE, "hello")
+    follow_to_the_end(pool)
+    pool.close()
+    return Damaged(core, quiet, branched)
+
+
+@pytest.fixture
+def server(
+    template: Damaged, postgres: EmbeddedPostgres, admin: psycopg.Connection
+) -> Iterator[Damaged]:
+    """A copy of it, to be damaged."""
+    original = conninfo_to_dict(template.core.database.conninfo)["dbname"]
+    copy = f"{original}_copy"
+    admin.execute(f"CREATE DATABASE {copy} TEMPLATE {original}".encode())
+    pool = Database(postgres.conninfo(copy), max_size=4)
+    yield Damaged(make_core(pool), template.quiet, template.branched)
+    pool.close()
+    admin.execute(f"DROP DATABASE {copy} WITH (FORCE)".encode())
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS.values(), ids=CORRUPTIONS)
+def test_corruption_is_found_and_named(server: Damaged, corruption: Corruption) -> None:
+    position = server.find_position(corruption.where)
+    server.execute(corruption.sql)
+    position = position or server.find_position(corruption.where)
+    report = verify(server.core)
+    assert not report.is_clean
+    first = report.problems[0]
+    assert corruption.what in first.what, report.problems[:3]
+    assert corruption.mend in first.mend, first
+    assert first.position == position or corruption.where is None, first
