@@ -13,6 +13,8 @@ from architex import __version__
 from architex.api.app import create_app
 from architex.api.authentication import Authenticator
 from architex.api.client.routes import client_routes
+from architex.api.federation.authentication import ServerAuthenticator
+from architex.api.federation.routes import federation_routes
 from architex.api.middleware import WsgiApp
 from architex.api.routing import Route, under_client_versions
 from architex.api.server_routes import server_routes
@@ -26,7 +28,15 @@ from architex.followers.housekeeping import Chore, Housekeeping, chores_of_time
 from architex.followers.projector import projectors
 from architex.followers.runner import run_all
 from architex.gateways.clock import Clock, Randomness, SystemClock, SystemRandomness
+from architex.gateways.federation_client import (
+    FederationClient,
+    NoFederation,
+    SignedFederationClient,
+)
+from architex.gateways.http import OutboundHttp
+from architex.gateways.name_lookup import SystemNames
 from architex.gateways.passwords import Argon2Passwords
+from architex.gateways.server_discovery import ServerDiscovery
 from architex.gateways.timers import call_later
 from architex.projections.base import Projection
 from architex.projections.current_state import CurrentState, CurrentStateFinder
@@ -64,6 +74,7 @@ from architex.storage.push_rules import PushRuleStore
 from architex.storage.pushers import PusherStore
 from architex.storage.registration_tokens import RegistrationTokenStore
 from architex.storage.room_aliases import RoomAliasStore
+from architex.storage.server_keys import ServerKeyStore
 from architex.storage.transactions import Transactions
 from architex.usecases.account_data import AccountData
 from architex.usecases.accounts import Accounts
@@ -97,6 +108,7 @@ from architex.usecases.room_reading import RoomReading
 from architex.usecases.room_succession import RoomSuccession
 from architex.usecases.room_upgrades import RoomUpgrades
 from architex.usecases.sending import Sending
+from architex.usecases.server_keys import KeyRing, OldKey
 from architex.usecases.sessions import Sessions
 from architex.usecases.sync_rooms import SyncRooms
 from architex.usecases.syncing import Syncing
@@ -187,8 +199,48 @@ def build_core(
     )
 
 
-def build_use_cases(settings: Settings, core: Core) -> UseCases:
-    """Everything that can be intended, over a core."""
+def build_federation_client(settings: Settings, core: Core) -> FederationClient:
+    """How this process asks other servers."""
+    if not settings.federation.enabled:
+        return NoFederation()
+    names = SystemNames()
+    http = OutboundHttp(
+        names,
+        core.clock,
+        blocked_networks=settings.federation.ip_blocklist,
+        ca_file=settings.federation.ca_file,
+        user_agent=f"Architex/{__version__}",
+    )
+    discovery = ServerDiscovery(http, names, core.clock, core.randomness)
+    return SignedFederationClient(
+        http, discovery, core.server_name, core.signing_key, core.clock, core.randomness
+    )
+
+
+def build_key_ring(settings: Settings, core: Core, client: FederationClient) -> KeyRing:
+    """The keys of other servers, and ours."""
+    return KeyRing(
+        ServerKeyStore(core.database),
+        client,
+        core.clock,
+        server_name=core.server_name,
+        signing_key=core.signing_key,
+        old_keys=[
+            OldKey(old.key_id, old.key, old.expired_ts) for old in settings.federation.old_keys
+        ],
+        notaries=settings.federation.notaries,
+    )
+
+
+def build_use_cases(
+    settings: Settings, core: Core, federation: FederationClient | None = None
+) -> UseCases:
+    """Everything that can be intended, over a core.
+
+    Args:
+        federation: how other servers are asked; by default as the settings say.
+    """
+    federation = federation or build_federation_client(settings, core)
     database, commits, clock, chance = core.database, core.commits, core.clock, core.randomness
     accounts = AccountStore(database)
     profile_store = ProfileStore(database)
@@ -255,6 +307,7 @@ def build_use_cases(settings: Settings, core: Core) -> UseCases:
         filters=Filters(FilterStore(database)),
         interactive_auth=interactive_auth,
         joining=joining,
+        key_ring=build_key_ring(settings, core, federation),
         login=Login(accounts, password_check, sessions, rate_limits),
         openid=OpenId(OpenIdTokenStore(database), settings.server_name, clock, chance),
         profiles=Profiles(
@@ -363,9 +416,21 @@ def build_wsgi_app(settings: Settings) -> WsgiApp:
     return build_app(settings, core)
 
 
-def build_app(settings: Settings, core: Core) -> WsgiApp:
-    """Every API, over a core."""
-    use_cases = build_use_cases(settings, core)
+def build_app(
+    settings: Settings, core: Core, federation: FederationClient | None = None
+) -> WsgiApp:
+    """Every API, over a core.
+
+    Args:
+        federation: how other servers are asked; by default as the settings say.
+    """
+    federation = federation or build_federation_client(settings, core)
+    use_cases = build_use_cases(settings, core, federation)
+    servers = None
+    if settings.federation.enabled:
+        servers = ServerAuthenticator(
+            settings.server_name, use_cases.key_ring, federation.note_alive
+        )
     routes = [
         Route(
             "/",
@@ -379,7 +444,10 @@ def build_app(settings: Settings, core: Core) -> WsgiApp:
         *server_routes(use_cases, _well_known(settings)),
         *under_client_versions(client_routes(use_cases)),
     ]
-    return create_app(Authenticator(use_cases.sessions, use_cases.rate_limits), routes)
+    if settings.federation.enabled:
+        routes += federation_routes(use_cases, core.clock, __version__)
+    authenticator = Authenticator(use_cases.sessions, use_cases.rate_limits, servers)
+    return create_app(authenticator, routes)
 
 
 def run_followers(settings: Settings, stop: threading.Event) -> None:

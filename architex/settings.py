@@ -128,6 +128,15 @@ class OutboundSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OldKeySettings:
+    """A key that this server used to sign events with."""
+
+    key_id: str = _key('its ID, like "ed25519:a_AbCdEf"')
+    key: str = _key("its public half, in unpadded base64")
+    expired_ts: int = _key("when it stopped, in milliseconds since 1970", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FederationSettings:
     """Talking to other homeservers."""
 
@@ -135,6 +144,12 @@ class FederationSettings:
     ca_file: Path | None = _key("PEM file of CAs to trust besides the system's", None)
     ip_blocklist: tuple[str, ...] = _key(
         "networks that are never connected to", PRIVATE_NETWORKS, is_network=True
+    )
+    notaries: tuple[str, ...] = _key(
+        "servers that are believed about the keys of servers that cannot be reached", ()
+    )
+    old_keys: tuple[OldKeySettings, ...] = _key(
+        "keys that were signed with before, so that old events can still be verified", ()
     )
 
 

@@ -6,11 +6,13 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#using-access-tokens
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import falcon
 
 from architex.api.requests import string_param
 from architex.domain.errors import MissingToken
+from architex.domain.identifiers import ServerName
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.requester import Requester
 from architex.usecases.sessions import Sessions
@@ -18,12 +20,24 @@ from architex.usecases.sessions import Sessions
 _FOUND = "architex.requester"
 
 
+class ServerFinder(Protocol):
+    """Says which server sent a request."""
+
+    def origin(self, req: falcon.Request, max_bytes: int) -> ServerName:
+        """The server that signed it; raises Unauthorized."""
+
+
 @dataclass(frozen=True)
 class Authenticator:
-    """Finds out who sent a request, at most once per request; counts what they do."""
+    """Finds out who sent a request, at most once per request; counts what they do.
+
+    Attributes:
+        servers: for requests of other servers; None when this one does not federate.
+    """
 
     sessions: Sessions
     rate_limits: RateLimits
+    servers: ServerFinder | None = None
 
     def requester(self, req: falcon.Request, *, even_locked: bool = False) -> Requester:
         """The user of the request's access token.

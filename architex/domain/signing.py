@@ -28,6 +28,10 @@ from architex.domain.unpadded_base64 import decode_base64, encode_base64
 #: before the event was made.
 FindVerifyKey: TypeAlias = Callable[[ServerName, str], bytes | None]
 
+#: The same with the event's `origin_server_ts` as third argument: None also when the key counts,
+#: but not for an event made then.
+FindEventKey: TypeAlias = Callable[[ServerName, str, int], bytes | None]
+
 _SEED_BYTES: Final = nacl.bindings.crypto_sign_SEEDBYTES
 _VERIFY_KEY_BYTES: Final = nacl.bindings.crypto_sign_PUBLICKEYBYTES
 _SIGNATURE_BYTES: Final = nacl.bindings.crypto_sign_BYTES

@@ -25,6 +25,7 @@ from architex.usecases.room_creation import RoomCreation
 from architex.usecases.room_reading import RoomReading
 from architex.usecases.room_upgrades import RoomUpgrades
 from architex.usecases.sending import Sending
+from architex.usecases.server_keys import KeyRing
 from architex.usecases.sessions import Sessions
 from architex.usecases.syncing import Syncing
 from architex.usecases.typing import Typing
@@ -43,6 +44,7 @@ class UseCases:
     filters: Filters
     interactive_auth: InteractiveAuth
     joining: Joining
+    key_ring: KeyRing
     login: Login
     openid: OpenId
     profiles: Profiles

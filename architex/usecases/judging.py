@@ -32,7 +32,7 @@ from architex.domain.room.events import (
     StateBefore,
 )
 from architex.domain.room.pdu_checks import Outcome, Verdict, check_authorisation, check_form
-from architex.domain.signing import FindVerifyKey
+from architex.domain.signing import FindEventKey
 from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
@@ -65,13 +65,13 @@ class Judging:
     members: MemberReads
 
     def judge(
-        self, room_id: RoomId, events: Sequence[Mapping[str, Any]], find_verify_key: FindVerifyKey
+        self, room_id: RoomId, events: Sequence[Mapping[str, Any]], find_verify_key: FindEventKey
     ) -> list[Verdict]:
         """Judge events of a room, in the order given, each alone; one bad one spoils nothing.
 
         Args:
             events: as they came; parents before children.
-            find_verify_key: gives only keys that were valid when the events were made.
+            find_verify_key: such as `KeyRing.for_events` gives; it must not touch the network.
 
         Returns a verdict for each.
 
@@ -154,6 +154,11 @@ class _Door:
         self._known = branches.find_events(
             session.connection, session.head.room_nid, self._rules, named
         )
+        self._elsewhere: set[EventId] = set()
+        if self._rules.event_id_format == "domain":
+            self._elsewhere = branches.find_elsewhere(
+                session.connection, session.head.room_nid, named
+            )
         # Judged here, and so without a position: the event, and whether it was rejected.
         self._fresh: dict[EventId, tuple[Pdu, bool]] = {}
 
@@ -163,6 +168,10 @@ class _Door:
             return Verdict(Outcome.KNOWN, pdu)
         if pdu.type == "m.room.create":
             return Verdict(Outcome.DROPPED, reason="The room has its m.room.create event.")
+        if pdu.event_id in self._elsewhere:
+            return Verdict(Outcome.DROPPED, reason="Another room has an event of this ID.")
+        if self._session.is_uncommitted(pdu.event_id):
+            return None
         if pdu.event_id in (*pdu.prev_events, *pdu.auth_events):
             return Verdict(Outcome.DROPPED, reason="It refers to itself.")
         missing = frozenset(

@@ -39,7 +39,7 @@ def found_room(core: Core, create: Pdu, rules: RoomVersionRules) -> None:
 def judge(core: Core, room_id: RoomId, pdus: Iterable[Pdu]) -> list[Outcome]:
     judging = Judging(core.commits, BranchStates(), MemberReads(core.database))
     events = [pdu.event for pdu in pdus]
-    verdicts = judging.judge(room_id, events, lambda server, key_id: TEST_KEY.verify_key)
+    verdicts = judging.judge(room_id, events, lambda *_: TEST_KEY.verify_key)
     return [verdict.outcome for verdict in verdicts]
 
 

@@ -24,7 +24,7 @@ from architex.domain.identifiers import EventId, RoomId
 from architex.domain.pdu import Pdu, has_valid_content_hash, parse_pdu
 from architex.domain.redaction import redact_event
 from architex.domain.room_versions import RoomVersionRules
-from architex.domain.signing import FindVerifyKey, servers_that_must_sign, verify_event_signatures
+from architex.domain.signing import FindEventKey, servers_that_must_sign, verify_event_signatures
 
 
 class Outcome(Enum):
@@ -63,12 +63,12 @@ def check_form(
     rules: RoomVersionRules,
     room_id: RoomId,
     event: Mapping[str, Any],
-    find_verify_key: FindVerifyKey,
+    find_verify_key: FindEventKey,
 ) -> Verdict | Pdu:
     """Checks 1 to 3: is it an event of this room, signed, and whole?
 
     Args:
-        find_verify_key: gives only keys that were valid when the event was made.
+        find_verify_key: gives only keys that counted when the event was made.
 
     Returns the event, or the verdict that it is dropped.
     """
@@ -78,7 +78,13 @@ def check_form(
         if pdu.room_id != room_id:
             raise InvalidPdu(f"The event is of another room, {pdu.room_id}.")
         # 2. Passes signature checks, otherwise it is dropped.
-        verify_event_signatures(rules, event, servers_that_must_sign(rules, pdu), find_verify_key)
+        made_ts = pdu.origin_server_ts
+        verify_event_signatures(
+            rules,
+            event,
+            servers_that_must_sign(rules, pdu),
+            lambda server_name, key_id: find_verify_key(server_name, key_id, made_ts),
+        )
         # 3. Passes hash checks, otherwise it is redacted before being processed further.
         if not has_valid_content_hash(rules, event):
             pdu = parse_pdu(rules, redact_event(rules, dict(event)), event_id=pdu.event_id)

@@ -1,0 +1,520 @@
+"""The key ring: signing keys of other servers: remembered, else asked of the origin or a notary.
+
+Spec: https://spec.matrix.org/v1.19/server-server-api/#retrieving-server-keys
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from architex.domain.canonical_json import encode_canonical_json, parse_json
+from architex.domain.errors import BadJson, InvalidCanonicalJson, InvalidSignature, MatrixError
+from architex.domain.identifiers import ServerName, is_server_name, server_name_of
+from architex.domain.room_versions import RoomVersionRules
+from architex.domain.signing import (
+    FindEventKey,
+    SigningKey,
+    sign_json,
+    signatures_of,
+    verify_signed_json,
+)
+from architex.domain.unpadded_base64 import decode_base64
+from architex.gateways.clock import Clock
+from architex.gateways.errors import RemoteError
+from architex.gateways.federation_client import FederationClient, Json
+from architex.storage.server_keys import ServerKey, ServerKeyStore
+
+log = logging.getLogger(__name__)
+
+#: server name → key ID → up to when the key must count, in milliseconds since 1970. No key IDs:
+#: any key that counts now.
+Wanted: TypeAlias = Mapping[ServerName, Mapping[str, int]]
+
+MAX_QUERIED_SERVERS: Final = 200
+"""In one request to us as a notary."""
+
+# "Servers MUST use the lesser of this field and 7 days into the future."
+_LONGEST_VALIDITY_MS: Final = 7 * 24 * 3600 * 1000
+# How long our own answers hold. Not less than an hour, says the spec; a revoked key lives on for
+# so long.
+_OWN_VALIDITY_MS: Final = 24 * 3600 * 1000
+
+_FETCH_TIMEOUT_S: Final = 10.0
+_FETCHES_AT_ONCE: Final = 40
+_MAX_KEYS_BYTES: Final = 65_536
+_MAX_KEYS_OF_SERVER: Final = 50
+_MAX_KEY_IDS_ASKED: Final = 10
+
+# Of one server: so many requests at once, and one more every so many seconds.
+_FETCH_BURST: Final = 10.0
+_FETCH_EVERY_S: Final = 30.0
+
+_REMEMBERED_SERVERS: Final = 20_000
+# Another process may have learnt that a key is an old one.
+_MEMORY_S: Final = 600.0
+
+_KEY_ID: Final = re.compile(r"ed25519:[A-Za-z0-9_.+/=-]{1,200}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class OldKey:
+    """A key that this server used to sign with.
+
+    Attributes:
+        key: in unpadded base64.
+        expired_ts: when it stopped, in milliseconds since 1970.
+    """
+
+    key_id: str
+    key: str
+    expired_ts: int
+
+
+class KeyRing:
+    """Finds the keys that signatures are verified with; publishes our own."""
+
+    def __init__(
+        self,
+        store: ServerKeyStore,
+        client: FederationClient,
+        clock: Clock,
+        *,
+        server_name: ServerName,
+        signing_key: SigningKey,
+        old_keys: Sequence[OldKey] = (),
+        notaries: Sequence[ServerName] = (),
+    ) -> None:
+        """Hold the collaborators; asks nobody yet.
+
+        Args:
+            server_name: ours.
+            notaries: servers that are believed about the keys of others who cannot be reached.
+        """
+        self._store = store
+        self._client = client
+        self._clock = clock
+        self._server_name = server_name
+        self._signing_key = signing_key
+        self._old_keys = old_keys
+        self._notaries = [notary for notary in notaries if notary != server_name]
+        self._memory = _Memory(clock)
+        self._budget = _FetchBudget(clock)
+
+    # ---- looking up
+
+    def find_request_key(self, server_name: ServerName, key_id: str) -> bytes | None:
+        """The key that a server signs its requests with now; None when it has no such key.
+
+        Asks the server, then the notaries, when the key is not remembered or no longer counts.
+        """
+        if _KEY_ID.fullmatch(key_id) is None:
+            return None
+        now_ms = self._clock.now_ms()
+        key = self._provide({server_name: {key_id: now_ms}}).get((server_name, key_id))
+        # "old_verify_keys … are only valid for signing events."
+        if key is None or key.expired_ts is not None or key.valid_until_ts < now_ms:
+            return None
+        return key.verify_key
+
+    def for_events(
+        self,
+        rules: RoomVersionRules,
+        events: Iterable[Mapping[str, Any]],
+        *,
+        timeout_s: float = 30.0,
+    ) -> FindEventKey:
+        """Get the keys that events of a room are signed with; gives a lookup that asks nobody.
+
+        Servers are asked side by side. Keys that could not be had in time are unknown to the
+        lookup, and so the events invalid: they can be judged later.
+
+        Args:
+            events: as they came, whatever their form.
+            timeout_s: for asking all servers together.
+
+        Spec: https://spec.matrix.org/v1.19/rooms/v5/#signing-key-validity-period
+        """
+        wanted: dict[ServerName, dict[str, int]] = {}
+        for event in events:
+            made_ts = _int_or(event.get("origin_server_ts"), 0)
+            # Before version 5 a key that ever counted always counts.
+            needed_ts = made_ts if rules.enforce_key_validity else 0
+            for server_name in _servers_that_may_sign(event):
+                of_server = wanted.setdefault(server_name, {})
+                for key_id in list(signatures_of(event, server_name))[:_MAX_KEY_IDS_ASKED]:
+                    if _KEY_ID.fullmatch(key_id) is not None:
+                        of_server[key_id] = max(needed_ts, of_server.get(key_id, 0))
+        found = self._provide(
+            {server_name: keys for server_name, keys in wanted.items() if keys}, timeout_s
+        )
+
+        def find_event_key(server_name: ServerName, key_id: str, made_ts: int) -> bytes | None:
+            key = found.get((server_name, key_id))
+            if key is None or (rules.enforce_key_validity and made_ts > key.valid_until_ts):
+                return None
+            return key.verify_key
+
+        return find_event_key
+
+    # ---- publishing
+
+    def own_keys(self) -> Json:
+        """Our keys, signed, as other servers are told them.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#publishing-keys
+        """
+        told = {
+            "server_name": self._server_name,
+            "verify_keys": {
+                self._signing_key.key_id: {"key": self._signing_key.verify_key_base64}
+            },
+            "old_verify_keys": {
+                old.key_id: {"key": old.key, "expired_ts": old.expired_ts}
+                for old in self._old_keys
+            },
+            "valid_until_ts": self._clock.now_ms() + _OWN_VALIDITY_MS,
+        }
+        return sign_json(told, self._server_name, self._signing_key)
+
+    def notarise(self, wanted: Wanted) -> list[Json]:
+        """What servers told about their keys, each with our signature beside theirs.
+
+        Asks those of which no key, or none valid for long enough, is remembered. Who cannot be
+        reached is answered for from memory; who is unknown then is left out.
+
+        Raises:
+            BadJson: about too many servers at once.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#querying-keys-through-another-server
+        """
+        if len(wanted) > MAX_QUERIED_SERVERS:
+            raise BadJson(f"At most {MAX_QUERIED_SERVERS} servers can be asked about at once.")
+        told: list[Json] = []
+        if self._server_name in wanted:
+            told.append(self.own_keys())
+        others = {
+            server_name: dict(list(keys.items())[:_MAX_KEY_IDS_ASKED])
+            for server_name, keys in wanted.items()
+            if server_name != self._server_name and is_server_name(server_name)
+        }
+        self._provide(others)
+        for server_name, keys in others.items():
+            remembered = self._remembered([server_name])
+            asked_for = [key for key in remembered if key.key_id in keys]
+            # In the order of age: what was told last comes last, and once.
+            distinct = dict.fromkeys(
+                key.told for key in sorted(asked_for or remembered, key=lambda k: k.fetched_ts)
+            )
+            for raw in distinct:
+                told.append(sign_json(parse_json(raw), self._server_name, self._signing_key))
+        return told
+
+    # ---- providing
+
+    def _provide(
+        self, wanted: Wanted, timeout_s: float = _FETCH_TIMEOUT_S
+    ) -> dict[tuple[ServerName, str], ServerKey]:
+        """All remembered keys of servers, after asking for those that are wanting."""
+        own = self._server_name in wanted
+        others = [server_name for server_name in wanted if server_name != self._server_name]
+        keys = self._remembered(others)
+        wanting = self._wanting(wanted, keys)
+        if wanting:
+            self._fetch(wanting, timeout_s)
+            keys = self._remembered(others)
+        if own:
+            keys += self._own()
+        return {(key.server_name, key.key_id): key for key in keys}
+
+    def _wanting(self, wanted: Wanted, keys: Iterable[ServerKey]) -> dict[ServerName, set[str]]:
+        """The servers to ask, and for which key IDs."""
+        now_ms = self._clock.now_ms()
+        known: dict[ServerName, dict[str, ServerKey]] = {}
+        for key in keys:
+            known.setdefault(key.server_name, {})[key.key_id] = key
+        wanting: dict[ServerName, set[str]] = {}
+        for server_name, key_ids in wanted.items():
+            of_server = known.get(server_name, {})
+            if server_name == self._server_name:
+                continue
+            missing = {
+                key_id
+                for key_id, needed_ts in key_ids.items()
+                if not _suffices(of_server.get(key_id), needed_ts)
+            }
+            has_any = any(
+                key.expired_ts is None and key.valid_until_ts >= now_ms
+                for key in of_server.values()
+            )
+            if missing or (not key_ids and not has_any):
+                wanting[server_name] = missing
+        return wanting
+
+    def _remembered(self, server_names: Sequence[ServerName]) -> list[ServerKey]:
+        found: list[ServerKey] = []
+        unknown: list[ServerName] = []
+        for server_name in server_names:
+            keys = self._memory.find(server_name)
+            if keys is None:
+                unknown.append(server_name)
+            else:
+                found += keys
+        if unknown:
+            loaded: dict[ServerName, list[ServerKey]] = {name: [] for name in unknown}
+            for key in self._store.find_keys(unknown):
+                loaded[key.server_name].append(key)
+            for server_name, keys_of_server in loaded.items():
+                found += keys_of_server
+                if keys_of_server:
+                    self._memory.remember(server_name, keys_of_server)
+        return found
+
+    def _own(self) -> list[ServerKey]:
+        mine = self._signing_key
+        # No end: whatever is signed with it now is ours.
+        keys = [ServerKey(self._server_name, mine.key_id, mine.verify_key, 2**62, None, 0, b"")]
+        for old in self._old_keys:
+            raw = decode_base64(old.key)
+            keys.append(
+                ServerKey(
+                    self._server_name, old.key_id, raw, old.expired_ts, old.expired_ts, 0, b""
+                )
+            )
+        return keys
+
+    # ---- asking others
+
+    def _fetch(self, wanting: Mapping[ServerName, set[str]], timeout_s: float) -> None:
+        """Ask the servers themselves, side by side; then the notaries about the others."""
+        allowed = [name for name in wanting if self._budget.spend(name)]
+        ends = self._clock.monotonic() + timeout_s
+        self._side_by_side(self._fetch_from_origin, allowed, timeout_s)
+        if not self._notaries or not allowed:
+            return
+        keys = self._remembered(allowed)
+        known = {(key.server_name, key.key_id) for key in keys}
+        left = {
+            name: {key_id for key_id in wanting[name] if (name, key_id) not in known}
+            for name in allowed
+        }
+        left = {name: key_ids for name, key_ids in left.items() if key_ids}
+        for notary in self._notaries:
+            seconds = ends - self._clock.monotonic()
+            if not left or seconds <= 0:
+                return
+            for server_name in self._fetch_from_notary(notary, left, seconds):
+                left.pop(server_name, None)
+
+    def _side_by_side(
+        self, fetch: Any, server_names: Sequence[ServerName], timeout_s: float
+    ) -> None:
+        if len(server_names) <= 1:
+            for server_name in server_names:
+                fetch(server_name)
+            return
+        workers = ThreadPoolExecutor(min(len(server_names), _FETCHES_AT_ONCE))
+        try:
+            wait([workers.submit(fetch, name) for name in server_names], timeout_s)
+        finally:
+            # Who is slow may go on and be of use next time; who has not begun need not.
+            workers.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch_from_origin(self, server_name: ServerName) -> None:
+        try:
+            told = self._client.get(
+                server_name,
+                "/_matrix/key/v2/server",
+                timeout_s=_FETCH_TIMEOUT_S,
+                max_bytes=_MAX_KEYS_BYTES,
+            )
+            self._record(read_told_keys(server_name, told, self._clock.now_ms()))
+        except (RemoteError, MatrixError) as error:
+            log.info("cannot get the keys of %s: %s", server_name, error)
+
+    def _fetch_from_notary(
+        self, notary: ServerName, wanting: Mapping[ServerName, set[str]], timeout_s: float
+    ) -> set[ServerName]:
+        """Ask a notary; gives the servers that it knew keys of."""
+        now_ms = self._clock.now_ms()
+        query = {
+            server_name: {key_id: {"minimum_valid_until_ts": now_ms} for key_id in key_ids}
+            for server_name, key_ids in wanting.items()
+        }
+        found: set[ServerName] = set()
+        try:
+            answer = self._client.post(
+                notary,
+                "/_matrix/key/v2/query",
+                {"server_keys": query},
+                timeout_s=timeout_s,
+                max_bytes=_MAX_KEYS_BYTES * (len(wanting) + 1),
+            )
+        except RemoteError as error:
+            log.info("the notary %s does not answer: %s", notary, error)
+            return found
+        answers = answer.get("server_keys")
+        for told in answers if isinstance(answers, list) else ():
+            server_name = told.get("server_name") if isinstance(told, dict) else None
+            if not isinstance(server_name, str) or server_name not in wanting:
+                continue
+            try:
+                self._check_notary_signature(notary, told)
+                self._record(read_told_keys(server_name, told, now_ms))
+                found.add(server_name)
+            except MatrixError as error:
+                log.warning("the notary %s about %s: %s", notary, server_name, error)
+        return found
+
+    def _check_notary_signature(self, notary: ServerName, told: Json) -> None:
+        """Raises InvalidSignature unless the notary signed it with a key that counts now."""
+        for key_id in list(signatures_of(told, notary))[:_MAX_KEY_IDS_ASKED]:
+            verify_key = self.find_request_key(notary, key_id)
+            if verify_key is not None:
+                verify_signed_json(told, notary, key_id, verify_key)
+                return
+        raise InvalidSignature(f"It is not signed by {notary}.")
+
+    def _record(self, keys: Sequence[ServerKey]) -> None:
+        self._store.record_keys(keys)
+        for key in keys:
+            self._memory.forget(key.server_name)
+
+
+def read_told_keys(server_name: ServerName, told: Json, now_ms: int) -> list[ServerKey]:
+    """The keys in what a server tells of itself.
+
+    Args:
+        told: the answer to GET /_matrix/key/v2/server.
+        now_ms: when it was told.
+
+    Raises:
+        BadJson: it is of another form, or about another server.
+        InvalidSignature: it is not signed with one of the keys in it, or wrongly with one.
+
+    Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixkeyv2server
+    """
+    if told.get("server_name") != server_name:
+        raise BadJson("These are keys of another server.")
+    valid_until_ts = told.get("valid_until_ts")
+    if not isinstance(valid_until_ts, int) or isinstance(valid_until_ts, bool):
+        raise BadJson("valid_until_ts is no integer.")
+    try:
+        raw = encode_canonical_json(told)
+    except InvalidCanonicalJson as error:
+        raise BadJson(f"The keys are not canonical JSON. {error}") from error
+    valid_until_ts = min(valid_until_ts, now_ms + _LONGEST_VALIDITY_MS)
+    current = dict(_read_keys(told.get("verify_keys")))
+    is_signed = False
+    for key_id in signatures_of(told, server_name):
+        if key_id in current:
+            verify_signed_json(told, server_name, key_id, current[key_id][0])
+            is_signed = True
+    if not is_signed:
+        raise InvalidSignature("The keys are not signed with any of them.")
+    keys = [
+        ServerKey(server_name, key_id, verify_key, valid_until_ts, None, now_ms, raw)
+        for key_id, (verify_key, _) in current.items()
+    ]
+    for key_id, (verify_key, entry) in _read_keys(told.get("old_verify_keys")):
+        expired_ts = entry.get("expired_ts")
+        if key_id in current or not isinstance(expired_ts, int) or isinstance(expired_ts, bool):
+            continue
+        expired_ts = min(expired_ts, now_ms)
+        keys.append(
+            ServerKey(server_name, key_id, verify_key, expired_ts, expired_ts, now_ms, raw)
+        )
+    return keys
+
+
+def _read_keys(entries: object) -> Iterator[tuple[str, tuple[bytes, Json]]]:
+    """The well-formed ed25519 keys of an object key ID → entry."""
+    if not isinstance(entries, dict):
+        return
+    for key_id, entry in list(entries.items())[:_MAX_KEYS_OF_SERVER]:
+        text = entry.get("key") if isinstance(entry, dict) else None
+        if not isinstance(text, str) or _KEY_ID.fullmatch(key_id) is None:
+            continue
+        try:
+            verify_key = decode_base64(text)
+        except ValueError:
+            continue
+        if len(verify_key) == 32:
+            yield key_id, (verify_key, entry)
+
+
+def _servers_that_may_sign(event: Mapping[str, Any]) -> set[ServerName]:
+    """The servers whose signatures may matter on an event, whatever its form and version."""
+    content = event.get("content")
+    authoriser = (
+        content.get("join_authorised_via_users_server") if isinstance(content, dict) else None
+    )
+    servers = set()
+    for identifier in (event.get("sender"), event.get("event_id"), authoriser):
+        if isinstance(identifier, str) and ":" in identifier:
+            server_name = server_name_of(identifier)
+            if is_server_name(server_name):
+                servers.add(server_name)
+    return servers
+
+
+def _suffices(key: ServerKey | None, needed_ts: int) -> bool:
+    # Asking again about an old key leads to nothing.
+    return key is not None and (key.expired_ts is not None or key.valid_until_ts >= needed_ts)
+
+
+def _int_or(value: object, otherwise: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
+
+
+class _Memory:
+    """Keys in this process's memory: most requests come from servers that were here before."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._keys: OrderedDict[ServerName, tuple[float, list[ServerKey]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, server_name: ServerName) -> list[ServerKey] | None:
+        with self._lock:
+            found = self._keys.get(server_name)
+            if found is None or self._clock.monotonic() - found[0] > _MEMORY_S:
+                return None
+            self._keys.move_to_end(server_name)
+            return found[1]
+
+    def remember(self, server_name: ServerName, keys: list[ServerKey]) -> None:
+        with self._lock:
+            self._keys[server_name] = (self._clock.monotonic(), keys)
+            if len(self._keys) > _REMEMBERED_SERVERS:
+                self._keys.popitem(last=False)
+
+    def forget(self, server_name: ServerName) -> None:
+        with self._lock:
+            self._keys.pop(server_name, None)
+
+
+class _FetchBudget:
+    """How often a server may be asked for its keys: bad signatures must not make us flood it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._left: OrderedDict[ServerName, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def spend(self, server_name: ServerName) -> bool:
+        """Whether it may be asked now; counts as asking."""
+        now = self._clock.monotonic()
+        with self._lock:
+            left, since = self._left.pop(server_name, (_FETCH_BURST, now))
+            left = min(_FETCH_BURST, left + (now - since) / _FETCH_EVERY_S)
+            self._left[server_name] = (left - 1 if left >= 1 else left, now)
+            if len(self._left) > _REMEMBERED_SERVERS:
+                self._left.popitem(last=False)
+            return left >= 1
