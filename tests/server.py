@@ -11,7 +11,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +21,8 @@ from types import TracebackType
 from typing import Any
 
 import psutil
+
+from tests.directories import make_directory
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
@@ -186,9 +187,7 @@ def start_server(
         ca_file: whom to trust when the first listener speaks TLS.
         config: further settings: `server_name="a.example"`, `registration={"enabled": True}`…
     """
-    # Not below tmp_path: as root PostgreSQL runs as another user, and the path must be short.
-    data_dir = Path(tempfile.mkdtemp(prefix="architex-server-"))
-    data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    data_dir = make_directory()
     port = free_port()
     settings: dict[str, Any] = {
         "data_dir": str(data_dir),

@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from architex.storage import embedded_postgres
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.start_refusal import StartRefused
+from tests.directories import make_directory
 
 # Starts a cluster, says so, and waits to be killed.
 _HOLDER = """
@@ -45,8 +45,7 @@ def _wait_until(holds: Callable[[], bool], what: str) -> None:
 @pytest.fixture(scope="module")
 def pristine() -> Iterator[Path]:
     """A data directory with a cluster that was made, stopped, and is copied by the tests."""
-    directory = Path(tempfile.mkdtemp(prefix="architex-test-"))
-    directory.chmod(0o711)
+    directory = make_directory()
     cluster = EmbeddedPostgres(directory / "postgres")
     cluster.ensure_running()
     cluster.stop()
@@ -56,7 +55,7 @@ def pristine() -> Iterator[Path]:
 
 @pytest.fixture
 def directory(pristine: Path) -> Iterator[Path]:
-    copy = Path(tempfile.mkdtemp(prefix="architex-test-"))
+    copy = make_directory()
     subprocess.run(["cp", "-a", f"{pristine}/.", str(copy)], check=True)  # noqa: S607 - cp keeps owners
     yield copy / "postgres"
     shutil.rmtree(copy)
@@ -176,8 +175,7 @@ def test_many_starting_at_once_agree_on_one(directory: Path) -> None:
 
 
 def test_interrupted_creation_is_begun_again(tmp_path: Path) -> None:
-    base = Path(tempfile.mkdtemp(prefix="architex-test-"))
-    base.chmod(0o711)
+    base = make_directory()
     try:
         (base / "postgres" / "cluster.new").mkdir(parents=True)
         (base / "postgres" / "cluster.new" / "PG_VERSION").write_text("18")
@@ -189,8 +187,7 @@ def test_interrupted_creation_is_begun_again(tmp_path: Path) -> None:
 
 
 def test_directory_that_is_too_deep_for_a_socket_gets_a_short_one(pristine: Path) -> None:
-    base = Path(tempfile.mkdtemp(prefix="architex-test-"))
-    base.chmod(0o711)
+    base = make_directory()
     deep = base / ("d" * 60) / ("e" * 60)
     deep.mkdir(parents=True)
     subprocess.run(["cp", "-a", f"{pristine}/.", str(deep)], check=True)  # noqa: S607 - as above
@@ -221,7 +218,8 @@ def test_cluster_that_does_not_start_says_why(directory: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused by PostgreSQL")
 def test_root_can_run_it_below_a_directory_closed_to_others(pristine: Path) -> None:
-    base = Path(tempfile.mkdtemp(prefix="architex-test-"))  # 0700, of root
+    base = make_directory()
+    base.chmod(0o700)
     subprocess.run(["cp", "-a", f"{pristine}/.", str(base)], check=True)  # noqa: S607 - as above
     base.chmod(0o700)
     cluster = EmbeddedPostgres(base / "postgres")
@@ -240,7 +238,8 @@ def test_root_can_run_programs_below_a_directory_closed_to_others(
 ) -> None:
     newest = embedded_postgres._newest_binaries()
     package = newest.directory.parent.parent  # its libraries are beside it, found relatively
-    base = Path(tempfile.mkdtemp(prefix="architex-test-"))  # 0700, of root
+    base = make_directory()
+    base.chmod(0o700)
     try:
         for part in (package, package.with_name(package.name + ".libs")):
             subprocess.run(["cp", "-a", str(part), str(base)], check=True)  # noqa: S607 - as above
@@ -261,7 +260,8 @@ def test_closed_directory_is_explained_where_nothing_can_be_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(embedded_postgres, "find_search_capability", lambda: None)
-    base = Path(tempfile.mkdtemp(prefix="architex-test-"))  # 0700, of root
+    base = make_directory()
+    base.chmod(0o700)
     try:
         with pytest.raises(StartRefused) as refused:
             EmbeddedPostgres(base / "postgres").ensure_running()
