@@ -32,6 +32,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "projections",
         "List and rebuild the read models.",
     ),
+    "verify": (
+        "architex.cli.verify",
+        "verify",
+        "Verify the event log and everything made of it.",
+    ),
     "database": ("architex.cli.database", "database", "Migrate, check or run the database."),
     "keys": ("architex.cli.keys", "keys", "Make and show the signing key."),
 }
