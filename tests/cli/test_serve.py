@@ -126,6 +126,19 @@ def test_killed_worker_is_replaced(server: RunningServer) -> None:
     assert master.is_running()
 
 
+def test_hangup_signal_brings_fresh_workers_without_a_gap(server: RunningServer) -> None:
+    master, *old = _find(server, "gunicorn")
+    os.kill(server.pid, signal.SIGHUP)
+    pids = {worker.pid for worker in old}
+    while any(worker.is_running() for worker in old):
+        assert server.is_healthy()
+    _wait_until(
+        lambda: len([p for p in _find(server, "gunicorn") if p.pid not in pids]) == 3,
+        "there are two new workers",
+    )
+    assert master.is_running()
+
+
 def test_page_at_the_root_shows_that_it_runs(server: RunningServer) -> None:
     status, page = server.request("GET", "/")
     assert status == 200
