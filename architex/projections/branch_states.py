@@ -6,6 +6,7 @@ at a position, an overlay, further entries. Nothing here ever lists a whole stat
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -29,6 +30,7 @@ Overlay: TypeAlias = immutables.Map[StateKey, EventId | None]
 MAX_REMEMBERED_PDU_BYTES: Final = 8 * 2**20
 """Of JSON; as Python's objects they take about five times as much."""
 
+MAX_REMEMBERED_PLACES: Final = 20_000
 MAX_REMEMBERED_ENTRIES: Final = 100_000
 """Entries of overlays; what one has in common with its parent counts once."""
 
@@ -68,12 +70,24 @@ class KnownEvent:
         return StateBefore(self.before.at, self.before.overlay, own)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What never changes of an event in the graph."""
+
+    room_nid: int
+    verdict: int
+    position: int
+    before: StateBefore | None
+
+
 class BranchStates:
     """Reads `event_graph`, `current_state` and the overlays."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._pdus: OrderedDict[EventId, tuple[Pdu, int]] = OrderedDict()
         self._pdu_bytes = 0
+        self._places: OrderedDict[EventId, _Place] = OrderedDict()
         self._overlays: OrderedDict[int, tuple[Overlay, int]] = OrderedDict()
         self._overlay_entries = 0
 
@@ -87,23 +101,44 @@ class BranchStates:
         event_ids: Collection[EventId],
     ) -> dict[EventId, KnownEvent]:
         """Those of the events that the room's log has, whatever their verdict; one query."""
-        if not event_ids:
-            return {}
+        found: dict[EventId, KnownEvent] = {}
+        missing = []
+        for event_id in event_ids:
+            place, pdu = self._places.get(event_id), self._find_remembered(event_id)
+            if place is None or pdu is None:
+                missing.append(event_id)
+            elif place.room_nid == room_nid:
+                found[event_id] = KnownEvent(pdu, place.verdict, place.position, place.before)
+        if not missing:
+            return found
         rows = connection.execute(
             "SELECT g.event_id, g.verdict, g.position, g.state_at, g.overlay, s.state"
             " FROM event_graph g JOIN stored_events s ON s.notification_id = g.position"
             " WHERE g.event_id = ANY(%s) AND g.room_nid = %s",
-            (list(event_ids), room_nid),
+            (missing, room_nid),
         ).fetchall()
-        return {
-            event_id: KnownEvent(
-                self._parse(rules, event_id, state),
-                verdict,
-                position,
-                None if state_at is None else StateBefore(state_at, overlay),
-            )
-            for event_id, verdict, position, state_at, overlay, state in rows
-        }
+        for event_id, verdict, position, state_at, overlay, state in rows:
+            before = None if state_at is None else StateBefore(state_at, overlay)
+            pdu = self._parse(rules, event_id, state)
+            found[event_id] = KnownEvent(pdu, verdict, position, before)
+            with self._lock:
+                self._places[event_id] = _Place(room_nid, verdict, position, before)
+                while len(self._places) > MAX_REMEMBERED_PLACES:
+                    self._places.popitem(last=False)
+        return found
+
+    def find_elsewhere(
+        self, connection: PgConnection, room_nid: int, event_ids: Collection[EventId]
+    ) -> set[EventId]:
+        """Those of the event IDs that an event of another room has.
+
+        For room versions 1 and 2, where whoever makes an event chooses its ID.
+        """
+        rows = connection.execute(
+            "SELECT event_id FROM event_graph WHERE event_id = ANY(%s) AND room_nid <> %s",
+            (list(event_ids), room_nid),
+        )
+        return {event_id for (event_id,) in rows.fetchall()}
 
     def find_pdus(
         self, connection: PgConnection, rules: RoomVersionRules, event_ids: Iterable[EventId]
@@ -224,7 +259,8 @@ class BranchStates:
             with_subgraph=with_subgraph,
         )
 
-    # Within
+    # Within. (LATERAL with an OFFSET or a LIMIT has the planner look up key by key, also while it
+    # knows nothing of a young table; else it may read all of a room for each key.)
 
     def _entries_at(
         self, connection: PgConnection, room_nid: int, at: int, keys: Collection[StateKey]
@@ -232,11 +268,11 @@ class BranchStates:
         if not keys:
             return {}
         rows = connection.execute(
-            "SELECT c.type, c.state_key, g.event_id"
-            " FROM unnest(%s::text[], %s::text[]) AS k (type, state_key)"
-            " JOIN current_state c ON c.room_nid = %s AND c.type = k.type"
+            "SELECT k.type, k.state_key, g.event_id"
+            " FROM unnest(%s::text[], %s::text[]) AS k (type, state_key), LATERAL"
+            " (SELECT c.position FROM current_state c WHERE c.room_nid = %s AND c.type = k.type"
             " AND c.state_key = k.state_key AND c.valid_from <= %s AND c.valid_to > %s"
-            " JOIN event_graph g ON g.position = c.position",
+            " ORDER BY c.valid_from DESC LIMIT 1) c JOIN event_graph g USING (position)",
             (
                 [type_ for type_, _ in keys],
                 [state_key for _, state_key in keys],
@@ -259,11 +295,12 @@ class BranchStates:
         if not keys:
             return {}
         rows = connection.execute(
-            "SELECT c.type, c.state_key, c.valid_from, c.valid_to, g.event_id"
-            " FROM unnest(%s::text[], %s::text[]) AS k (type, state_key)"
-            " JOIN current_state c ON c.room_nid = %s AND c.type = k.type"
-            " AND c.state_key = k.state_key AND c.valid_from <= %s AND c.valid_to > %s"
-            " JOIN event_graph g ON g.position = c.position ORDER BY c.valid_from",
+            "SELECT k.type, k.state_key, c.valid_from, c.valid_to, g.event_id"
+            " FROM unnest(%s::text[], %s::text[]) AS k (type, state_key), LATERAL"
+            " (SELECT c.position, c.valid_from, c.valid_to FROM current_state c"
+            " WHERE c.room_nid = %s AND c.type = k.type AND c.state_key = k.state_key"
+            " AND c.valid_from <= %s AND c.valid_to > %s OFFSET 0) c"
+            " JOIN event_graph g USING (position) ORDER BY c.valid_from",
             (
                 [type_ for type_, _ in keys],
                 [state_key for _, state_key in keys],
@@ -287,32 +324,40 @@ class BranchStates:
     def _overlay(self, connection: PgConnection, overlay: int) -> Overlay:
         """All changes of an overlay and those it stands on.
 
-        Overlays of one branch share what they have in common; only what is above a remembered one
-        is read.
+        The overlays of one branch share what they have in common. Who goes on at the end of a
+        branch reads the last one only.
         """
         remembered = self._overlays.get(overlay)
         if remembered is not None:
-            self._overlays.move_to_end(overlay)
             return remembered[0]
         rows = connection.execute(
-            "WITH RECURSIVE stack (overlay, parent, above) AS ("
-            " SELECT overlay, parent, 0 FROM state_overlays WHERE overlay = %s"
-            " UNION ALL SELECT o.overlay, o.parent, s.above + 1 FROM stack s"
-            " JOIN state_overlays o ON o.overlay = s.parent WHERE o.overlay <> ALL(%s::int8[]))"
-            " SELECT s.parent, e.type, e.state_key, g.event_id"
-            " FROM stack s JOIN overlay_entries e USING (overlay)"
-            " LEFT JOIN event_graph g ON g.position = e.position ORDER BY s.above DESC",
-            (overlay, list(self._overlays)),
+            "SELECT o.parent, e.type, e.state_key, g.event_id FROM state_overlays o"
+            " JOIN overlay_entries e USING (overlay)"
+            " LEFT JOIN event_graph g ON g.position = e.position WHERE o.overlay = %s",
+            (overlay,),
         ).fetchall()
-        base: Overlay = immutables.Map()
-        if rows and rows[0][0] in self._overlays:
-            base = self._overlays[rows[0][0]][0]
+        parent = rows[0][0] if rows else None
+        below = None if parent is None else self._overlays.get(parent)
+        base: Overlay = immutables.Map() if below is None else below[0]
+        if parent is not None and below is None:
+            rows = connection.execute(
+                "WITH RECURSIVE stack (overlay, parent, above) AS ("
+                " SELECT overlay, parent, 0 FROM state_overlays WHERE overlay = %s"
+                " UNION ALL SELECT o.overlay, o.parent, s.above + 1 FROM stack s"
+                " JOIN state_overlays o ON o.overlay = s.parent)"
+                " SELECT s.parent, e.type, e.state_key, g.event_id"
+                " FROM stack s JOIN overlay_entries e USING (overlay)"
+                " LEFT JOIN event_graph g ON g.position = e.position ORDER BY s.above DESC",
+                (overlay,),
+            ).fetchall()
         entries = base.update({(type_, key): event_id for _, type_, key, event_id in rows})
-        self._overlays[overlay] = (entries, len(rows))
-        self._overlay_entries += len(rows)
-        while self._overlay_entries > MAX_REMEMBERED_ENTRIES and len(self._overlays) > 1:
-            _, (_, weight) = self._overlays.popitem(last=False)
-            self._overlay_entries -= weight
+        with self._lock:
+            if overlay not in self._overlays:
+                self._overlays[overlay] = (entries, len(rows))
+                self._overlay_entries += len(rows)
+            while self._overlay_entries > MAX_REMEMBERED_ENTRIES and len(self._overlays) > 1:
+                _, (_, weight) = self._overlays.popitem(last=False)
+                self._overlay_entries -= weight
         return entries
 
     def _find_remembered(self, event_id: EventId) -> Pdu | None:
@@ -323,11 +368,13 @@ class BranchStates:
         pdu = self._find_remembered(event_id)
         if pdu is None:
             pdu = parse_pdu(rules, orjson.loads(state)["pdu"], event_id=event_id)
-            self._pdus[event_id] = (pdu, len(state))
-            self._pdu_bytes += len(state)
-            while self._pdu_bytes > MAX_REMEMBERED_PDU_BYTES and len(self._pdus) > 1:
-                _, (_, weight) = self._pdus.popitem(last=False)
-                self._pdu_bytes -= weight
+            with self._lock:
+                if event_id not in self._pdus:
+                    self._pdus[event_id] = (pdu, len(state))
+                    self._pdu_bytes += len(state)
+                while self._pdu_bytes > MAX_REMEMBERED_PDU_BYTES and len(self._pdus) > 1:
+                    _, (_, weight) = self._pdus.popitem(last=False)
+                    self._pdu_bytes -= weight
         return pdu
 
 

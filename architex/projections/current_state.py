@@ -69,10 +69,11 @@ class CurrentState(Projection):
             )
             return
         execute(
-            "UPDATE current_state c SET valid_to = %s"
-            " FROM unnest(%s::text[], %s::text[]) AS k (type, state_key)"
-            " WHERE c.room_nid = %s AND c.type = k.type AND c.state_key = k.state_key"
-            " AND c.valid_to = 9223372036854775807",
+            # Looked up key by key: else the planner may read the state of the room for each.
+            "UPDATE current_state SET valid_to = %s WHERE ctid = ANY (ARRAY("
+            " SELECT c.ctid FROM unnest(%s::text[], %s::text[]) AS k (type, state_key), LATERAL"
+            " (SELECT c.ctid FROM current_state c WHERE c.room_nid = %s AND c.type = k.type"
+            " AND c.state_key = k.state_key AND c.valid_to = 9223372036854775807 LIMIT 1) c))",
             (r.position, [type_ for type_, _ in keys], [key for _, key in keys], r.room_nid),
         )
 
@@ -110,11 +111,12 @@ class CurrentStateFinder:
         """The current events of those entries that exist; one query."""
         heads = {head.room_nid: head for head, _ in keys}
         rows = connection.execute(
-            "SELECT c.room_nid, c.type, c.state_key, s.state"
-            " FROM unnest(%s::int8[], %s::text[], %s::text[]) AS k (room_nid, type, state_key)"
-            " JOIN current_state c USING (room_nid, type, state_key)"
-            " JOIN stored_events s ON s.notification_id = c.position"
-            " WHERE c.valid_to = 9223372036854775807",
+            "SELECT k.room_nid, k.type, k.state_key, s.state"
+            " FROM unnest(%s::int8[], %s::text[], %s::text[]) AS k (room_nid, type, state_key),"
+            " LATERAL (SELECT c.position FROM current_state c WHERE c.room_nid = k.room_nid"
+            " AND c.type = k.type AND c.state_key = k.state_key"
+            " AND c.valid_to = 9223372036854775807 LIMIT 1) c"
+            " JOIN stored_events s ON s.notification_id = c.position",
             (
                 [head.room_nid for head, _ in keys],
                 [type_ for _, (type_, _) in keys],

@@ -220,8 +220,7 @@ def keys_looked_at(rules: RoomVersionRules, pdu: Pdu) -> frozenset[StateKey]:
 
 def distinct_states(states: Iterable[StateBefore]) -> list[StateBefore]:
     """The states, each once."""
-    distinct: list[StateBefore] = []
-    for state in states:
-        if state not in distinct:
-            distinct.append(state)
-    return distinct
+    distinct = {
+        (state.at, state.overlay, frozenset(state.entries.items())): state for state in states
+    }
+    return list(distinct.values())
