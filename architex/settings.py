@@ -207,7 +207,7 @@ class PresenceSettings:
 class RoomSettings:
     """New rooms."""
 
-    default_version: str = _key("room version of new rooms", "11")
+    default_version: str = _key("room version of new rooms", "12")
     aliases_require_membership: bool = _key("only who is in a room may give it an alias", True)
 
 

@@ -96,7 +96,7 @@ class RoomDirectory(Projection):
     only_state: ClassVar[bool] = True
 
     def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
-        """The rows of the rooms so far, events that a resolution brought back, and redacted ones."""
+        """The rows of the rooms so far, events brought back by a resolution, and redacted ones."""
         rooms = {fact.originator_id for fact in facts if _concerns(fact)}
         if not rooms:
             return None

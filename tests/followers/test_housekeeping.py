@@ -77,8 +77,9 @@ def test_old_transactions_and_expired_sessions_go(database: Database) -> None:
             (nonce, NOW_MS + left_ms),
         )
         database.execute(
-            "INSERT INTO interactive_auth_sessions (session_id, operation, request, expires_ts)"
-            " VALUES (%s, 'POST /x', '{}', %s)",
+            "INSERT INTO interactive_auth_sessions"
+            " (session_id, operation, flows, request, expires_ts)"
+            " VALUES (%s, 'POST /x', '[]', '{}', %s)",
             (nonce, NOW_MS + left_ms),
         )
     LeaseStore(database).acquire("held", "me")
