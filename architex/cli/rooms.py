@@ -12,6 +12,8 @@ import click
 import orjson
 
 from architex.cli.common import config_option, database_ready, read_settings
+from architex.cli.dag import dag
+from architex.cli.explain import explain
 from architex.cli.tables import json_option, print_json, print_table
 from architex.projections.room_overview import RoomOverview, RoomOverviews, StateEntry
 from architex.storage.event_log import EventLog, RoomHead
@@ -54,6 +56,10 @@ def _find_head(rooms: RoomOverviews, event_log: EventLog, room: str) -> RoomHead
 @click.group()
 def room() -> None:
     """List rooms and look into them. ROOM is a room ID or an alias of this server."""
+
+
+room.add_command(dag)
+room.add_command(explain)
 
 
 @room.command("list")
