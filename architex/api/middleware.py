@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any, Final, TypeAlias
@@ -31,7 +32,11 @@ class JsonHandler(falcon.media.BaseHandler):
 
     def serialize(self, media: object, content_type: str) -> bytes:
         """The bytes of a response's media."""
-        return orjson.dumps(media)
+        try:
+            return orjson.dumps(media)
+        except TypeError:
+            # Events of rooms before version 6 may hold integers of any size.
+            return json.dumps(media, ensure_ascii=False, separators=(",", ":")).encode()
 
     def deserialize(
         self, stream: Any, content_type: str | None, content_length: int | None
