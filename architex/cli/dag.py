@@ -16,7 +16,7 @@ from architex.projections.room_graph import GraphEvent, find_event, list_window
 from architex.storage.event_log import RoomHead
 
 ROW, LANE, MARGIN, RADIUS = 26, 22, 24, 6
-WIDTH_OF_TEXT = 760
+WIDTH_OF_TEXT = 1100
 COLOURS = ("#2e7d32", "#ef6c00", "#c62828")
 
 _STYLE = """
@@ -111,7 +111,8 @@ def lay_out(events: Sequence[GraphEvent]) -> dict[int, Spot]:
             (
                 n
                 for n, last in enumerate(lanes)
-                if last in event.prev_events and (event.position in children or not children[last])
+                if last in event.prev_events
+                and (event.position in children or not children.get(last or 0))
             ),
             None,
         )
