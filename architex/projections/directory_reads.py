@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from architex.domain.auth_rules.power_levels import PowerLevels
-from architex.domain.identifiers import RoomId, ServerName, UserId
+from architex.domain.identifiers import RoomId, ServerName, UserId, fits_identifier
 from architex.domain.room_versions import get_room_version
 from architex.domain.search_text import fold_text, words_of
 from architex.projections.current_state import CurrentStateFinder
@@ -224,7 +224,9 @@ class DirectoryReads:
         if not words:
             return []
         beginnings = [f"{_quote_lexeme(word)}:*" for word in words]
-        query = f"({' & '.join(beginnings)}) | {_quote_lexeme(whole)}:*"
+        query = f"({' & '.join(beginnings)})"
+        if fits_identifier(whole):  # nothing longer is the beginning of a user ID
+            query += f" | {_quote_lexeme(whole)}:*"
         rows = self.database.fetch_all(
             _FIND_USERS,
             {
