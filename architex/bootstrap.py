@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,7 +22,7 @@ from architex.api.server_routes import server_routes
 from architex.api.shutdown import stopping
 from architex.api.static_pages import Health, WelcomePage
 from architex.api.well_known import WellKnown
-from architex.domain.identifiers import UserId
+from architex.domain.identifiers import ServerName, UserId
 from architex.domain.room.aggregate import Signer
 from architex.domain.signing import SigningKey
 from architex.followers.housekeeping import Chore, Housekeeping, chores_of_time
@@ -33,7 +34,7 @@ from architex.gateways.federation_client import (
     NoFederation,
     SignedFederationClient,
 )
-from architex.gateways.http import OutboundHttp
+from architex.gateways.http import Blocklist, OutboundHttp
 from architex.gateways.name_lookup import SystemNames
 from architex.gateways.passwords import Argon2Passwords
 from architex.gateways.server_discovery import ServerDiscovery
@@ -50,7 +51,7 @@ from architex.projections.room_directory import RoomDirectory
 from architex.projections.room_upgrade_reads import RoomUpgradeReads
 from architex.projections.timeline import Timeline
 from architex.projections.user_profiles import UserProfiles
-from architex.settings import Settings
+from architex.settings import PRIVATE_NETWORKS, Settings
 from architex.storage.access_tokens import AccessTokenStore
 from architex.storage.account_data import AccountDataStore
 from architex.storage.accounts import AccountStore
@@ -61,7 +62,7 @@ from architex.storage.expiries import Expiries
 from architex.storage.filters import FilterStore
 from architex.storage.forgotten_rooms import ForgottenRooms
 from architex.storage.interactive_auth_sessions import InteractiveAuthSessionStore
-from architex.storage.key_files import load_or_create_signing_key
+from architex.storage.key_files import load_or_create_signing_key, load_signing_key
 from architex.storage.lazy_members import LazyMemberStore
 from architex.storage.leases import LeaseStore
 from architex.storage.notifier import Notifier
@@ -87,6 +88,7 @@ from architex.usecases.directory import (
     PublicRooms,
 )
 from architex.usecases.event_rendering import EventRendering
+from architex.usecases.federation_check import FederationCheck
 from architex.usecases.filters import Filters
 from architex.usecases.guest_access import GuestAccess
 from architex.usecases.interactive_auth import InteractiveAuth
@@ -204,16 +206,43 @@ def build_federation_client(settings: Settings, core: Core) -> FederationClient:
     if not settings.federation.enabled:
         return NoFederation()
     names = SystemNames()
-    http = OutboundHttp(
-        names,
-        core.clock,
-        blocked_networks=settings.federation.ip_blocklist,
-        ca_file=settings.federation.ca_file,
-        user_agent=f"Architex/{__version__}",
-    )
+    http = _federation_http(settings, names, core.clock, settings.federation.ip_blocklist)
     discovery = ServerDiscovery(http, names, core.clock, core.randomness)
     return SignedFederationClient(
         http, discovery, core.server_name, core.signing_key, core.clock, core.randomness
+    )
+
+
+def _federation_http(
+    settings: Settings, names: SystemNames, clock: Clock, blocked_networks: Sequence[str]
+) -> OutboundHttp:
+    """The HTTP client for other homeservers."""
+    return OutboundHttp(
+        names,
+        clock,
+        blocked_networks=blocked_networks,
+        ca_file=settings.federation.ca_file,
+        user_agent=f"Architex/{__version__}",
+    )
+
+
+def build_federation_check(settings: Settings, server_name: ServerName) -> FederationCheck:
+    """What looks at one server, ours or another, as others see it. Needs no database."""
+    names, clock = SystemNames(), SystemClock()
+    is_own = server_name == settings.server_name
+    # Our own name may well lead to a private address from here.
+    blocked = () if is_own else settings.federation.ip_blocklist
+    http = _federation_http(settings, names, clock, blocked)
+    own_key = None
+    if is_own and settings.signing_key_path.exists():
+        own_key = load_signing_key(settings.signing_key_path)
+    return FederationCheck(
+        discovery=ServerDiscovery(http, names, clock, SystemRandomness()),
+        http=http,
+        names=names,
+        clock=clock,
+        private=Blocklist(PRIVATE_NETWORKS),
+        own_key=own_key,
     )
 
 

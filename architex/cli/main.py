@@ -37,6 +37,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "verify",
         "Verify the event log and everything made of it.",
     ),
+    "federation": (
+        "architex.cli.federation",
+        "federation",
+        "See whether servers, ours or another, can be reached.",
+    ),
     "database": ("architex.cli.database", "database", "Migrate, check or run the database."),
     "keys": ("architex.cli.keys", "keys", "Make and show the signing key."),
 }

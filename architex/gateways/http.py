@@ -118,6 +118,7 @@ class _Connection(http.client.HTTPConnection):
         self.auto_open = 0
         self.sock = opened
         self.address = address
+        self.certificate_until_s = _certificate_until_s(opened)
         self.idle_since = 0.0
 
     def is_stale(self) -> bool:
@@ -178,19 +179,22 @@ class AnswerStream:
         status: the HTTP status.
         headers: as sent.
         address: the IP address it came from.
+        certificate_until_s: when the server's certificate expires, in seconds since 1970; None
+            without TLS.
     """
 
     def __init__(
         self,
+        connection: _Connection,
         response: http.client.HTTPResponse,
         deadline: _Deadline,
         remote: str,
         max_bytes: int,
-        address: str,
     ) -> None:
         self.status = response.status
         self.headers = response.headers
-        self.address = address
+        self.address = connection.address
+        self.certificate_until_s = connection.certificate_until_s
         self._response = response
         self._deadline = deadline
         self._remote = remote
@@ -303,9 +307,7 @@ class OutboundHttp:
         is_reusable = False
         try:
             connection, response = self._ask(method, target, send, deadline)
-            answer = AnswerStream(
-                response, deadline, target.host_header, max_bytes, connection.address
-            )
+            answer = AnswerStream(connection, response, deadline, target.host_header, max_bytes)
             yield answer
             is_reusable = response.isclosed() and not response.will_close
         finally:
@@ -547,6 +549,13 @@ def split_url(url: str) -> tuple[Target, str]:
     path = quote(parts.path or "/", safe=_URL_SAFE)
     query = f"?{quote(parts.query, safe=_URL_SAFE)}" if parts.query else ""
     return target, path + query
+
+
+def _certificate_until_s(opened: socket.socket) -> float | None:
+    if not isinstance(opened, ssl.SSLSocket):
+        return None
+    until = (opened.getpeercert() or {}).get("notAfter")
+    return float(ssl.cert_time_to_seconds(until)) if isinstance(until, str) else None
 
 
 def _is_address(host: str) -> bool:
