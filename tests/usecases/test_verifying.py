@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -451,3 +452,101 @@ def test_corruption_is_found_and_named(server: Damaged, corruption: Corruption) 
     assert corruption.what in first.what, report.problems[:3]
     assert corruption.mend in first.mend, first
     assert first.position == position or corruption.where is None, first
+
+
+def test_verification_beside_a_busy_server_is_clean(core: Core) -> None:
+    rooms = [create_room(core) for _ in range(3)]
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def send() -> None:
+        number = 0
+        try:
+            while not stop.is_set():
+                for room_id in rooms:
+                    number += 1
+                    send_message(core, room_id, ALICE, "hello", txn_id=f"txn{number}")
+                if number % 60 == 0:
+                    rooms.append(create_room(core))
+                    follow_to_the_end(core.database)
+        except BaseException as error:  # noqa: BLE001 - the test fails of it
+            failures.append(error)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        reports = [verify(core) for _ in range(4)]
+    finally:
+        stop.set()
+        sender.join(30)
+    assert not failures
+    assert [report.problems for report in reports] == [[]] * 4
+    assert reports[-1].facts > reports[0].facts
+    assert verify(core, rooms[0]).facts > 4
+
+
+def test_verification_leaves_nothing_behind(core: Core) -> None:
+    create_room(core)
+    tables = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    before = sorted(core.database.fetch_all(tables))
+    position = core.event_log.position()
+    verify(core)
+    assert sorted(core.database.fetch_all(tables)) == before
+    assert core.event_log.position() == position
+
+
+def test_one_room_is_verified_alone(core: Core) -> None:
+    room_id, other = create_room(core), create_room(core)
+    core.database.execute(
+        "DELETE FROM timeline USING rooms WHERE rooms.room_nid = timeline.room_nid"
+        " AND room_id = %s",
+        (other,),
+    )
+    report = verify(core, room_id)
+    assert report.is_clean
+    assert (report.rooms, report.facts) == (1, 4)
+    assert report.not_looked_at == ["followed projections: they are compared for all rooms"]
+    assert not verify(core, other).is_clean
+
+
+def test_signatures_by_unknown_keys_are_counted(core: Core) -> None:
+    room_with_a_fork(core)
+    follow_to_the_end(core.database)
+    report = verify(core, key=lambda server_name, key_id: None)
+    assert report.is_clean
+    assert report.unknown_signatures == report.facts
+
+
+def test_state_reset_that_the_rules_gave_is_shown(core: Core) -> None:
+    """In room version 8, this random room falls back to earlier join rules with a topic."""
+    branched_room(core, "8", seed=103, steps=120)
+    follow_to_the_end(core.database)
+    report = verify(core)
+    assert report.is_clean
+    assert {(reset.type, reset.state_key) for reset in report.resets} == {
+        ("m.room.join_rules", "")
+    }
+    for reset in report.resets:
+        (since,) = core.database.fetch_all(
+            "SELECT g.event_id FROM current_state c JOIN event_graph g USING (position)"
+            " WHERE valid_from = %s AND type = %s AND c.position < c.valid_from",
+            (reset.position, reset.type),
+        )
+        assert since == (reset.event_id,)
+
+
+def test_state_reset_is_told_when_it_is_recorded(
+    core: Core, caplog: pytest.LogCaptureFixture
+) -> None:
+    room_id = branched_room(core, "8", seed=103, steps=120)
+    told = [record.getMessage() for record in caplog.records if "State reset" in record.msg]
+    assert len(told) == 2
+    assert all(room_id in line and "m.room.join_rules" in line for line in told)
+
+
+def test_more_problems_than_asked_for_are_counted(core: Core) -> None:
+    create_room(core)
+    core.database.execute("DELETE FROM timeline")
+    verifying = Verifying(core.database, all_projections, find_key(core))
+    report = verifying.verify(max_problems=1)
+    assert (len(report.problems), report.more_problems) == (1, 3)
