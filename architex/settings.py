@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from architex.domain.errors import InvalidParam
-from architex.domain.identifiers import parse_server_name
+from architex.domain.identifiers import is_server_name, parse_server_name
+from architex.domain.unpadded_base64 import decode_base64
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.start_refusal import StartRefused
 
@@ -313,7 +314,7 @@ class Settings:
         "where clients reach the server; by default the first listener", ""
     )
     data_dir: Path = _key(
-        "the embedded database, media, secrets and (unless signing_key_path says otherwise) keys",
+        "the embedded database, media and (unless signing_key_path says otherwise) keys",
         Path("data"),
     )
     database_url: str | None = _key(
@@ -357,11 +358,6 @@ class Settings:
     def media_directory(self) -> Path:
         """Where uploaded files are."""
         return self.data_dir / "media"
-
-    @property
-    def secret_path(self) -> Path:
-        """The file with the secret that tokens are hashed with; made on first start."""
-        return self.data_dir / "secret"
 
     @property
     def postgres_directory(self) -> Path:
@@ -461,7 +457,21 @@ def _completed(settings: Settings, table: Mapping[str, Any], base: Path) -> Sett
         parse_server_name(settings.server_name)
     except InvalidParam as error:
         raise _wrong("server_name", error.message) from error
+    _check_federation(settings.federation)
     return dataclasses.replace(settings, **changes)
+
+
+def _check_federation(federation: FederationSettings) -> None:
+    for notary in federation.notaries:
+        if not is_server_name(notary):
+            raise _wrong("federation.notaries", f"{notary} is no server name")
+    for old in federation.old_keys:
+        try:
+            is_key = len(decode_base64(old.key)) == 32
+        except ValueError:
+            is_key = False
+        if not is_key or not old.key_id.startswith("ed25519:"):
+            raise _wrong("federation.old_keys", f"{old.key_id} is no ed25519 key in base64")
 
 
 def _wrong(key: str, problem: str) -> StartRefused:

@@ -31,7 +31,7 @@ from architex.settings import Listener, Settings, find_config_file
 from architex.storage.child_processes import die_with_parent
 from architex.storage.database_checks import check_database
 from architex.storage.embedded_postgres import EmbeddedPostgres
-from architex.storage.key_files import load_or_create_secret, load_or_create_signing_key
+from architex.storage.key_files import load_or_create_signing_key
 from architex.storage.migrations import migrate
 from architex.storage.start_refusal import StartRefused
 
@@ -267,7 +267,6 @@ def _make_secrets(settings: Settings) -> None:
         ) from error
     randomness = SystemRandomness()
     load_or_create_signing_key(settings.signing_key_path, randomness.bytes)
-    load_or_create_secret(settings.secret_path, randomness.bytes)
 
 
 def _gunicorn_command() -> list[str]:

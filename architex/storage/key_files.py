@@ -1,4 +1,4 @@
-"""Files that are secret: the server's signing key, and the secret that tokens are hashed with."""
+"""The file with the server's signing key: read, or made when there is none."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from cryptography.hazmat.primitives.serialization import (
 from architex.domain.signing import SigningKey
 from architex.domain.unpadded_base64 import encode_base64url
 from architex.storage.start_refusal import StartRefused
-
-SECRET_BYTES = 32
 
 RandomBytes = Callable[[int], bytes]
 
@@ -67,30 +65,6 @@ def load_signing_key(path: Path) -> SigningKey:
             mend=f"ssh-keygen -t ed25519 -N '' -f {path}",
         )
     return SigningKey.from_seed(key.private_bytes_raw(), _key_version(key))
-
-
-def load_or_create_secret(path: Path, random_bytes: RandomBytes) -> bytes:
-    """The secret in a file, SECRET_BYTES long; made if there is no file.
-
-    Raises StartRefused (A031) when it cannot be read or written, or is too short.
-    """
-    try:
-        if not path.exists():
-            _create(path, random_bytes(SECRET_BYTES))
-        secret = path.read_bytes()
-    except OSError as error:
-        raise StartRefused(
-            "A031",
-            f"cannot read or write the secret {path}: {error.strerror}",
-            mend=f"sudo chown $(id -u) {path.parent} {path}",
-        ) from error
-    if len(secret) < SECRET_BYTES:
-        raise StartRefused(
-            "A031",
-            f"the secret {path} is cut short",
-            mend=f"restore it from a backup, or rm {path}   (all users must log in again)",
-        )
-    return secret
 
 
 def _key_version(key: Ed25519PrivateKey) -> str:

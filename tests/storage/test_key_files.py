@@ -12,7 +12,6 @@ import pytest
 
 from architex.gateways.clock import SystemRandomness
 from architex.storage.key_files import (
-    load_or_create_secret,
     load_or_create_signing_key,
 )
 from architex.storage.start_refusal import StartRefused
@@ -74,19 +73,3 @@ def test_unwritable_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StartRefused) as refused:
         load_or_create_signing_key(tmp_path / "file" / "id_ed25519", random_bytes)
     assert refused.value.code == "A030"
-
-
-def test_secret_is_made_once_and_private(tmp_path: Path) -> None:
-    path = tmp_path / "secret"
-    secret = load_or_create_secret(path, random_bytes)
-    assert len(secret) == 32
-    assert load_or_create_secret(path, random_bytes) == secret
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def test_secret_that_was_cut_short_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "secret"
-    path.write_bytes(b"short")
-    with pytest.raises(StartRefused) as refused:
-        load_or_create_secret(path, random_bytes)
-    assert refused.value.code == "A031"
