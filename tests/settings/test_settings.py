@@ -232,3 +232,20 @@ def test_shown_defaults_are_the_defaults(tmp_path: Path) -> None:
         uncommented = re.sub(rf"^{line} = .*", "", uncommented, flags=re.MULTILINE)
     settings = _load(tmp_path, uncommented)
     assert settings == _load(tmp_path, "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'notaries = ["no name"]',
+        'old_keys = [{key_id = "ed25519:x", key = "AAAA", expired_ts = 1}]',
+        'old_keys = [{key_id = "rsa:x", key = "' + "A" * 43 + '", expired_ts = 1}]',
+        'old_keys = [{key_id = "ed25519:x", key = "' + "A" * 43 + '"}]',
+    ],
+)
+def test_notaries_and_old_keys_must_be_such(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "architex.toml"
+    file.write_text(f"[federation]\n{line}\n")
+    with pytest.raises(StartRefused) as refusal:
+        load_settings(file)
+    assert refusal.value.code == "A004"
