@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: run test check format clean help
+.PHONY: run test check mutate format clean help
 
 # The Python to make the virtualenv from: 3.11 or newer.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
@@ -11,6 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+MUTATE_ARGS ?=
 
 run: $(VENV)/installed ## Install what is missing and run the server on http://127.0.0.1:8008
 	@exec $(BIN)/architex serve
@@ -23,6 +24,9 @@ check: $(VENV)/installed-test $(VENV)/installed-check ## Format, lint, types, im
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict architex tests
 	$(BIN)/lint-imports
+
+mutate: $(VENV)/installed-test ## Break the auth rules and state resolution in every small way: do tests notice?
+	nice $(BIN)/python -m tests.mutation.run $(MUTATE_ARGS)
 
 format: $(VENV)/installed-check ## Format the code and mend what the linter can
 	$(BIN)/ruff format .

@@ -349,6 +349,20 @@ def test_hundreds_of_signatures_and_keys_are_not_all_tried() -> None:
         redeem(room, {"signed": signed})
 
 
+@pytest.mark.parametrize(("before", "holds"), [(255, True), (256, False)])
+def test_a_third_party_invite_holds_by_one_of_the_first_256_tries(
+    before: int, holds: bool
+) -> None:
+    keys = [{"public_key": OTHER_KEY.verify_key_base64}] * before
+    keys.append({"public_key": IDENTITY_KEY.verify_key_base64})
+    room = room_with_offer("11", public_keys=keys)
+    if holds:
+        redeem(room, signed_invite())
+    else:
+        with pytest.raises(Forbidden, match="no valid signature"):
+            redeem(room, signed_invite())
+
+
 @every_version
 def test_offering_a_third_party_invite_needs_the_invite_level(version: str) -> None:
     room = RoomBuilder(version)

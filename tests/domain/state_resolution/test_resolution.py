@@ -437,3 +437,35 @@ def test_a_long_history_of_power_levels_is_no_matter_of_recursion(version: str) 
     branches[1].send_state(BOB, "m.room.topic", {"topic": "from long ago"})
     last = branches[0].state[("m.room.power_levels", "")]
     assert resolve(*branches)[("m.room.power_levels", "")] == last
+
+
+# --- who wants to know why
+
+
+@every_version
+def test_whoever_asks_is_told_of_each_event_tried_and_what_refused_it(version: str) -> None:
+    room = room_with_bob_at_50(version)
+    other = room.fork()
+    power = set_levels(room, ALICE, {})
+    room.message(ALICE)
+    allowed = room.send_state(ALICE, "m.room.topic", {"topic": "Alice's"})
+    for _ in range(4):
+        other.message(BOB)
+    refused = other.send_state(BOB, "m.room.topic", {"topic": "Bob's"})
+    seen: dict[EventId, str | None] = {}
+    resolved = resolve_conflict(
+        room.rules,
+        find_unconflicted={**room.state, ("m.room.topic", ""): None}.get,
+        conflicted={("m.room.topic", ""): {allowed.event_id, refused.event_id}},
+        difference=frozenset(),
+        find_pdu=room.pdus.get,
+        observe=lambda pdu, refusal: seen.update({pdu.event_id: refusal}),
+    )
+    if version == "12":
+        # There each is judged by its own auth events: Bob's does not know of the demotion.
+        assert seen == {allowed.event_id: None, refused.event_id: None}
+        return
+    assert resolved == {("m.room.topic", ""): allowed.event_id}
+    assert seen[allowed.event_id] is None
+    assert "needs power level 50" in (seen[refused.event_id] or "")
+    assert power.event_id not in seen
