@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Measures Architex, and a Synapse from PyPI beside it, on this machine, in turn, in the same hour.
 #
-#   bench/run.sh [--quick] [--runs N] [SCENARIO…]        default: one run of send, sync and read
+#   bench/run.sh [--quick] [--runs N] [SCENARIO…] [-- OPTION…]
+#                                                        default: one run of send, sync and read;
+#                                                        options go to hsbench.py (its sizes)
 #   PEER=synapse bench/run.sh …                          the same for Synapse, and the ratios
 #
 # The load generator is hsbench.py: in $HSBENCH, else in ../shared/bench. Results go to $OUT
@@ -21,10 +23,12 @@ PORT=${PORT:-18098}
 RUNS=1
 QUICK=()
 SCENARIOS=()
+OPTIONS=()
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) QUICK=(--quick) ;;
     --runs) RUNS=$2; shift ;;
+    --) shift; OPTIONS=("$@"); break ;;
     -h | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit 0 ;;
     *) SCENARIOS+=("$1") ;;
     esac
@@ -57,7 +61,7 @@ trap stop_all EXIT
 hsbench() { # LABEL URL PID PG_PID
     "$PYTHON" "$HSBENCH/hsbench.py" run "${SCENARIOS[@]}" --base-url "$2" --server-name bench.local \
         --shared-secret hsbench-shared-secret --pid "$3" --pg-pid "$4" --label "$1" \
-        --out "$OUT/$1.jsonl" "${QUICK[@]}" >/dev/null
+        --out "$OUT/$1.jsonl" "${QUICK[@]}" "${OPTIONS[@]}" >/dev/null
 }
 
 run_ours() {
