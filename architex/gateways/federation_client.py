@@ -261,7 +261,9 @@ class SignedFederationClient:
             raise RemoteUnreachable(destination, "That is this server itself.")
         ends = self._clock.monotonic() + timeout_s
         known = self._admit(destination, despite_failures)
-        if not known.slots.acquire(timeout=timeout_s):
+        # Not behind requests that may be waiting for us to know the server's keys.
+        is_counted = not path.startswith("/_matrix/key/")
+        if is_counted and not known.slots.acquire(timeout=timeout_s):
             raise RemoteUnreachable(destination, "Too many requests to it are under way.")
         try:
             uri = path + (f"?{urlencode(query, doseq=True)}" if query else "")
@@ -270,7 +272,8 @@ class SignedFederationClient:
                     raise _refusal(destination, answer)
                 yield answer
         finally:
-            known.slots.release()
+            if is_counted:
+                known.slots.release()
 
     def _ask(
         self,

@@ -106,6 +106,8 @@ class KeyRing:
         self._notaries = [notary for notary in notaries if notary != server_name]
         self._memory = _Memory(clock)
         self._budget = _FetchBudget(clock)
+        self._under_way: dict[ServerName, threading.Event] = {}
+        self._lock = threading.Lock()
 
     # ---- looking up
 
@@ -292,11 +294,34 @@ class KeyRing:
     # ---- asking others
 
     def _fetch(self, wanting: Mapping[ServerName, set[str]], timeout_s: float) -> None:
-        """Ask the servers themselves, side by side; then the notaries about the others."""
-        allowed = [name for name in wanting if self._budget.spend(name)]
+        """Ask for keys. Who wants those of a server that is being asked waits for that answer."""
         ends = self._clock.monotonic() + timeout_s
-        self._side_by_side(self._fetch_from_origin, allowed, timeout_s)
-        if not self._notaries or not allowed:
+        mine: dict[ServerName, threading.Event] = {}
+        of_others: list[threading.Event] = []
+        with self._lock:
+            for server_name in wanting:
+                under_way = self._under_way.get(server_name)
+                if under_way is not None:
+                    of_others.append(under_way)
+                elif self._budget.spend(server_name):
+                    mine[server_name] = self._under_way[server_name] = threading.Event()
+        try:
+            if mine:
+                self._ask_around({name: wanting[name] for name in mine}, ends)
+        finally:
+            with self._lock:
+                for server_name in mine:
+                    del self._under_way[server_name]
+            for done in mine.values():
+                done.set()
+        for under_way in of_others:
+            under_way.wait(max(0.0, ends - self._clock.monotonic()))
+
+    def _ask_around(self, wanting: Mapping[ServerName, set[str]], ends: float) -> None:
+        """Ask the servers themselves, side by side; then the notaries about the others."""
+        allowed = list(wanting)
+        self._side_by_side(self._fetch_from_origin, allowed, ends - self._clock.monotonic())
+        if not self._notaries:
             return
         keys = self._remembered(allowed)
         known = {(key.server_name, key.key_id) for key in keys}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -159,6 +161,25 @@ def test_made_up_key_ids_do_not_flood_a_server(world: World, peer: Peer) -> None
     world.clock.pass_seconds(60)
     world.ring.find_request_key(peer.server_name, "ed25519:y")
     assert world.asked(peer) <= 11
+
+
+def test_many_requests_at_once_wait_for_one_answer(world: World, peer: Peer) -> None:
+    told = world.tells(peer)
+    go = threading.Event()
+
+    def reply(_: Any) -> dict[str, Any]:
+        assert go.wait(10)
+        return told
+
+    world.federation.replies[peer.server_name, KEYS] = reply
+    with ThreadPoolExecutor(40) as workers:
+        found = [
+            workers.submit(world.ring.find_request_key, peer.server_name, peer.key.key_id)
+            for _ in range(40)
+        ]
+        go.set()
+        assert {one.result() for one in found} == {peer.key.verify_key}
+    assert world.asked(peer) <= 5  # those who looked just before the answer came ask again
 
 
 def test_told_keys_must_be_of_the_server_and_signed_by_it(peer: Peer) -> None:
