@@ -31,6 +31,9 @@ from architex.storage.transactions import TransactionKey
 MAX_DIFFERENCES: Final = 50
 """Per table and comparison; where one row is wrong, often many are."""
 
+ANALYSE_FROM: Final = 250
+"""Facts after which the planner is told of the temporary tables, and again when they double."""
+
 POSITIONS_AT_ONCE: Final = 50_000
 
 # What every connection of the pool has, too: our tables are read by index at any size.
@@ -50,12 +53,17 @@ SELECT room_id, room_nid, room_version, version, last_position FROM rooms
 WHERE (%(room)s::text IS NULL OR room_id = %(room)s) AND room_nid > %(after)s
 ORDER BY room_nid LIMIT %(limit)s"""
 
+# Entries of one state key do not overlap: only the last that began can be the one that stood.
 _ENTRIES: Final = """
-SELECT k.at, c.type, c.state_key, g.event_id
+SELECT k.at, k.type, k.state_key, g.event_id
 FROM unnest(%s::int8[], %s::text[], %s::text[]) AS k (at, type, state_key)
-JOIN current_state c ON c.room_nid = %s AND c.type = k.type AND c.state_key = k.state_key
-    AND c.valid_from <= k.at AND c.valid_to > k.at
-JOIN event_graph g ON g.position = c.position"""
+CROSS JOIN LATERAL (
+    SELECT c.position, c.valid_to FROM current_state c
+    WHERE c.room_nid = %s AND c.type = k.type AND c.state_key = k.state_key
+        AND c.valid_from <= k.at
+    ORDER BY c.valid_from DESC LIMIT 1) c
+JOIN event_graph g ON g.position = c.position
+WHERE c.valid_to > k.at"""
 
 # Every room that has facts, by jumping from one to the next in the index.
 _ROOMS_WITHOUT_HEAD: Final = """
@@ -183,12 +191,15 @@ class Replay:
 
     Attributes:
         connection: what is asked here about states, is asked of the replay.
+        applied, analysed: facts in the temporary tables, now and when the planner was last told.
     """
 
     connection: PgConnection
     home: str
     projections: Sequence[Projection]
     tables: list[Table] = field(default_factory=list)
+    applied: int = 0
+    analysed: int = 0
 
     # The replay
 
@@ -208,6 +219,11 @@ class Replay:
         with self.connection.transaction():
             for projection in self.projections:
                 apply_facts(self.connection, projection, facts)
+        self.applied += len(facts)
+        if self.applied >= max(ANALYSE_FROM, 2 * self.analysed):
+            # Nobody else does: without it, the planner takes large tables for empty ones.
+            self.connection.execute(sql.SQL("ANALYZE {}").format(self._names()))
+            self.analysed = self.applied
 
     def clear(self) -> None:
         """Empty the temporary tables."""
@@ -407,6 +423,9 @@ class Replay:
         return {(at, (type_, key)): event_id for at, type_, key, event_id in rows}
 
     # Within
+
+    def _names(self) -> sql.Composed:
+        return sql.SQL(", ").join(sql.Identifier("pg_temp", table.name) for table in self.tables)
 
     def _describe(self, name: str, projection: Projection) -> Table:
         rows = self.connection.execute(_COLUMNS, (f"{self.home}.{name}",)).fetchall()
