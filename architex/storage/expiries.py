@@ -17,7 +17,7 @@ _DELETE_LEASES: Final = (
 
 
 class Expiries:
-    """Interactive authentication under way, nonces of registration, OpenID tokens, leases nobody renews."""
+    """Interactive authentication under way, nonces, OpenID tokens, leases nobody renews."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
