@@ -101,6 +101,9 @@ def test_creators_stand_above_every_level_since_v12() -> None:
         ("١٢", None),
         ("- 5", None),
         ("9" * 5000, None),
+        # Ours: no honest level has more digits.
+        ("0" * 397 + "100", 100),
+        ("0" * 398 + "100", None),
     ],
 )
 def test_strings_are_levels_until_v9(value: str, level: int | None) -> None:

@@ -18,6 +18,7 @@ from architex.domain.state_resolution import (
     resolve_state,
     split_conflicted_state,
 )
+from architex.domain.state_resolution.ordering import reverse_topological_power_order
 from tests.builders import ALICE, BOB, CAROL, DAVE, RoomBuilder
 
 every_version = pytest.mark.parametrize("version", ROOM_VERSIONS)
@@ -134,6 +135,47 @@ def _creator(room: RoomBuilder) -> dict[str, int]:
     return {} if room.rules.privileged_creators else {ALICE: 100}
 
 
+@pytest.mark.parametrize(
+    ("version", "authority"),
+    [
+        *((version, ALICE) for version in ROOM_VERSIONS if version != "1"),
+        # Not in v12, where joins are tried again: Dave's is from when he had no power.
+        *((version, DAVE) for version in ROOM_VERSIONS if version not in ("1", "12")),
+    ],
+)
+def test_the_mightier_come_first_whatever_the_clocks_say(version: str, authority: str) -> None:
+    room = room_with_bob_at_50(version)
+    room.join(DAVE)
+    set_levels(room, ALICE, {BOB: 50, DAVE: 51})
+    other = room.fork()
+    set_levels(room, authority, {DAVE: 51})
+    # By the clock Bob closed the room before he was demoted.
+    other.send_state(BOB, "m.room.join_rules", {"join_rule": "invite"}, origin_server_ts=1)
+    for resolved in (resolve(room, other), resolve(other, room)):
+        assert resolved[("m.room.join_rules", "")] == room.state[("m.room.join_rules", "")]
+
+
+def test_a_sender_of_whom_nothing_is_known_has_level_zero() -> None:
+    room = room_with_bob_at_50("11")
+    set_levels(room, ALICE, {BOB: 1, CAROL: -1})
+    ordered = []
+    for sender, auth_events in ((CAROL, None), (DAVE, ()), (ALICE, ()), (BOB, None)):
+        pdu = room.compose(
+            sender,
+            "m.room.topic",
+            {},
+            state_key="",
+            auth_events=auth_events,
+            # By the clock it would be the other way round.
+            origin_server_ts={CAROL: 1, DAVE: 2, ALICE: 3, BOB: 4}[sender],
+        )
+        ordered.append(pdu)
+    order = reverse_topological_power_order(
+        room.rules, {pdu.event_id: pdu for pdu in ordered}, room.pdus.get
+    )
+    assert [pdu.sender for pdu in order] == [BOB, DAVE, ALICE, CAROL]
+
+
 @since_v2
 def test_state_of_a_demoted_user_is_undone_where_the_demotion_was_not_known(version: str) -> None:
     room = room_with_bob_at_50(version)
@@ -194,6 +236,17 @@ def test_the_auth_difference_is_what_not_all_branches_rest_on(version: str) -> N
     assert again.event_id not in difference
     for chain, beside in ((chains, states), (chains[::-1], states[::-1])):
         assert auth_difference(beside, chain, room.pdus.get) == difference == {power.event_id}
+
+
+def test_every_branch_comes_with_its_auth_chain() -> None:
+    room = room_with_bob_at_50("11")
+    other = room.fork()
+    set_levels(room, ALICE, {BOB: 51})
+    states = [room.state, other.state]
+    chains = [room.auth_chain(state.values()) for state in states]
+    missing = room.state[("m.room.create", "")]
+    with pytest.raises(ValueError, match="argument 2 is"):
+        auth_difference([*states, room.state], [chains[0], chains[1] - {missing}], room.pdus.get)
 
 
 def test_what_stands_in_every_branch_is_no_auth_difference() -> None:
@@ -287,6 +340,28 @@ def test_the_conflicted_subgraph_holds_every_path_between_conflicted_events() ->
     assert beside.event_id not in conflicted_state_subgraph(
         {joined.event_id, late.event_id}, room.pdus.get
     )
+
+
+def test_the_conflicted_subgraph_holds_long_paths_too() -> None:
+    room = RoomBuilder("12")
+    path = [room.set_power_levels(ALICE, users={BOB: level}).event_id for level in range(5)]
+    assert conflicted_state_subgraph({path[0], path[-1]}, room.pdus.get) == set(path)
+
+
+def test_the_conflicted_subgraph_looks_at_an_event_once_however_many_paths_lead_there() -> None:
+    room = RoomBuilder("12")
+    for level in range(10):
+        room.set_power_levels(ALICE, users={BOB: level})
+        room.join(ALICE)
+    last = {room.state[("m.room.power_levels", "")], room.state[("m.room.member", ALICE)]}
+    asked: list[EventId] = []
+
+    def find_pdu(event_id: EventId) -> Pdu | None:
+        asked.append(event_id)
+        return room.pdus.get(event_id)
+
+    assert conflicted_state_subgraph(last, find_pdu) == last
+    assert len(asked) == len(set(asked)) == len(room.auth_chain(last) | last)
 
 
 @pytest.mark.parametrize(("version", "survives"), [("11", False), ("12", True)])
