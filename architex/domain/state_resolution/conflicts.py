@@ -42,15 +42,13 @@ def split_conflicted_state(
             elif known != event_id:
                 conflicted.setdefault(key, {known}).add(event_id)
         # Places that this branch lacks.
-        if len(other) < len(first) or len(conflicted) > 0:
+        if len(other) < len(first) or conflicted:
             for key, event_id in first.items():
                 if key not in other:
                     conflicted.setdefault(key, set()).add(event_id)
     for key, event_ids in list(conflicted.items()):
-        known = first.get(key)
-        if known is not None:
-            event_ids.add(known)
-            del unconflicted[key]
+        # What stands there in the first branch is among them already.
+        unconflicted.pop(key, None)
         # v1: a conflict occurs between states where those have different event IDs for a key.
         if rules.state_resolution == "1" and len(event_ids) == 1:
             unconflicted[key] = next(iter(event_ids))
