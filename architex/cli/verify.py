@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,8 +26,11 @@ from architex.domain.identifiers import RoomId
 from architex.projections.room_overview import RoomOverviews
 from architex.storage.key_files import load_signing_key
 from architex.storage.pool import Database
+from architex.storage.server_keys import ServerKeyStore
 from architex.storage.start_refusal import StartRefused
-from architex.usecases.verifying import Problem, Report, Verifying
+from architex.usecases.verifying import Problem, RememberedKeys, Report, Verifying
+
+log = logging.getLogger(__name__)
 
 FOUND_SOMETHING = 1
 COULD_NOT = 2
@@ -72,6 +76,10 @@ def verify(
     except (click.ClickException, DatabaseUnavailable, OSError) as error:
         click.secho(f"architex: {error}", fg="red", err=True)
         context.exit(COULD_NOT)
+    except Exception:
+        # Python's own exit code for this would say that something was found.
+        log.exception("The verification broke off.")
+        context.exit(COULD_NOT)
     if as_json:
         print_json({**asdict(report), "is_clean": report.is_clean})
     else:
@@ -88,12 +96,14 @@ def _verify(
         try:
             own_key = load_signing_key(settings.signing_key_path)
 
-            def find_verify_key(server_name: str, key_id: str) -> bytes | None:
-                is_own = (server_name, key_id) == (settings.server_name, own_key.key_id)
-                return own_key.verify_key if is_own else None
-
+            keys = RememberedKeys(
+                settings.server_name,
+                own_key.key_id,
+                own_key.verify_key,
+                ServerKeyStore(database),
+            )
             room_id = None if room is None else _find_room(database, room)
-            verifying = Verifying(database, all_projections, find_verify_key)
+            verifying = Verifying(database, all_projections, keys.find)
             with _progress() as progress:
                 task = progress.add_task("verifying", total=None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import orjson
 from eventsourcing.domain import DomainEventProtocol
@@ -67,6 +67,71 @@ def decode_fact(stored: StoredEvent, rules: RoomVersionRules) -> Fact:
         else StateBefore(before[0], before[1], _state_changes(before[2])),
         reason=envelope.get("reason"),
     )
+
+
+def check_envelope(state: bytes) -> None:
+    """Check that bytes have the form that `encode_fact` writes, and nothing else.
+
+    Raises:
+        ValueError: says what is not as it should be.
+    """
+    envelope = orjson.loads(state)
+    if not isinstance(envelope, dict) or not isinstance(envelope.get("pdu"), dict):
+        raise ValueError("it is no envelope around an event")
+    unknown = envelope.keys() - _ENVELOPE.keys()
+    if unknown:
+        raise ValueError(f"it has a field {min(unknown)!r}")
+    for name, fits in _ENVELOPE.items():
+        is_needed = name in ("event_id", "received_ts", "pdu")
+        if (is_needed or name in envelope) and not fits(envelope.get(name)):
+            raise ValueError(f"its field {name} makes no sense")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    # bool is an int to Python, not to JSON.
+    return type(value) is int and value >= 0
+
+
+def _are_entries(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(entry, list)
+        and len(entry) == 3
+        and _is_text(entry[0])
+        and _is_text(entry[1])
+        and (entry[2] is None or _is_text(entry[2]))
+        for entry in value
+    )
+
+
+def _is_state_before(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and _is_count(value[0])
+        and (value[1] is None or _is_count(value[1]))
+        and _are_entries(value[2])
+    )
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_text, value))
+
+
+_ENVELOPE: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "event_id": _is_text,
+    "received_ts": _is_count,
+    "replaces": _is_text,
+    "delta": _are_entries,
+    "sender_device": _is_device,
+    "redaction_server": _is_text,
+    "before": _is_state_before,
+    "reason": _is_text,
+    "pdu": lambda value: isinstance(value, dict),
+}
 
 
 def _entries(changes: Mapping[StateKey, EventId | None]) -> list[list[str | None]]:

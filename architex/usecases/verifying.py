@@ -9,6 +9,7 @@ number of facts; what it holds in memory does not.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -17,7 +18,7 @@ import immutables
 import orjson
 
 from architex.domain.errors import InvalidSignature, MatrixError
-from architex.domain.identifiers import EventId, RoomId
+from architex.domain.identifiers import EventId, RoomId, ServerName
 from architex.domain.pdu import (
     Pdu,
     StateKey,
@@ -32,6 +33,7 @@ from architex.domain.room.aggregate import (
     MAX_PREV_EVENTS,
     Room,
     extremities_after,
+    redaction_server,
 )
 from architex.domain.room.events import ACCEPTED, REJECTED, Fact, RecordedFact, StateBefore
 from architex.domain.room.pdu_checks import Outcome, check_authorisation
@@ -48,8 +50,9 @@ from architex.projections.event_graph import referred_events
 from architex.projections.verification import Answer, Difference, Replay, StoredFact, replaying
 from architex.storage.event_log import RoomHead
 from architex.storage.pool import Database
-from architex.storage.room_facts import decode_fact, room_version_of
+from architex.storage.room_facts import check_envelope, decode_fact, room_version_of
 from architex.storage.room_snapshots import decode_snapshot, is_damaged
+from architex.storage.server_keys import ServerKeyStore
 from architex.storage.transactions import TransactionKey
 from architex.usecases.resolving import Resolving
 
@@ -64,6 +67,7 @@ MAX_CATCHING_UP: Final = 20
 """How often a group reads on before it is compared, while its rooms go on."""
 
 MAX_STRAYS: Final = 20
+MAX_REMEMBERED_SERVERS: Final = 10_000
 
 _CREATE: Final[StateKey] = ("m.room.create", "")
 
@@ -208,6 +212,37 @@ class Verifying:
                     with replaying(self.database, [projection]) as replay:
                         _verify_followed(replay, projection, report, walk.pace, on_progress)
         return report
+
+
+class RememberedKeys:
+    """The verify keys that this server has: its own, and those that other servers told it.
+
+    Asks nobody. Where a server told two keys under one ID, neither is known.
+    """
+
+    def __init__(
+        self, server_name: ServerName, own_key_id: str, own_key: bytes, store: ServerKeyStore
+    ) -> None:
+        self._own = {own_key_id: own_key}
+        self._server_name = server_name
+        self._store = store
+        self._told: OrderedDict[ServerName, Mapping[str, bytes | None]] = OrderedDict()
+
+    def find(self, server_name: ServerName, key_id: str) -> bytes | None:
+        """See `FindVerifyKey`."""
+        if server_name == self._server_name:
+            return self._own.get(key_id)
+        keys = self._told.get(server_name)
+        if keys is None:
+            found: dict[str, bytes | None] = {}
+            for key in self._store.find_keys([server_name]):
+                known = found.setdefault(key.key_id, key.verify_key)
+                if known != key.verify_key:
+                    found[key.key_id] = None
+            keys = self._told[server_name] = found
+            while len(self._told) > MAX_REMEMBERED_SERVERS:
+                self._told.popitem(last=False)
+        return keys.get(key_id)
 
 
 class _Pace:
@@ -527,7 +562,9 @@ class _RoomWalk:
                         _MEND_HEAD,
                     )
                     return None
+            check_envelope(event.state)
             fact = decode_fact(event, self._rules)
+            parse_pdu(self._rules, fact.pdu.event)
         except (ValueError, LookupError, TypeError, AttributeError, MatrixError) as error:
             self._problem(stored, f"It cannot be read: {type(error).__name__} {error}", _RESTORE)
             return None
@@ -537,14 +574,9 @@ class _RoomWalk:
         return fact
 
     def _check_pdu(self, stored: StoredFact, pdu: Pdu) -> None:
-        """The event's form, hashes and signatures."""
+        """The event's hashes and signatures."""
         rules, event = self._rules, pdu.event
-        try:
-            parse_pdu(rules, event)
-            event_id = compute_event_id(rules, event)
-        except (LookupError, TypeError, MatrixError) as error:
-            self._problem(stored, f"The event is malformed: {error}", _RESTORE)
-            return
+        event_id = compute_event_id(rules, event)
         if event_id != pdu.event_id:
             self._problem(
                 stored, f"The event was changed: by its content it is {event_id}", _RESTORE
@@ -656,6 +688,14 @@ class _RoomWalk:
                 _RESTORE,
             )
         self._check_changes(recorded, before, current)
+        reach = redaction_server(self._rules, pdu, find_before)
+        if fact.redaction_server != reach:
+            self._problem_at(
+                recorded,
+                f"It is recorded that it redacts events of {fact.redaction_server or 'anybody'};"
+                f" by the rules it does those of {reach or 'anybody'}",
+                _RESTORE,
+            )
 
     def _follows_the_end(self, fact: Fact) -> bool:
         """Whether the state before the event is the current state of the room."""
