@@ -119,11 +119,6 @@ class RoomPlan:
         """The position just before the timeline."""
         return self.rows[0].position - 1 if self.rows else self.high
 
-    @property
-    def begins_with_the_room(self) -> bool:
-        """Whether the timeline begins with the room's first event."""
-        return bool(self.rows) and self.rows[0].is_state and self.rows[0].type == "m.room.create"
-
     def span(self) -> StateSpan:
         """The moments whose state matters."""
         end = self.high if self.end is None else self.end
@@ -499,12 +494,12 @@ class SyncRooms:
         is_asked_for = request.since is None or request.full_state or plan.is_new
         if not (timeline or state_events or plan.limited or plan.summary or is_asked_for):
             return None
-        shown: dict[str, Any] = {"events": timeline, "limited": plan.limited}
-        # "If no earlier events are available, this property may be omitted."
-        if not plan.begins_with_the_room:
-            shown["prev_batch"] = format_pagination_token(plan.prev_batch)
         body: dict[str, Any] = {
-            "timeline": shown,
+            "timeline": {
+                "events": timeline,
+                "limited": plan.limited,
+                "prev_batch": format_pagination_token(plan.prev_batch),
+            },
             "state_after" if request.use_state_after else "state": {"events": state_events},
             "account_data": {"events": []},
         }
