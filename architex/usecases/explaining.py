@@ -167,6 +167,10 @@ class _Explainer:
             how = How.RESOLVED
         positions = list_auth_chain(connection, event.position)
         chain = list_events(connection, head, positions[:MAX_AUTH_CHAIN])
+        if self._rules.room_id_is_create_hash and event.type != "m.room.create":
+            # No event names it, since every room ID stands for one.
+            create = find_event(connection, head, "$" + head.room_id[1:])
+            chain = chain if create is None else [create, *chain]
         by_position = {link.position: link.event_id for link in chain}
         return Explanation(
             head.room_id,

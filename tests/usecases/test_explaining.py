@@ -42,6 +42,13 @@ def test_state_that_was_sent_and_stands_is_explained_by_its_auth_events(core: Co
     assert told.meeting is None
 
 
+def test_create_event_allows_everything_where_the_room_id_stands_for_it(core: Core) -> None:
+    told = explain(core, server.create_room(core, version="12"), "m.room.join_rules")
+    assert told.auth_chain[0].type == "m.room.create"
+    assert told.auth_chain[0].event_id not in told.auth_events
+    assert explain(core, told.room_id, "m.room.create").auth_chain == []
+
+
 def test_state_that_nobody_set_is_never_set(core: Core) -> None:
     told = explain(core, server.create_room(core), "m.room.topic")
     assert (told.how, told.event, told.auth_chain) == (How.NEVER_SET, None, ())
