@@ -26,6 +26,7 @@ from architex.domain.identifiers import EventId, RoomId, UserId
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.aggregate import EventDraft, Room, Signer
 from architex.domain.room.events import Fact, RecordedFact
+from architex.domain.room.resets import find_unresolved
 from architex.domain.room_versions import RoomVersionRules
 from architex.storage.event_log import EventLog, RoomHead
 from architex.storage.pool import Database, PgConnection
@@ -157,6 +158,15 @@ class RoomSession:
 
     def record(self, fact: Fact) -> None:
         """Add a fact whose verdict is known."""
+        for type_, state_key in find_unresolved(fact):
+            log.warning(
+                "State reset in %s: %s %r changes with %s, but no branches met. Run"
+                " `architex verify`.",
+                fact.originator_id,
+                type_,
+                state_key,
+                fact.pdu.event_id,
+            )
         self.room = self.room.evolve(fact)
         self.facts.append(fact)
 

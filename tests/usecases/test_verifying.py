@@ -19,6 +19,7 @@ from architex.domain.identifiers import RoomId
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.room_versions import ROOM_VERSIONS
 from architex.domain.signing import FindVerifyKey
+from architex.storage.commit_queue import RoomCommand, RoomSession
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.pool import Database
 from architex.storage.server_keys import ServerKey, ServerKeyStore
@@ -34,6 +35,7 @@ from tests.core import (
     create_room,
     make_core,
     member_draft,
+    message_draft,
     send_message,
 )
 from tests.following import follow_to_the_end
@@ -620,3 +622,24 @@ def test_remembered_keys_of_other_servers_are_used(core: Core) -> None:
     assert keys.find("a.example", "ed25519:1") == b"k" * 32
     assert keys.find("a.example", "ed25519:2") is None
     assert keys.find("b.example", "ed25519:1") is None
+
+
+def test_change_of_state_that_no_branches_brought_is_told_when_it_is_recorded(
+    core: Core, caplog: pytest.LogCaptureFixture
+) -> None:
+    room_id = create_room(core)
+
+    def decide(session: RoomSession) -> None:
+        for key in (("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", ALICE)):
+            session.find_state(*key)
+        draft = message_draft(ALICE, "nothing to do with it")
+        pdu = session.room.compose(draft, core.commits.signer, session.now_ms)
+        fact = session.room.accepted(pdu, session.now_ms)
+        session.record(replace(fact, delta={("m.room.join_rules", ""): None}))
+
+    core.commits.write_room(RoomCommand(room_id, decide))
+    (told,) = [r.getMessage() for r in caplog.records if "State reset" in r.msg]
+    assert room_id in told
+    assert "m.room.join_rules" in told
+    report = verify(core, room_id)
+    assert report.problems[0].what.startswith("State reset: it is recorded that since this event")

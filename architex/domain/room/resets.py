@@ -7,6 +7,7 @@ from typing import Final
 
 from architex.domain.identifiers import EventId
 from architex.domain.pdu import Pdu, StateKey
+from architex.domain.room.events import Fact
 
 # Events of these types may take away what others were allowed: where one of them joins a branch to
 # the room, other entries may fall back to what they were.
@@ -43,3 +44,13 @@ def find_resets(
         for key, event_id in changes.items()
         if event_id != pdu.event_id and not (may_unseat and event_id in met.get(key, ()))
     )
+
+
+def find_unresolved(fact: Fact) -> list[StateKey]:
+    """The changes of the current state that a fact claims although no branches met with it.
+
+    None, as long as only state resolution changes what an event does not set itself.
+    """
+    if fact.delta is None or fact.before is not None:
+        return []
+    return sorted(key for key, event_id in fact.delta.items() if event_id != fact.pdu.event_id)

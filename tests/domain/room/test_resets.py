@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from architex.domain.pdu import Pdu, StateKey
-from architex.domain.room.resets import find_resets
+from architex.domain.room.events import PduAccepted, StateBefore
+from architex.domain.room.resets import find_resets, find_unresolved
 from tests.builders import ALICE, BOB, RoomBuilder
 
 TOPIC: StateKey = ("m.room.topic", "")
@@ -44,3 +47,12 @@ def test_ban_explains_that_what_another_branch_says_stands_again(ban: Pdu) -> No
 def test_nothing_explains_what_no_branch_says(ban: Pdu, event_id: str | None) -> None:
     assert find_resets(ban, {TOPIC: event_id}, {TOPIC: ["$newer", "$newest"]}) == [TOPIC]
     assert find_resets(ban, {TOPIC: event_id}, {}) == [TOPIC]
+
+
+def test_event_that_follows_the_end_of_its_room_changes_nothing_else(topic: Pdu) -> None:
+    fact = PduAccepted("!room:a.example", 5, topic, 0)
+    assert find_unresolved(fact) == []
+    assert find_unresolved(replace(fact, delta={TOPIC: topic.event_id})) == []
+    foreign = {TOPIC: topic.event_id, NAME: None}
+    assert find_unresolved(replace(fact, delta=foreign)) == [NAME]
+    assert find_unresolved(replace(fact, delta=foreign, before=StateBefore(3))) == []
