@@ -26,7 +26,7 @@ check: $(VENV)/installed-test $(VENV)/installed-check ## Format, lint, types, im
 	$(BIN)/lint-imports
 
 mutate: $(VENV)/installed-test ## Break the auth rules and state resolution in every small way: do tests notice?
-	nice $(BIN)/python -m tests.mutation.run $(MUTATE_ARGS)
+	PYTHONHASHSEED=0 nice $(BIN)/python -m tests.mutation.run $(MUTATE_ARGS)
 
 format: $(VENV)/installed-check ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
