@@ -14,7 +14,7 @@ TokenHash = bytes
 _FIND = (
     "SELECT t.token_id, t.user_id, t.device_id, t.expires_ts, t.unused,"
     " u.is_admin, u.is_guest, u.locked, u.suspended, d.last_seen_ts, d.last_seen_ip,"
-    " d.last_seen_user_agent IS NOT NULL"
+    " d.last_seen_user_agent IS NOT NULL, (SELECT position FROM log_position)"
     " FROM access_tokens t JOIN users u ON u.user_id = t.user_id"
     " JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id"
     " WHERE t.token_hash = %s AND u.deactivated_ts IS NULL"
@@ -30,6 +30,7 @@ class TokenOwner:
         unused: the token came from a refresh, and this may be its first use.
         last_seen_ts: when the device was last noted, in milliseconds since 1970.
         user_agent_known: the device has said which program it runs.
+        log_position: how far the log had come at this look-up; spares /sync a question.
     """
 
     token_id: int
@@ -44,6 +45,7 @@ class TokenOwner:
     last_seen_ts: int | None
     last_seen_ip: str | None
     user_agent_known: bool
+    log_position: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from architex.domain.identifiers import UserId
 
@@ -16,6 +16,7 @@ class Requester:
         token_id: the access token's number in the database; 0 when there is none.
         is_suspended: the user may read, but hardly write.
         appservice_id: the application service that asks as this user, if one does.
+        log_position: how far the log had come when the requester was found out; None: unknown.
     """
 
     user_id: UserId
@@ -25,3 +26,4 @@ class Requester:
     is_admin: bool = False
     is_suspended: bool = False
     appservice_id: str | None = None
+    log_position: int | None = field(default=None, compare=False)

@@ -133,6 +133,7 @@ class Sessions:
             is_guest=owner.is_guest,
             is_admin=owner.is_admin,
             is_suspended=owner.suspended,
+            log_position=owner.log_position,
         )
 
     def refresh(self, refresh_token: str) -> NewSession:
