@@ -221,13 +221,11 @@ def _drafts(
     if alias is not None and ("m.room.canonical_alias", "") not in given:
         yield _state(creator, "m.room.canonical_alias", {"alias": alias})
     join_rule, visibility, guest_access = PRESETS[preset]
-    preset_state: list[tuple[str, dict[str, Any]]] = [
+    for type_, content in (
         ("m.room.join_rules", {"join_rule": join_rule}),
         ("m.room.history_visibility", {"history_visibility": visibility}),
-    ]
-    if guest_access != "forbidden":  # which is what a room without the event has
-        preset_state.append(("m.room.guest_access", {"guest_access": guest_access}))
-    for type_, content in preset_state:
+        ("m.room.guest_access", {"guest_access": guest_access}),
+    ):
         if (type_, "") not in given:
             yield _state(creator, type_, content)
     yield from initial
