@@ -355,11 +355,6 @@ class Settings:
     cas: CasSettings | None = _key("", None)
 
     @property
-    def media_directory(self) -> Path:
-        """Where uploaded files are."""
-        return self.data_dir / "media"
-
-    @property
     def postgres_directory(self) -> Path:
         """Where the embedded PostgreSQL is, if there is no database_url."""
         return self.data_dir / "postgres"

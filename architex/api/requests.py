@@ -218,11 +218,3 @@ def bool_param(req: falcon.Request, name: str, default: bool = False) -> bool:
     if text not in ("true", "false"):
         raise InvalidParam(f"{name} must be true or false.")
     return text == "true"
-
-
-def list_param(req: falcon.Request, name: str) -> list[str]:
-    """All values of a parameter that may be given several times."""
-    value = req.params.get(name)
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]

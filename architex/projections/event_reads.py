@@ -90,18 +90,6 @@ class EventReads:
                 self._remember(event, size)
         return found
 
-    def load_positions(
-        self, connection: PgConnection, positions: Collection[int]
-    ) -> dict[int, RecordedEvent]:
-        """Events by their positions, when it is not known whether they are redacted."""
-        if not positions:
-            return {}
-        rows = connection.execute(
-            "SELECT position, redacted_by FROM event_graph WHERE position = ANY(%s)",
-            (list(positions),),
-        ).fetchall()
-        return self.load_events(connection, rows)
-
     def load_companions(
         self, connection: PgConnection, events: Collection[RecordedEvent]
     ) -> Mapping[EventId | int, RecordedEvent]:

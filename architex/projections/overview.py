@@ -62,7 +62,7 @@ def describe_projections(
                     is_estimate = True
                     continue
                 # The names of our own tables: no input.
-                count = connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()  # noqa: S608
+                count = connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()  # noqa: S608 - a projection's own table
                 rows[table] = 0 if count is None else int(count[0])
             statuses.append(
                 ProjectionStatus(

@@ -221,15 +221,6 @@ def list_joined_rooms(connection: PgConnection, user_id: UserId) -> dict[int, Ro
     )
 
 
-def list_room_ids(connection: PgConnection, room_nids: Collection[int]) -> dict[int, RoomId]:
-    """Room number → room ID."""
-    return dict(
-        connection.execute(
-            "SELECT room_nid, room_id FROM rooms WHERE room_nid = ANY(%s)", (list(room_nids),)
-        ).fetchall()
-    )
-
-
 # ---- history visibility
 
 _HISTORY_CHANGES: Final = """

@@ -5,10 +5,10 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#room-aliases
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from psycopg import errors
 
@@ -74,16 +74,6 @@ class RoomAliasStore:
             (alias,),
         )
         return None if row is None else AliasRow(*row)
-
-    def find_rooms(self, aliases: Sequence[RoomAlias]) -> dict[RoomAlias, RoomId]:
-        """Those of the aliases that exist, and where they point."""
-        if not aliases:
-            return {}
-        rows: list[tuple[Any, ...]] = self._database.fetch_all(
-            "SELECT room_alias, room_id FROM room_aliases WHERE room_alias = ANY(%s)",
-            (list(aliases),),
-        )
-        return dict(rows)
 
     def list_aliases(self, room_id: RoomId) -> list[RoomAlias]:
         """The aliases of a room, oldest first."""

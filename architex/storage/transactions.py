@@ -64,11 +64,6 @@ class Transactions:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find_answer(self, key: TransactionKey) -> EventId | None:
-        """The event ID answered before, or None."""
-        row = self._database.fetch_one(FIND_ANSWERS, key_columns([key]))
-        return row[4] if row is not None else None
-
     def delete_before(self, created_ts: int, limit: int = 10_000) -> int:
         """Forget answers older than a moment (milliseconds since 1970); returns how many."""
         return self._database.execute(
