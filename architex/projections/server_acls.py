@@ -1,0 +1,60 @@
+"""Which servers may take part in which rooms, by the rooms' current server ACLs.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#server-access-control-lists-acls-for-rooms
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Final
+
+from architex.domain.identifiers import ServerName
+from architex.domain.room_versions import get_room_version
+from architex.domain.server_acl import ServerAcl
+from architex.storage.pool import Database
+from architex.storage.room_facts import decode_pdu
+
+MAX_REMEMBERED: Final = 1_000
+"""Lists kept ready in a process; each comes from an event of at most 64 KiB."""
+
+_FIND_POSITION: Final = """
+SELECT position FROM current_state WHERE room_nid = %s AND type = 'm.room.server_acl'
+AND state_key = '' AND valid_to = 9223372036854775807"""
+
+_LOAD: Final = """
+SELECT s.state, r.room_version FROM stored_events s JOIN rooms r ON r.room_id = s.originator_id
+WHERE s.notification_id = %s"""
+
+
+class ServerAcls:
+    """Asks `current_state`; keeps the lists that were asked for lately ready."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # By the position of the event that a list is in: so none is ever out of date.
+        self._remembered: OrderedDict[int, ServerAcl] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def allows(self, room_nid: int, server_name: ServerName) -> bool:
+        """Whether a server may take part in a room. Without a list every server may.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls
+        """
+        row = self._database.fetch_one(_FIND_POSITION, (room_nid,))
+        return row is None or self._get(row[0]).allows(server_name)
+
+    def _get(self, position: int) -> ServerAcl:
+        with self._lock:
+            acl = self._remembered.get(position)
+            if acl is not None:
+                self._remembered.move_to_end(position)
+                return acl
+        row = self._database.fetch_one(_LOAD, (position,))
+        content = {} if row is None else decode_pdu(row[0], get_room_version(row[1])).content
+        acl = ServerAcl(content)
+        with self._lock:
+            self._remembered[position] = acl
+            while len(self._remembered) > MAX_REMEMBERED:
+                self._remembered.popitem(last=False)
+        return acl
