@@ -13,7 +13,7 @@ class SeededRandomness:
     """See architex.gateways.clock.Randomness."""
 
     def __init__(self, seed: str) -> None:
-        self._random = Random(seed)
+        self._random = Random(seed)  # noqa: S311 - as above
 
     def token_urlsafe(self, n_bytes: int) -> str:
         """See Randomness."""

@@ -213,7 +213,7 @@ class Network:
         with self._lock:
             self._seen[name] += 1
             number = self._seen[name]
-        return Random(f"{self.seed} {name} {number}")
+        return Random(f"{self.seed} {name} {number}")  # noqa: S311 - as above
 
     def _failed(
         self, request: Request, kind: type[RemoteUnreachable], what: str
