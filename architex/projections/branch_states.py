@@ -52,16 +52,26 @@ class KnownEvent:
     Attributes:
         position: of its fact.
         before: the state before it; None when it followed the end of the room as it then was.
+        is_outlier: the state before it is not known.
+        is_placed: it has a place in the history.
     """
 
     pdu: Pdu
     verdict: int
     position: int
     before: StateBefore | None
+    is_outlier: bool = False
+    is_placed: bool = True
 
     @property
     def state_after(self) -> StateBefore:
-        """The state after the event."""
+        """The state after the event.
+
+        Raises:
+            ValueError: it is an outlier.
+        """
+        if self.is_outlier:
+            raise ValueError(f"nobody knows the state after {self.pdu.event_id}")
         changes_state = self.pdu.state_key is not None and self.verdict != REJECTED
         own = {self.pdu.key: self.pdu.event_id} if changes_state else {}
         if self.before is None:
@@ -112,15 +122,18 @@ class BranchStates:
         if not missing:
             return found
         rows = connection.execute(
-            "SELECT g.event_id, g.verdict, g.position, g.state_at, g.overlay, s.state"
-            " FROM event_graph g JOIN stored_events s ON s.notification_id = g.position"
+            "SELECT g.event_id, g.verdict, g.position, g.state_at, g.overlay, g.is_outlier,"
+            " g.is_placed, s.state FROM event_graph g"
+            " JOIN stored_events s ON s.notification_id = g.position"
             " WHERE g.event_id = ANY(%s) AND g.room_nid = %s",
             (missing, room_nid),
         ).fetchall()
-        for event_id, verdict, position, state_at, overlay, state in rows:
+        for event_id, verdict, position, state_at, overlay, outlier, placed, state in rows:
             before = None if state_at is None else StateBefore(state_at, overlay)
             pdu = self._parse(rules, event_id, state)
-            found[event_id] = KnownEvent(pdu, verdict, position, before)
+            found[event_id] = KnownEvent(pdu, verdict, position, before, outlier, placed)
+            if outlier:  # it may get its place
+                continue
             with self._lock:
                 self._places[event_id] = _Place(room_nid, verdict, position, before)
                 while len(self._places) > MAX_REMEMBERED_PLACES:
@@ -200,6 +213,44 @@ class BranchStates:
             if key in changes:
                 found[key] = changes[key]
         return {key: event_id for key, event_id in found.items() if event_id is not None}
+
+    def compare_told(
+        self,
+        connection: PgConnection,
+        room_nid: int,
+        rules: RoomVersionRules,
+        told: Collection[EventId],
+    ) -> dict[StateKey, EventId | None]:
+        """How a state that another server told differs from the current state of a room.
+
+        Costs one comparison by event IDs; only what differs is loaded.
+
+        Args:
+            told: the events of that state; those that the log does not have, and those that are
+                rejected or no state events, are left out.
+        """
+        told = list(told)
+        rows = connection.execute(
+            "WITH told AS MATERIALIZED (SELECT DISTINCT g.position FROM unnest(%(told)s::text[])"
+            "  AS t (event_id) JOIN event_graph g USING (event_id)"
+            "  WHERE g.room_nid = %(room)s AND g.is_state AND g.verdict < 2),"
+            " held AS MATERIALIZED (SELECT type, state_key, position FROM current_state"
+            "  WHERE room_nid = %(room)s AND valid_to = 9223372036854775807)"
+            " SELECT h.type, h.state_key, NULL, NULL::bytea FROM held h"
+            "  WHERE h.position NOT IN (SELECT position FROM told)"
+            " UNION ALL SELECT NULL, NULL, g.event_id, s.state FROM told t"
+            "  JOIN event_graph g USING (position)"
+            "  JOIN stored_events s ON s.notification_id = t.position"
+            "  WHERE t.position NOT IN (SELECT position FROM held)",
+            {"told": told, "room": room_nid},
+        ).fetchall()
+        changes: dict[StateKey, EventId | None] = {
+            (type_, state_key): None for type_, state_key, event_id, _ in rows if event_id is None
+        }
+        for _, _, event_id, state in rows:
+            if event_id is not None:
+                changes[self._parse(rules, event_id, state).key] = event_id
+        return changes
 
     def compare(
         self, connection: PgConnection, room_nid: int, states: Sequence[StateBefore]

@@ -52,7 +52,7 @@ class CurrentState(Projection):
                     execute(
                         "INSERT INTO current_state (room_nid, type, state_key, position,"
                         " valid_from, membership) VALUES (%s, %s, %s, %s, %s, %s)",
-                        (r.room_nid, type_, state_key, r.position, r.position, membership),
+                        (r.room_nid, type_, state_key, r.event_position, r.position, membership),
                     )
                 elif event_id is not None:
                     earlier.append((type_, state_key, event_id))

@@ -1,15 +1,15 @@
-"""event_graph: every event of every room, its verdict, and what it follows."""
+"""event_graph: every event of every room, its verdict, what it follows, and what is missing."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Final
 
 import orjson
 
-from architex.domain.identifiers import EventId, server_name_of
-from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
+from architex.domain.identifiers import EventId, UserId, server_name_of
+from architex.domain.room.events import ACCEPTED, Fact, JoinImported, RecordedFact
 from architex.projections.base import Execute, Params, Projection, Row, Timing
 
 MAX_REMEMBERED: Final = 20_000
@@ -32,6 +32,7 @@ class EventGraph(Projection):
         "redactions",
         "state_overlays",
         "overlay_entries",
+        "missing_events",
     )
 
     def __init__(self) -> None:
@@ -67,74 +68,19 @@ class EventGraph(Projection):
         for event_id, _, state in answer:
             if state is not None:
                 senders[event_id] = orjson.loads(state)["pdu"]["sender"]
-        positions.update((r.pdu.event_id, r.position) for r in recorded)
+        positions.update((r.pdu.event_id, r.event_position) for r in recorded)
         for recorded_fact in recorded:
             for event_id in referred_events(recorded_fact.fact):
                 if event_id not in positions and event_id in self._positions:
                     positions[event_id] = self._positions[event_id]
-
-        def known(event_ids: Iterable[EventId], before: int) -> list[int]:
-            # Of events that came in later we did not know when this one came.
-            found = (positions[event_id] for event_id in event_ids if event_id in positions)
-            return [position for position in found if position < before]
-
         for r in recorded:
-            before = r.fact.before
-            own_overlay = before is not None and bool(before.entries)
-            execute(
-                "INSERT INTO event_graph (position, room_nid, event_id, verdict, depth,"
-                " prev_events, auth_events, is_state, state_at, overlay, redacted_by)"
-                " VALUES (%s, %s, %s, %s, %s, %s::int8[], %s::int8[], %s, %s, %s,"
-                # The redaction may have come first.
-                " (SELECT min(position) FROM redactions WHERE room_nid = %s AND event_id = %s"
-                "  AND (server IS NULL OR server = %s)))",
-                (
-                    r.position,
-                    r.room_nid,
-                    r.pdu.event_id,
-                    r.fact.verdict,
-                    r.pdu.depth,
-                    known(r.pdu.prev_events, r.position),
-                    known(r.pdu.auth_events, r.position),
-                    r.pdu.is_state,
-                    None if before is None else before.at,
-                    r.position if own_overlay else None if before is None else before.overlay,
-                    r.room_nid,
-                    r.pdu.event_id,
-                    server_name_of(r.pdu.sender),
-                ),
-            )
-            if before is not None and own_overlay:
-                execute(
-                    "INSERT INTO state_overlays (overlay, parent) VALUES (%s, %s)",
-                    (r.position, before.overlay),
-                )
-                execute(
-                    "INSERT INTO overlay_entries (overlay, type, state_key, position)"
-                    " SELECT %s, * FROM unnest(%s::text[], %s::text[], %s::int8[])",
-                    (
-                        r.position,
-                        [type_ for type_, _ in before.entries],
-                        [state_key for _, state_key in before.entries],
-                        [
-                            None if entry is None else positions[entry]
-                            for entry in before.entries.values()
-                        ],
-                    ),
-                )
+            _write_event(execute, r, positions)
+            _write_overlay(execute, r, positions)
             target = r.pdu.redacts
             if r.fact.verdict == ACCEPTED and target is not None:
-                execute(
-                    "INSERT INTO redactions (room_nid, event_id, position, server)"
-                    " VALUES (%s, %s, %s, %s)",
-                    (r.room_nid, target, r.position, r.fact.redaction_server),
-                )
-                if r.fact.redacts_event_of(senders.get(target)):
-                    execute(
-                        "UPDATE event_graph SET redacted_by = %s"
-                        " WHERE event_id = %s AND room_nid = %s AND redacted_by IS NULL",
-                        (r.position, target, r.room_nid),
-                    )
+                _write_redaction(execute, r, target, senders.get(target))
+            if _may_touch_gaps(r.fact):
+                _write_gaps(execute, r)
         self._remember(positions)
 
     def _remember(self, positions: dict[EventId, int]) -> None:
@@ -143,6 +89,137 @@ class EventGraph(Projection):
             self._positions.move_to_end(event_id)
         while len(self._positions) > MAX_REMEMBERED:
             self._positions.popitem(last=False)
+
+
+def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, int]) -> None:
+    """Add an event; or say of one that was an outlier where it stands."""
+
+    def known(event_ids: Iterable[EventId]) -> list[int]:
+        # Of events that came in later we did not know when this one came.
+        found = (positions[event_id] for event_id in event_ids if event_id in positions)
+        return [position for position in found if position < r.position]
+
+    before = r.fact.before
+    state_at = None if before is None else before.at
+    overlay = None if before is None else before.overlay
+    if before is not None and before.entries:
+        overlay = r.position
+    prev_events = known(r.pdu.prev_events)
+    is_placed = _is_placed(r.fact)
+    if r.fact.known_at is not None:
+        execute(
+            "UPDATE event_graph SET verdict = %s, prev_events = %s::int8[], state_at = %s,"
+            " overlay = %s, is_outlier = %s, is_placed = %s WHERE position = %s",
+            (
+                r.fact.verdict,
+                prev_events,
+                state_at,
+                overlay,
+                r.fact.is_outlier,
+                is_placed,
+                r.event_position,
+            ),
+        )
+        return
+    execute(
+        "INSERT INTO event_graph (position, room_nid, event_id, verdict, depth,"
+        " prev_events, auth_events, is_state, state_at, overlay, is_outlier, is_placed,"
+        " redacted_by)"
+        " VALUES (%s, %s, %s, %s, %s, %s::int8[], %s::int8[], %s, %s, %s, %s, %s,"
+        # The redaction may have come first.
+        " (SELECT min(position) FROM redactions WHERE room_nid = %s AND event_id = %s"
+        "  AND (server IS NULL OR server = %s)))",
+        (
+            r.position,
+            r.room_nid,
+            r.pdu.event_id,
+            r.fact.verdict,
+            r.pdu.depth,
+            prev_events,
+            known(r.pdu.auth_events),
+            r.pdu.is_state,
+            state_at,
+            overlay,
+            r.fact.is_outlier,
+            is_placed,
+            r.room_nid,
+            r.pdu.event_id,
+            server_name_of(r.pdu.sender),
+        ),
+    )
+
+
+def _write_overlay(execute: Execute, r: RecordedFact, positions: Mapping[EventId, int]) -> None:
+    before = r.fact.before
+    if before is None or not before.entries:
+        return
+    execute(
+        "INSERT INTO state_overlays (overlay, parent) VALUES (%s, %s)",
+        (r.position, before.overlay),
+    )
+    execute(
+        "INSERT INTO overlay_entries (overlay, type, state_key, position)"
+        " SELECT %s, * FROM unnest(%s::text[], %s::text[], %s::int8[])",
+        (
+            r.position,
+            [type_ for type_, _ in before.entries],
+            [state_key for _, state_key in before.entries],
+            [None if entry is None else positions[entry] for entry in before.entries.values()],
+        ),
+    )
+
+
+def _write_redaction(
+    execute: Execute, r: RecordedFact, target: EventId, sender: UserId | None
+) -> None:
+    execute(
+        "INSERT INTO redactions (room_nid, event_id, position, server) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT DO NOTHING",
+        (r.room_nid, target, r.event_position, r.fact.redaction_server),
+    )
+    if r.fact.redacts_event_of(sender):
+        execute(
+            "UPDATE event_graph SET redacted_by = %s"
+            " WHERE event_id = %s AND room_nid = %s AND redacted_by IS NULL",
+            (r.event_position, target, r.room_nid),
+        )
+
+
+def _may_touch_gaps(fact: Fact) -> bool:
+    """Whether what the event follows may be missing, or the event itself may have been.
+
+    An event that simply follows the end of its room is new, and follows what we have.
+    """
+    return _is_placed(fact) and (
+        fact.before is not None or fact.is_outlier or isinstance(fact, JoinImported)
+    )
+
+
+def _is_placed(fact: Fact) -> bool:
+    """Whether the event has a place in the history: it is known what follows it."""
+    return not fact.is_outlier or fact.ordering is not None
+
+
+def _write_gaps(execute: Execute, r: RecordedFact) -> None:
+    """Give the event its place in the history, and remember what is missing before it."""
+    place = {"room": r.room_nid, "event": r.pdu.event_id, "position": r.event_position}
+    execute(
+        "WITH filled AS (DELETE FROM missing_events WHERE room_nid = %(room)s"
+        "  AND event_id = %(event)s RETURNING follower)"
+        " UPDATE event_graph SET prev_events = array_append(prev_events, %(position)s)"
+        " WHERE position IN (SELECT follower FROM filled)"
+        " AND NOT %(position)s = ANY(prev_events)",
+        place,
+    )
+    if r.fact.verdict == ACCEPTED:
+        execute(
+            "INSERT INTO missing_events (room_nid, event_id, follower)"
+            " SELECT %(room)s, p.event_id, %(position)s FROM unnest(%(prev)s::text[])"
+            "  AS p (event_id) WHERE NOT EXISTS (SELECT FROM event_graph g"
+            "  WHERE g.event_id = p.event_id AND g.room_nid = %(room)s AND g.is_placed)"
+            " ON CONFLICT DO NOTHING",
+            {**place, "prev": list(r.pdu.prev_events)},
+        )
 
 
 def referred_events(fact: Fact) -> Iterable[EventId]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from architex.domain.room.aggregate import DUMMY_EVENT_TYPE
-from architex.domain.room.events import ACCEPTED, RecordedFact
+from architex.domain.room.events import RecordedFact
 from architex.projections.base import Execute, Projection, Row, Timing
 
 
@@ -20,17 +20,17 @@ class Timeline(Projection):
     def apply(
         self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]
     ) -> None:
-        """Add the accepted events at the end."""
+        """Add the accepted events: at the end, those that were backfilled where they belong."""
         for r in recorded:
-            if r.fact.verdict != ACCEPTED or r.pdu.type == DUMMY_EVENT_TYPE:
+            if not r.fact.is_in_timeline or r.pdu.type == DUMMY_EVENT_TYPE:
                 continue
             execute(
                 "INSERT INTO timeline (room_nid, ordering, position, type, sender, is_state,"
                 " has_url) VALUES (%s, %s, %s, %s, %s, %s, %s)",
                 (
                     r.room_nid,
-                    r.position,
-                    r.position,
+                    r.position if r.fact.ordering is None else r.fact.ordering,
+                    r.event_position,
                     r.pdu.type,
                     r.pdu.sender,
                     r.pdu.is_state,

@@ -58,6 +58,8 @@ WriteRows: TypeAlias = Callable[[Execute, int], None]
 """Writes rows with `execute`, given their position. May be called again on a retry."""
 
 MAX_BATCH: Final = 128
+GAP: Final = 2**20
+"""Positions left free where events are missing."""
 MAX_NOTIFICATION_BYTES: Final = 7800
 GIVE_UP_AFTER_SECONDS: Final = 15.0
 CHANNEL: Final = "architex_log"
@@ -120,6 +122,7 @@ class RoomSession:
         self.now_ms = now_ms
         self.facts: list[Fact] = []
         self.rows: list[WriteRows] = []
+        self.after_gaps: set[EventId] = set()
         self._batch = batch
 
     def find_state(self, type: str, state_key: str = "") -> Pdu | None:
@@ -156,8 +159,13 @@ class RoomSession:
         """Add an event that was composed before the room existed: its m.room.create."""
         self.record(self.room.accepted(pdu, self.now_ms))
 
-    def record(self, fact: Fact) -> None:
-        """Add a fact whose verdict is known."""
+    def record(self, fact: Fact, *, after_gap: bool = False) -> None:
+        """Add a fact whose verdict is known.
+
+        Args:
+            after_gap: events before it are missing; positions are left free, so that they find
+                their places in the timeline if they come.
+        """
         for type_, state_key in find_unresolved(fact):
             log.warning(
                 "State reset in %s: %s %r changes with %s, but no branches met. Run"
@@ -169,6 +177,8 @@ class RoomSession:
             )
         self.room = self.room.evolve(fact)
         self.facts.append(fact)
+        if after_gap:
+            self.after_gaps.add(fact.pdu.event_id)
 
     @property
     def connection(self) -> PgConnection:
@@ -417,6 +427,7 @@ class _Batch:
         self._results: dict[int, Any] = {}
         self._errors: dict[int, BaseException] = {}
         self.facts: list[Fact] = []
+        self._after_gaps: set[EventId] = set()
         # (command's place or None for a session's rows, index of the last fact, write)
         self._row_writes: list[tuple[_Rows | None, int, WriteRows]] = []
         self._rows_places: dict[int, int] = {}
@@ -536,6 +547,7 @@ class _Batch:
             self._results[place] = result
             self._rooms[command.room_id] = session.room
             self.facts.extend(session.facts)
+            self._after_gaps |= session.after_gaps
             last = len(self.facts) - 1
             self._row_writes.extend((None, last, write) for write in session.rows)
             if command.transaction is not None:
@@ -555,7 +567,13 @@ class _Batch:
 
     def _write(self) -> None:
         connection = self.connection
-        taken = len(self.facts) + sum(1 for rows, _, _ in self._row_writes if rows is not None)
+        # Places of the facts, counted from the position before this transaction's.
+        places = []
+        taken = 0
+        for fact in self.facts:
+            taken += GAP if fact.pdu.event_id in self._after_gaps else 1
+            places.append(taken)
+        taken += sum(1 for rows, _, _ in self._row_writes if rows is not None)
         questions = [projection.ask(self.facts) for projection in self._commits.inline]
         with connection.pipeline():
             base_cursor = connection.execute(TAKE_POSITIONS, (taken, taken))
@@ -569,8 +587,8 @@ class _Batch:
             raise psycopg.DataError("log_position has no row")
         base: int = base_row[0]
         recorded = [
-            RecordedFact(base + n, self._head_of(fact).room_nid, fact)
-            for n, fact in enumerate(self.facts, start=1)
+            RecordedFact(base + place, self._head_of(fact).room_nid, fact)
+            for place, fact in zip(places, self.facts, strict=True)
         ]
         sent = False
         try:
@@ -608,14 +626,14 @@ class _Batch:
             for projection, answer in zip(self._commits.inline, answers, strict=True):
                 projection.apply(execute, recorded, answer)
             self._write_heads(execute, recorded)
-        next_position = base + len(recorded)
+        next_position = recorded[-1].position if recorded else base
         for rows, last_fact, write in self._row_writes:
             if rows is not None:
                 next_position += 1
                 write(execute, next_position)
                 self._results[self._rows_places[id(rows)]] = next_position
             else:
-                write(execute, base + last_fact + 1)
+                write(execute, recorded[last_fact].position if last_fact >= 0 else base)
         if self._answers:
             execute(INSERT_ANSWERS, answer_columns(self._answers, self._commits.now_ms()))
         last = next_position

@@ -24,7 +24,8 @@ def encode_fact(fact: Fact) -> bytes:
 
     Keys beside `pdu`: event_id, received_ts, and, where there is something to say, replaces,
     delta ([[type, state key, event ID or null], …]), sender_device ([device ID, transaction ID]),
-    redaction_server, before ([position, overlay, entries as in delta]) and reason.
+    redaction_server, before ([position, overlay, entries as in delta]), reason,
+    known_at and ordering.
     """
     envelope: dict[str, Any] = {"event_id": fact.pdu.event_id, "received_ts": fact.received_ts}
     if fact.replaces is not None:
@@ -40,6 +41,10 @@ def encode_fact(fact: Fact) -> bytes:
         envelope["before"] = [before.at, before.overlay, _entries(before.entries)]
     if fact.reason is not None:
         envelope["reason"] = fact.reason
+    if fact.known_at is not None:
+        envelope["known_at"] = fact.known_at
+    if fact.ordering is not None:
+        envelope["ordering"] = fact.ordering
     pdu = encode_lenient_json(fact.pdu.event)
     return orjson.dumps(envelope)[:-1] + b',"pdu":' + pdu + b"}"
 
@@ -66,6 +71,8 @@ def decode_fact(stored: StoredEvent, rules: RoomVersionRules) -> Fact:
         if before is None
         else StateBefore(before[0], before[1], _state_changes(before[2])),
         reason=envelope.get("reason"),
+        known_at=envelope.get("known_at"),
+        ordering=envelope.get("ordering"),
     )
 
 
@@ -130,6 +137,8 @@ _ENVELOPE: Final[Mapping[str, Callable[[Any], bool]]] = {
     "redaction_server": _is_text,
     "before": _is_state_before,
     "reason": _is_text,
+    "known_at": _is_count,
+    "ordering": lambda value: type(value) is int,
     "pdu": lambda value: isinstance(value, dict),
 }
 

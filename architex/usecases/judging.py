@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
 
 from architex.domain.auth_rules import FindState
 from architex.domain.identifiers import EventId, RoomId, ServerName, UserId
@@ -33,7 +34,7 @@ from architex.domain.room.events import (
 )
 from architex.domain.room.pdu_checks import Outcome, Verdict, check_authorisation, check_form
 from architex.domain.signing import FindEventKey
-from architex.projections.branch_states import BranchStates
+from architex.projections.branch_states import BranchStates, KnownEvent
 from architex.projections.member_reads import MemberReads
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.usecases.resolving import USUAL_KEYS, Resolving, keys_looked_at
@@ -48,6 +49,9 @@ MAX_CANDIDATES: Final = 50
 
 MAX_AT_ONCE: Final = 50
 """Events judged in one transaction: who else waits gets a turn in between."""
+
+ToldStates: TypeAlias = Mapping[EventId, Collection[EventId]]
+"""Event ID → the IDs of all events of the state before it, as another server told it."""
 
 _FACT_CLASSES: Final[Mapping[Outcome, type[Fact]]] = {
     Outcome.ACCEPTED: PduAccepted,
@@ -65,13 +69,21 @@ class Judging:
     members: MemberReads
 
     def judge(
-        self, room_id: RoomId, events: Sequence[Mapping[str, Any]], find_verify_key: FindEventKey
+        self,
+        room_id: RoomId,
+        events: Sequence[Mapping[str, Any]],
+        find_verify_key: FindEventKey,
+        *,
+        told: ToldStates | None = None,
     ) -> list[Verdict]:
         """Judge events of a room, in the order given, each alone; one bad one spoils nothing.
 
         Args:
             events: as they came; parents before children.
             find_verify_key: such as `KeyRing.for_events` gives; it must not touch the network.
+            told: event ID → the IDs of all events of the state before it, as another server told
+                it (`Importing.import_state` recorded them): for events that follow missing ones,
+                and for outliers that others follow.
 
         Returns a verdict for each.
 
@@ -86,7 +98,7 @@ class Judging:
             next_ones = waiting[len(judged) : len(judged) + MAX_AT_ONCE]
             prefetch = frozenset().union(*(keys_looked_at(rules, pdu) for pdu in next_ones))
             verdicts, open_ends = self.commits.write_room(
-                RoomCommand(room_id, partial(self._judge, next_ones), prefetch)
+                RoomCommand(room_id, partial(self._judge, next_ones, told or {}), prefetch)
             )
             judged += verdicts
             while open_ends > MAX_OPEN_ENDS:
@@ -105,10 +117,12 @@ class Judging:
 
     # Under the room's lock
 
-    def _judge(self, pdus: Sequence[Pdu], session: RoomSession) -> tuple[list[Verdict], int]:
+    def _judge(
+        self, pdus: Sequence[Pdu], told: ToldStates, session: RoomSession
+    ) -> tuple[list[Verdict], int]:
         """Verdicts on as many of the events as can be judged in this transaction; open ends."""
         named = {e for pdu in pdus for e in (pdu.event_id, *pdu.prev_events, *pdu.auth_events)}
-        door = _Door(session, self.branches, named)
+        door = _Door(session, self.branches, named, told)
         verdicts: list[Verdict] = []
         for pdu in pdus:
             if verdicts and len(session.room.extremities) > MAX_PREV_EVENTS:
@@ -143,8 +157,13 @@ class _Door:
     """The checks on events of one room, within one decision."""
 
     def __init__(
-        self, session: RoomSession, branches: BranchStates, named: Collection[EventId]
+        self,
+        session: RoomSession,
+        branches: BranchStates,
+        named: Collection[EventId],
+        told: ToldStates = MappingProxyType({}),
     ) -> None:
+        self._told = told
         self._session = session
         self._branches = branches
         self._rules = session.room.rules
@@ -164,7 +183,8 @@ class _Door:
 
     def judge(self, pdu: Pdu) -> Verdict | None:
         """The verdict on an event, recorded; None when it must wait for the next transaction."""
-        if pdu.event_id in self._known or pdu.event_id in self._fresh:
+        known = self._known.get(pdu.event_id)
+        if pdu.event_id in self._fresh or (known is not None and known.is_placed):
             return Verdict(Outcome.KNOWN, pdu)
         if pdu.type == "m.room.create":
             return Verdict(Outcome.DROPPED, reason="The room has its m.room.create event.")
@@ -174,24 +194,32 @@ class _Door:
             return None
         if pdu.event_id in (*pdu.prev_events, *pdu.auth_events):
             return Verdict(Outcome.DROPPED, reason="It refers to itself.")
-        missing = frozenset(
-            event_id
-            for event_id in (*pdu.prev_events, *pdu.auth_events)
-            if event_id not in self._known and event_id not in self._fresh
-        )
-        if missing:
-            if any(self._session.is_uncommitted(event_id) for event_id in missing):
-                return None
-            return Verdict(Outcome.MISSING, pdu, "It refers to events that are not here.", missing)
         if not pdu.prev_events:
             return Verdict(Outcome.DROPPED, reason="Only m.room.create follows no event.")
-        if self._follows_the_end(pdu):
+        is_told = pdu.event_id in self._told
+        missing = frozenset(
+            event_id
+            for event_id in (*pdu.auth_events, *(() if is_told else pdu.prev_events))
+            if event_id not in self._known and event_id not in self._fresh
+        )
+        stateless = frozenset(() if is_told else filter(self._lacks_state, pdu.prev_events))
+        if missing or stateless:
+            if any(self._session.is_uncommitted(event_id) for event_id in missing):
+                return None
+            return Verdict(
+                Outcome.MISSING,
+                pdu,
+                "It refers to events or follows states that are not here.",
+                missing,
+                stateless,
+            )
+        if known is None and not is_told and self._follows_the_end(pdu):
             before = None
         else:
             ends = self._session.room.extremities
             if not self._all_committed((*pdu.prev_events, *pdu.auth_events, *ends)):
                 return None
-            before = self._state_before(pdu.prev_events)
+            before = self._told_before(pdu) if is_told else self._state_before(pdu.prev_events)
         find_before = self._find_before(pdu, before)
         verdict = self._check(pdu, find_before)
         self._record(verdict, pdu, before, redaction_server(self._rules, pdu, find_before))
@@ -268,6 +296,11 @@ class _Door:
                 replaced = session.find_state(pdu.type, pdu.state_key)
                 replaces = None if replaced is None else replaced.event_id
         fact_class = _FACT_CLASSES[verdict.outcome]
+        known = self._known.get(pdu.event_id)
+        follows_missing = any(
+            event_id not in self._known and event_id not in self._fresh
+            for event_id in pdu.prev_events
+        )
         session.record(
             fact_class(
                 originator_id=session.room.room_id,
@@ -279,7 +312,9 @@ class _Door:
                 redaction_server=redaction_server,
                 before=before,
                 reason=verdict.reason,
-            )
+                known_at=None if known is None else known.position,
+            ),
+            after_gap=follows_missing,
         )
         self._fresh[pdu.event_id] = (pdu, verdict.outcome is Outcome.REJECTED)
         # What the event changed is not in the database yet: the room must be told now.
@@ -296,9 +331,30 @@ class _Door:
 
     def _state_before(self, prev_events: Iterable[EventId]) -> StateBefore:
         """The state before an event that stands on branches: resolved, where they differ."""
-        return self._resolving.state_before(
-            self._known[event_id] for event_id in sorted(set(prev_events))
+        return self._resolving.resolve_states(
+            self._state_after(self._known[event_id]) for event_id in sorted(set(prev_events))
         )
+
+    def _state_after(self, event: KnownEvent) -> StateBefore:
+        if not event.is_outlier:
+            return event.state_after
+        before = self._told_before(event.pdu)
+        return replace(event, before=before, is_outlier=False).state_after
+
+    def _lacks_state(self, event_id: EventId) -> bool:
+        """Whether an event is known, but nobody has told the state before it."""
+        known = self._known.get(event_id)
+        return known is not None and known.is_outlier and event_id not in self._told
+
+    def _told_before(self, pdu: Pdu) -> StateBefore:
+        """The state before an event as another server told it."""
+        session = self._session
+        entries = self._branches.compare_told(
+            session.connection, session.head.room_nid, self._rules, self._told[pdu.event_id]
+        )
+        # A room has one m.room.create, whatever a state that was told leaves out.
+        entries.pop(("m.room.create", ""), None)
+        return StateBefore(session.head.last_position, None, entries)
 
     def _only_moves_an_end_on(self, pdu: Pdu) -> bool:
         """Whether the states after the ends of the room stay what they are."""

@@ -55,7 +55,11 @@ class Resolving:
 
     def state_before(self, parents: Iterable[KnownEvent]) -> StateBefore:
         """The state before an event that follows `parents`: resolved, where they differ."""
-        states = distinct_states(parent.state_after for parent in parents)
+        return self.resolve_states(parent.state_after for parent in parents)
+
+    def resolve_states(self, states_after: Iterable[StateBefore]) -> StateBefore:
+        """The one state where branches meet, given the states at their ends."""
+        states = distinct_states(states_after)
         if len(states) == 1:
             return states[0]
         values = self.compare(states)

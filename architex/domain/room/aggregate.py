@@ -29,7 +29,7 @@ from architex.domain.pdu import (
     compute_reference_hash,
     parse_pdu,
 )
-from architex.domain.room.events import Fact, PduAccepted, SenderDevice
+from architex.domain.room.events import Fact, JoinImported, PduAccepted, SenderDevice
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import SigningKey, sign_event
 
@@ -256,6 +256,9 @@ class Room:
         if isinstance(fact, PduAccepted):
             extremities = extremities_after(self.rules, extremities, pdu)
             depth = max(depth, pdu.depth)
+        elif isinstance(fact, JoinImported):
+            extremities = immutables.Map({pdu.event_id: extremity_of(self.rules, pdu)})
+            depth = pdu.depth
         return replace(
             self,
             version=fact.originator_version,

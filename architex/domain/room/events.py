@@ -60,6 +60,9 @@ class Fact:
             server, that server's name.
         before: the state before the event, where that was not the room's current state.
         reason: for soft-failed and rejected events, the rule that said so.
+        known_at: the position of the event's first fact, if the log had the event before: as an
+            outlier.
+        ordering: of the event in the timeline, if that is not the position of the fact.
     """
 
     originator_id: RoomId
@@ -72,8 +75,14 @@ class Fact:
     redaction_server: ServerName | None = None
     before: StateBefore | None = None
     reason: str | None = None
+    known_at: int | None = None
+    ordering: int | None = None
 
     verdict: ClassVar[int]
+    is_outlier: ClassVar[bool] = False
+    """Whether we know the event, but not the state of the room where it stands."""
+    is_in_timeline: ClassVar[bool] = False
+    """Whether the event has its place in what clients read."""
 
     def redacts_event_of(self, sender: UserId | None) -> bool:
         """Whether the fact is a redaction that reaches events of a sender (None: unknown)."""
@@ -87,6 +96,10 @@ class Fact:
         """What the fact changed in the current state."""
         if self.delta is not None:
             return self.delta
+        return self._own_change
+
+    @property
+    def _own_change(self) -> Mapping[StateKey, EventId | None]:
         if self.verdict == ACCEPTED and self.pdu.state_key is not None:
             return {(self.pdu.type, self.pdu.state_key): self.pdu.event_id}
         return {}
@@ -97,6 +110,7 @@ class PduAccepted(Fact):
     """The event is part of the room."""
 
     verdict: ClassVar[int] = ACCEPTED
+    is_in_timeline: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +127,68 @@ class PduRejected(Fact):
     verdict: ClassVar[int] = REJECTED
 
 
+@dataclass(frozen=True, slots=True)
+class StateImported(Fact):
+    """Another server told us the event, as part of a state or of an auth chain.
+
+    With `delta` None it becomes part of the current state, with an empty one it is only known. It
+    is also how a membership of a user of ours is remembered in a room that this server is not in:
+    an invite that came, or a knock.
+    """
+
+    verdict: ClassVar[int] = ACCEPTED
+    is_outlier: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRejected(Fact):
+    """Another server told us the event, and it breaks the authorization rules.
+
+    It has an `ordering` if it stands in the history before what we have; nobody reads it there.
+    """
+
+    verdict: ClassVar[int] = REJECTED
+    is_outlier: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryImported(Fact):
+    """Another server told us the event, as part of the history before what we have.
+
+    It changes nothing but what can be read of the past.
+    """
+
+    verdict: ClassVar[int] = ACCEPTED
+    is_outlier: ClassVar[bool] = True
+    is_in_timeline: ClassVar[bool] = True
+
+    @property
+    def _own_change(self) -> Mapping[StateKey, EventId | None]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class JoinImported(Fact):
+    """The join by which this server entered the room through another; all that counts is after it.
+
+    `delta` says what the state that the other server told changes in the one that we have.
+    """
+
+    verdict: ClassVar[int] = ACCEPTED
+    is_in_timeline: ClassVar[bool] = True
+
+
 FACT_CLASSES: Final[Mapping[str, type[Fact]]] = {
-    fact_class.__name__: fact_class for fact_class in (PduAccepted, PduSoftFailed, PduRejected)
+    fact_class.__name__: fact_class
+    for fact_class in (
+        PduAccepted,
+        PduSoftFailed,
+        PduRejected,
+        StateImported,
+        ImportRejected,
+        HistoryImported,
+        JoinImported,
+    )
 }
 
 
@@ -123,7 +197,7 @@ class RecordedFact:
     """A fact with its place in the log, as projections receive it.
 
     Attributes:
-        position: the fact's place in the whole log; also the integer ID of its event.
+        position: the fact's place in the whole log.
         room_nid: the room's number.
         fact: what was recorded.
     """
@@ -131,6 +205,11 @@ class RecordedFact:
     position: int
     room_nid: int
     fact: Fact
+
+    @property
+    def event_position(self) -> int:
+        """The integer ID of the event: the position of its first fact."""
+        return self.position if self.fact.known_at is None else self.fact.known_at
 
     @property
     def pdu(self) -> Pdu:

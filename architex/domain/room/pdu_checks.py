@@ -38,7 +38,7 @@ class Outcome(Enum):
     DROPPED = "dropped"
     """Not an event: malformed, unsigned, or of another room. Nothing of it is kept."""
     MISSING = "missing"
-    """Cannot be judged yet: events that it refers to are not here."""
+    """Cannot be judged yet: events that it refers to are not here, or states."""
     KNOWN = "known"
     """Was judged before."""
 
@@ -51,12 +51,15 @@ class Verdict:
         pdu: the event as kept (redacted if its content hash did not match); None when dropped.
         reason: the rule that said so; None for accepted events.
         missing: the events without which it cannot be judged.
+        missing_states: the events that it follows of which only they themselves are known, not
+            the state where they stand; without that it cannot be judged either.
     """
 
     outcome: Outcome
     pdu: Pdu | None = None
     reason: str | None = None
     missing: frozenset[EventId] = frozenset()
+    missing_states: frozenset[EventId] = frozenset()
 
 
 def check_form(
@@ -134,3 +137,28 @@ def check_authorisation(
     except Forbidden as error:
         return Verdict(Outcome.SOFT_FAILED, pdu, error.message)
     return Verdict(Outcome.ACCEPTED, pdu)
+
+
+def check_imported(
+    rules: RoomVersionRules,
+    pdu: Pdu,
+    auth_events: Sequence[Pdu],
+    *,
+    create: Pdu | None,
+    rejected: Collection[EventId],
+) -> str | None:
+    """Check 4 alone, for an event of which we do not know the state where it stands.
+
+    Returns why it is rejected; None when its auth events allow it.
+    """
+    try:
+        check_state_independent_auth_rules(
+            rules, pdu, auth_events, create=create, rejected=rejected
+        )
+        if pdu.type != "m.room.create":
+            check_state_dependent_auth_rules(
+                rules, pdu, find_state_among(auth_events, create=create)
+            )
+    except Forbidden as error:
+        return error.message
+    return None

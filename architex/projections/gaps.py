@@ -1,0 +1,76 @@
+"""Gaps: where the history that we have of a room ends, though the room's own goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from architex.domain.identifiers import EventId
+from architex.storage.pool import PgConnection
+
+_MISSING: Final = """
+SELECT m.event_id, min(coalesce(t.ordering, m.follower)) FROM missing_events m
+LEFT JOIN timeline t ON t.position = m.follower AND t.ordering <> t.position
+WHERE m.room_nid = %s GROUP BY m.event_id
+HAVING min(coalesce(t.ordering, m.follower)) > %s
+    AND min(coalesce(t.ordering, m.follower)) <= %s
+ORDER BY 2 DESC, 1 LIMIT %s"""
+
+_FOLLOWERS: Final = """
+SELECT m.event_id, min(coalesce(t.ordering, m.follower)) FROM missing_events m
+LEFT JOIN timeline t ON t.position = m.follower AND t.ordering <> t.position
+WHERE m.room_nid = %s AND m.event_id = ANY(%s) GROUP BY m.event_id"""
+
+_BLOCK: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class MissingEvent:
+    """An event that has no place in the timeline, though something there follows it.
+
+    Attributes:
+        ordering: of the earliest event that follows it.
+    """
+
+    event_id: EventId
+    ordering: int
+
+
+def list_missing_events(
+    connection: PgConnection, room_nid: int, low: int, high: int, limit: int
+) -> list[MissingEvent]:
+    """What is missing just before events of `low < ordering <= high`, the newest first."""
+    rows = connection.execute(_MISSING, (room_nid, low, high, limit))
+    return [MissingEvent(event_id, ordering) for event_id, ordering in rows.fetchall()]
+
+
+def find_followers(
+    connection: PgConnection, room_nid: int, event_ids: Collection[EventId]
+) -> dict[EventId, int]:
+    """Those of the events that are missing → the ordering of the earliest that follows them."""
+    rows = connection.execute(_FOLLOWERS, (room_nid, list(event_ids)))
+    return dict(rows.fetchall())
+
+
+def find_free_ordering(
+    connection: PgConnection, room_nid: int, below: int, taken: Collection[int]
+) -> int:
+    """The highest ordering below another that no event of the room's timeline has.
+
+    Args:
+        taken: orderings that are given away already.
+    """
+    candidate = below - 1
+    while True:
+        rows = connection.execute(
+            "SELECT ordering FROM timeline WHERE room_nid = %s AND ordering <= %s"
+            " ORDER BY ordering DESC LIMIT %s",
+            (room_nid, candidate, _BLOCK),
+        ).fetchall()
+        occupied = {ordering for (ordering,) in rows}
+        lowest = min(occupied, default=candidate)
+        while candidate in occupied or candidate in taken:
+            candidate -= 1
+        if len(rows) < _BLOCK or candidate >= lowest:
+            return candidate
