@@ -1,4 +1,4 @@
-"""memberships: who is in which room, since when; and how many are."""
+"""memberships: who is in which room, since when; how many are, and from which servers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from architex.projections.earlier_members import (
     earlier_members,
     memberships_said,
 )
+from architex.projections.room_servers import Change, write_changes
 
 _SELECT_MEMBERS: Final = """
 SELECT m.user_id, m.room_nid, m.membership, m.join_position, m.left_position, NULL::bytea
@@ -35,11 +36,11 @@ ON CONFLICT (room_nid) DO UPDATE SET joined = room_counts.joined + excluded.join
 
 
 class Memberships(Projection):
-    """Writes `memberships` and `room_counts`."""
+    """Writes `memberships`, `room_counts` and `room_servers`."""
 
     name: ClassVar[str] = "memberships"
     timing: ClassVar[Timing] = Timing.INLINE
-    tables: ClassVar[tuple[str, ...]] = ("memberships", "room_counts")
+    tables: ClassVar[tuple[str, ...]] = ("memberships", "room_counts", "room_servers")
     only_state: ClassVar[bool] = True
 
     def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
@@ -73,6 +74,7 @@ class Memberships(Projection):
         said = memberships_said(recorded, [(row[0], row[5]) for row in answer if row[1] is None])
         written: dict[tuple[str, int], tuple[Any, ...]] = {}
         counts: dict[int, list[int]] = {}
+        servers: list[Change] = []
         for r in recorded:
             for (type_, user_id), event_id in r.fact.state_changes.items():
                 if type_ != "m.room.member":
@@ -88,6 +90,8 @@ class Memberships(Projection):
                 written[user_id, r.room_nid] = (
                     user_id, r.room_nid, new, r.position, r.pdu.sender, joined, left,
                 )  # fmt: skip
+                if (new == "join") != (old == "join"):
+                    servers.append((r.room_nid, user_id, 1 if new == "join" else -1, r.position))
                 count = counts.setdefault(r.room_nid, [0, 0])
                 count[0] += (new == "join") - (old == "join")
                 count[1] += (new == "invite") - (old == "invite")
@@ -95,3 +99,4 @@ class Memberships(Projection):
             execute(_UPSERT, row)
         for room_nid, (joined_change, invited_change) in counts.items():
             execute(_COUNT, (room_nid, joined_change, invited_change))
+        write_changes(execute, servers)
