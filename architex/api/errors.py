@@ -42,6 +42,8 @@ STATUS_OF: Final[Mapping[type[MatrixError], int]] = {
     errors.InvalidRoomState: 400,
     errors.UnsupportedRoomVersion: 400,
     errors.IncompatibleRoomVersion: 400,
+    errors.UnableToAuthoriseJoin: 400,
+    errors.UnableToGrantJoin: 400,
     errors.BadAlias: 400,
     errors.BadState: 400,
     errors.CannotLeaveServerNoticeRoom: 403,

@@ -227,6 +227,24 @@ class IncompatibleRoomVersion(MatrixError):
     errcode = "M_INCOMPATIBLE_ROOM_VERSION"
 
 
+class UnableToAuthoriseJoin(MatrixError):
+    """This server cannot tell whether a user meets the conditions of a restricted room."""
+
+    errcode = "M_UNABLE_TO_AUTHORISE_JOIN"
+
+
+class UnableToGrantJoin(MatrixError):
+    """Nobody of this server may let users into a restricted room; another server may."""
+
+    errcode = "M_UNABLE_TO_GRANT_JOIN"
+
+
+class InviteBlocked(Forbidden):
+    """The invited user wants no invites."""
+
+    errcode = "M_INVITE_BLOCKED"
+
+
 class BadAlias(MatrixError):
     """An alias in m.room.canonical_alias does not point at the room."""
 

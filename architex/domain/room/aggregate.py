@@ -7,7 +7,7 @@ not absent: whoever asks for a decision first supplies them (`Room.unknown`, `Ro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -129,10 +129,48 @@ class Room:
         Spec: https://spec.matrix.org/v1.19/rooms/v11/#authorisation-rules
         """
         find_state = find_before or self.find_state
-        auth_events = tuple(
-            pdu for key in sorted(self.auth_types(draft)) if (pdu := find_state(*key)) is not None
+        auth_events = self._auth_events(draft, find_state)
+        unsigned_event = self._build(
+            draft, auth_events, now_ms, event_id=f"${opaque_id}:{signer.server_name}"
         )
-        unsigned_event = build_event(
+        event, event_id = sign_event(self.rules, unsigned_event, signer.server_name, signer.key)
+        check_pdu_format(self.rules, event)
+        pdu = parse_pdu(self.rules, event, event_id=event_id)
+        self._check(pdu, auth_events, find_state)
+        return pdu
+
+    def build_template(
+        self, draft: EventDraft, server_name: ServerName, now_ms: int
+    ) -> dict[str, Any]:
+        """The event that would add `draft` at the end of the room, for others to sign.
+
+        It has no hashes, signatures or event ID. Signed as it is, the auth rules allow it.
+
+        Args:
+            server_name: ours, which goes into `origin`.
+
+        Raises:
+            Forbidden: the authorization rules do not allow it.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_joinroomiduserid
+        """
+        auth_events = self._auth_events(draft, self.find_state)
+        event_id = f"$template:{server_name}"
+        event = self._build(draft, auth_events, now_ms, event_id=event_id)
+        pdu = parse_pdu(self.rules, event, event_id=event_id)
+        self._check(pdu, auth_events, self.find_state)
+        event.pop("event_id", None)
+        return {**event, "origin": server_name}
+
+    def _auth_events(self, draft: EventDraft, find_state: FindState) -> tuple[Pdu, ...]:
+        keys = sorted(self.auth_types(draft))
+        return tuple(pdu for key in keys if (pdu := find_state(*key)) is not None)
+
+    def _build(
+        self, draft: EventDraft, auth_events: Sequence[Pdu], now_ms: int, *, event_id: EventId
+    ) -> dict[str, Any]:
+        """The unsigned event that adds a draft; `event_id` counts in room versions 1 and 2."""
+        return build_event(
             self.rules,
             room_id=self.room_id,
             sender=draft.sender,
@@ -144,17 +182,16 @@ class Room:
             auth_events=[pdu.event_id for pdu in auth_events],
             depth=self.depth + 1,
             origin_server_ts=now_ms if draft.origin_server_ts is None else draft.origin_server_ts,
-            event_id=f"${opaque_id}:{signer.server_name}",
+            event_id=event_id,
             reference_hashes=self._reference_hashes(auth_events),
         )
-        event, event_id = sign_event(self.rules, unsigned_event, signer.server_name, signer.key)
-        check_pdu_format(self.rules, event)
-        pdu = parse_pdu(self.rules, event, event_id=event_id)
+
+    def _check(self, pdu: Pdu, auth_events: Sequence[Pdu], find_state: FindState) -> None:
+        """Check an event of ours by the auth rules; raises Forbidden."""
         check_state_independent_auth_rules(
             self.rules, pdu, auth_events, create=find_state("m.room.create", "")
         )
         check_state_dependent_auth_rules(self.rules, pdu, find_state)
-        return pdu
 
     def auth_types(self, draft: EventDraft) -> frozenset[StateKey]:
         """The entries of the current state that decide about `draft`."""
