@@ -113,6 +113,18 @@ class InvalidSignature(Unauthorized):
     """A signature is absent or does not verify."""
 
 
+class InvalidKeySignature(MatrixError):
+    """A key of end-to-end encryption lacks a signature that it needs, or has a bad one."""
+
+    errcode = "M_INVALID_SIGNATURE"
+
+
+class WrongRoomKeysVersion(Forbidden):
+    """Not the current version of the key backup. Field: current_version."""
+
+    errcode = "M_WRONG_ROOM_KEYS_VERSION"
+
+
 class LimitExceeded(MatrixError):
     """Too many requests. Field: retry_after_ms."""
 
