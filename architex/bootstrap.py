@@ -40,6 +40,7 @@ from architex.gateways.passwords import Argon2Passwords
 from architex.gateways.server_discovery import ServerDiscovery
 from architex.gateways.timers import call_later
 from architex.projections.base import Projection
+from architex.projections.branch_states import BranchStates
 from architex.projections.current_state import CurrentState, CurrentStateFinder
 from architex.projections.directory_reads import DirectoryReads
 from architex.projections.event_graph import EventGraph
@@ -48,7 +49,9 @@ from architex.projections.guest_reads import GuestReads
 from architex.projections.member_reads import MemberReads
 from architex.projections.memberships import Memberships
 from architex.projections.room_directory import RoomDirectory
+from architex.projections.room_servers import RoomServers
 from architex.projections.room_upgrade_reads import RoomUpgradeReads
+from architex.projections.server_acls import ServerAcls
 from architex.projections.timeline import Timeline
 from architex.projections.user_profiles import UserProfiles
 from architex.settings import PRIVATE_NETWORKS, Settings
@@ -93,6 +96,7 @@ from architex.usecases.filters import Filters
 from architex.usecases.guest_access import GuestAccess
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
+from architex.usecases.judging import Judging
 from architex.usecases.login import Login
 from architex.usecases.openid import OpenId
 from architex.usecases.password_check import PasswordCheck
@@ -105,12 +109,15 @@ from architex.usecases.rate_limits import RateLimit, RateLimits
 from architex.usecases.receipts import Receipts
 from architex.usecases.registration import Registration, RegistrationPolicy
 from architex.usecases.requester import Requester
+from architex.usecases.resident import Resident
+from architex.usecases.restricted_joins import RestrictedJoins
 from architex.usecases.room_creation import RoomCreation
 from architex.usecases.room_reading import RoomReading
 from architex.usecases.room_succession import RoomSuccession
 from architex.usecases.room_upgrades import RoomUpgrades
 from architex.usecases.sending import Sending
 from architex.usecases.server_keys import KeyRing, OldKey
+from architex.usecases.serving_history import ServingHistory
 from architex.usecases.sessions import Sessions
 from architex.usecases.sync_rooms import SyncRooms
 from architex.usecases.syncing import Syncing
@@ -276,6 +283,10 @@ def build_use_cases(
     tokens = RegistrationTokenStore(database)
     devices = DeviceStore(database)
     members = MemberReads(database)
+    room_servers, server_acls = RoomServers(database), ServerAcls(database)
+    branches = BranchStates()
+    judging = Judging(commits, branches, members)
+    key_ring = build_key_ring(settings, core, federation)
     rate_limits = RateLimits(clock, _limits(settings), enabled=settings.rate_limits.enabled)
     passwords = Argon2Passwords(weak=settings.registration.weak_password_hashing)
     password_check = PasswordCheck(settings.server_name, accounts, passwords, rate_limits)
@@ -336,7 +347,7 @@ def build_use_cases(
         filters=Filters(FilterStore(database)),
         interactive_auth=interactive_auth,
         joining=joining,
-        key_ring=build_key_ring(settings, core, federation),
+        key_ring=key_ring,
         login=Login(accounts, password_check, sessions, rate_limits),
         openid=OpenId(OpenIdTokenStore(database), settings.server_name, clock, chance),
         profiles=Profiles(
@@ -357,6 +368,18 @@ def build_use_cases(
         push_rules=push_rules,
         pushers=Pushers(PusherStore(database), clock),
         rate_limits=rate_limits,
+        resident=Resident(
+            database=database,
+            commits=commits,
+            judging=judging,
+            branches=branches,
+            key_ring=key_ring,
+            room_servers=room_servers,
+            acls=server_acls,
+            restricted=RestrictedJoins(
+                members, room_servers, core.event_log, settings.server_name
+            ),
+        ),
         registration=Registration(
             server_name=settings.server_name,
             policy=RegistrationPolicy(
@@ -394,6 +417,9 @@ def build_use_cases(
             server_name=settings.server_name,
         ),
         sending=Sending(commits=commits, events=EventLookup(database), aliases=directory),
+        serving_history=ServingHistory(
+            database, RoomServers(database), ServerAcls(database), clock, settings.server_name
+        ),
         sessions=sessions,
         peeking=Peeking(database, rendering, core.notifier, PublishedRoomStore(database), clock),
         presence=presence,

@@ -21,11 +21,13 @@ from architex.usecases.pushers import Pushers
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.receipts import Receipts
 from architex.usecases.registration import Registration
+from architex.usecases.resident import Resident
 from architex.usecases.room_creation import RoomCreation
 from architex.usecases.room_reading import RoomReading
 from architex.usecases.room_upgrades import RoomUpgrades
 from architex.usecases.sending import Sending
 from architex.usecases.server_keys import KeyRing
+from architex.usecases.serving_history import ServingHistory
 from architex.usecases.sessions import Sessions
 from architex.usecases.syncing import Syncing
 from architex.usecases.typing import Typing
@@ -53,9 +55,11 @@ class UseCases:
     pushers: Pushers
     rate_limits: RateLimits
     registration: Registration
+    resident: Resident
     room_creation: RoomCreation
     room_upgrades: RoomUpgrades
     sending: Sending
+    serving_history: ServingHistory
     sessions: Sessions
     user_directory: UserDirectory
     peeking: Peeking

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from architex.api.federation import history
 from architex.api.federation.keys import KeyQueryResource, ServerKeysResource
+from architex.api.federation.membership import (
+    SendJoinResource,
+    SendKnockResource,
+    SendLeaveResource,
+    TemplateResource,
+)
 from architex.api.federation.version import VersionResource
 from architex.api.routing import Route
 from architex.gateways.clock import Clock
@@ -19,6 +26,9 @@ def federation_routes(use_cases: UseCases, clock: Clock, version: str) -> list[R
     """
     own_keys = ServerKeysResource(use_cases.key_ring)
     queries = KeyQueryResource(use_cases.key_ring, clock)
+    served = use_cases.serving_history
+    resident = use_cases.resident
+    templates = TemplateResource(resident)
     return [
         Route("/_matrix/key/v2/server", own_keys),
         Route("/_matrix/key/v2/server/{key_id}", own_keys),
@@ -26,4 +36,34 @@ def federation_routes(use_cases: UseCases, clock: Clock, version: str) -> list[R
         Route("/_matrix/key/v2/query/{server_name}", queries, "one"),
         Route("/_matrix/key/v2/query/{server_name}/{key_id}", queries, "one"),
         Route("/_matrix/federation/v1/version", VersionResource(version)),
+        Route("/_matrix/federation/v1/event/{event_id}", history.EventResource(served)),
+        Route("/_matrix/federation/v1/state/{room_id}", history.StateResource(served)),
+        Route("/_matrix/federation/v1/state_ids/{room_id}", history.StateResource(served), "ids"),
+        Route(
+            "/_matrix/federation/v1/event_auth/{room_id}/{event_id}",
+            history.EventAuthResource(served),
+        ),
+        Route("/_matrix/federation/v1/backfill/{room_id}", history.BackfillResource(served)),
+        Route(
+            "/_matrix/federation/v1/get_missing_events/{room_id}",
+            history.MissingEventsResource(served),
+        ),
+        Route("/_matrix/federation/v1/make_join/{room_id}/{user_id}", templates, "join"),
+        Route("/_matrix/federation/v1/make_knock/{room_id}/{user_id}", templates, "knock"),
+        Route("/_matrix/federation/v1/make_leave/{room_id}/{user_id}", templates, "leave"),
+        Route(
+            "/_matrix/federation/v1/send_join/{room_id}/{event_id}",
+            SendJoinResource(resident, is_wrapped=True),
+        ),
+        Route("/_matrix/federation/v2/send_join/{room_id}/{event_id}", SendJoinResource(resident)),
+        Route(
+            "/_matrix/federation/v1/send_leave/{room_id}/{event_id}",
+            SendLeaveResource(resident, is_wrapped=True),
+        ),
+        Route(
+            "/_matrix/federation/v2/send_leave/{room_id}/{event_id}", SendLeaveResource(resident)
+        ),
+        Route(
+            "/_matrix/federation/v1/send_knock/{room_id}/{event_id}", SendKnockResource(resident)
+        ),
     ]
