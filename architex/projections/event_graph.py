@@ -228,3 +228,16 @@ def referred_events(fact: Fact) -> Iterable[EventId]:
     yield from fact.pdu.auth_events
     if fact.before is not None:
         yield from (event_id for event_id in fact.before.entries.values() if event_id is not None)
+
+
+def required_events(fact: Fact) -> Iterable[EventId]:
+    """Those of the `referred_events` that the log must have had before the fact.
+
+    What an event follows need not be there: if it is an outlier, or if the state before it came
+    from another server.
+    """
+    may_lack = fact.is_outlier or fact.before is not None or isinstance(fact, JoinImported)
+    yield from (() if may_lack else fact.pdu.prev_events)
+    yield from fact.pdu.auth_events
+    if fact.before is not None:
+        yield from (event_id for event_id in fact.before.entries.values() if event_id is not None)

@@ -293,6 +293,8 @@ def _auth_events_first(pdus: Iterable[Pdu]) -> list[Pdu]:
         for auth_id in auth_ids:
             authorises.setdefault(auth_id, []).append(event_id)
     ordered = [event_id for event_id, auth_ids in waits_for.items() if not auth_ids]
+    # Since room version 12 no event names it, and still all need it.
+    ordered.sort(key=lambda event_id: by_id[event_id].type != "m.room.create")
     for event_id in ordered:  # it grows
         for authorised in authorises.get(event_id, ()):
             waits_for[authorised].discard(event_id)

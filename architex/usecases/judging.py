@@ -374,7 +374,11 @@ class _Door:
             session.connection, session.head.room_nid, self._rules, ends - {pdu.event_id}
         )
         change = self._resolving.change_of_current_state(
-            pdu, before, others.values(), StateBefore(session.head.last_position)
+            pdu,
+            before,
+            others.values(),
+            StateBefore(session.head.last_position),
+            after_gap=any(event_id in self._told for event_id in (pdu.event_id, *pdu.prev_events)),
         )
         for type_, state_key in change.resets:
             log.warning(

@@ -81,6 +81,7 @@ class Resolving:
         current: StateBefore,
         *,
         is_recorded: bool = False,
+        after_gap: bool = False,
     ) -> ChangeOfState:
         """How the current state changes when an event becomes an end of the room beside others.
 
@@ -91,6 +92,7 @@ class Resolving:
             other_ends: the ends that the room then has beside the event.
             current: the current state as it was.
             is_recorded: whether the log has the event already.
+            after_gap: whether another server told the state before it.
         """
         states = self.states_that_meet(pdu, before, other_ends)
         compared = self.compare([*states, current])
@@ -106,7 +108,7 @@ class Resolving:
             if new != stands:
                 changed[key] = new
         met = {key: row[:-1] for key, row in compared.items()}
-        return ChangeOfState(changed, find_resets(pdu, changed, met))
+        return ChangeOfState(changed, find_resets(pdu, changed, met, after_gap=after_gap))
 
     def states_that_meet(
         self, pdu: Pdu, before: StateBefore, other_ends: Iterable[KnownEvent]

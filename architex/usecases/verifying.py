@@ -35,8 +35,17 @@ from architex.domain.room.aggregate import (
     extremities_after,
     redaction_server,
 )
-from architex.domain.room.events import ACCEPTED, REJECTED, Fact, RecordedFact, StateBefore
-from architex.domain.room.pdu_checks import Outcome, check_authorisation
+from architex.domain.room.events import (
+    ACCEPTED,
+    FACT_CLASSES,
+    REJECTED,
+    SOFT_FAILED,
+    Fact,
+    JoinImported,
+    RecordedFact,
+    StateBefore,
+)
+from architex.domain.room.pdu_checks import Outcome, check_authorisation, check_imported
 from architex.domain.room_versions import RoomVersionRules, get_room_version
 from architex.domain.signing import (
     FindVerifyKey,
@@ -46,7 +55,7 @@ from architex.domain.signing import (
 )
 from architex.projections.base import Projection, Timing
 from architex.projections.branch_states import BranchStates, KnownEvent
-from architex.projections.event_graph import referred_events
+from architex.projections.event_graph import referred_events, required_events
 from architex.projections.verification import Answer, Difference, Replay, StoredFact, replaying
 from architex.storage.event_log import RoomHead
 from architex.storage.pool import Database
@@ -71,10 +80,10 @@ MAX_REMEMBERED_SERVERS: Final = 10_000
 
 _CREATE: Final[StateKey] = ("m.room.create", "")
 
-_OUTCOMES: Final = {
-    Outcome.ACCEPTED: "PduAccepted",
-    Outcome.SOFT_FAILED: "PduSoftFailed",
-    Outcome.REJECTED: "PduRejected",
+_VERDICTS: Final = {
+    Outcome.ACCEPTED: ACCEPTED,
+    Outcome.SOFT_FAILED: SOFT_FAILED,
+    Outcome.REJECTED: REJECTED,
 }
 
 _HOWTO: Final = "docs/howto/verify-a-server.md"
@@ -501,13 +510,15 @@ class _RoomWalk:
         }
         known = self._find_events(named)
         facts: list[RecordedFact] = []
-        seen: set[EventId] = set(known)
+        seen: dict[EventId, int] = {event_id: event.position for event_id, event in known.items()}
         for stored, fact in readable:
             pdu = fact.pdu
-            if pdu.event_id in seen:
+            if fact.known_at != seen.get(pdu.event_id):
                 self._problem(
                     stored,
-                    "The event is recorded a second time",
+                    "The event is recorded a second time"
+                    if pdu.event_id in seen
+                    else f"It is not the event that was known at {fact.known_at}",
                     f"{_RESTORE}, or remove this one",
                 )
                 self.is_broken = True
@@ -515,7 +526,7 @@ class _RoomWalk:
             strangers = [
                 event_id
                 for event_id in (
-                    *referred_events(fact),
+                    *required_events(fact),
                     *filter(None, fact.state_changes.values()),
                 )
                 if event_id not in seen and event_id != pdu.event_id
@@ -528,7 +539,7 @@ class _RoomWalk:
                 )
                 self.is_broken = True
                 break
-            seen.add(pdu.event_id)
+            seen.setdefault(pdu.event_id, stored.position)
             self._check_pdu(stored, pdu)
             facts.append(RecordedFact(stored.position, self.head.room_nid, fact))
         if self.is_broken:
@@ -552,7 +563,8 @@ class _RoomWalk:
             )
             return None
         try:
-            if event.originator_version == 1:
+            is_first = event.originator_version == 1
+            if is_first and orjson.loads(event.state)["pdu"]["type"] == "m.room.create":
                 told = room_version_of(event)
                 if told.version != self._rules.version:
                     self._problem(
@@ -652,14 +664,21 @@ class _RoomWalk:
         fact, pdu = recorded.fact, recorded.pdu
         if pdu.type == "m.room.create" and self._create is None:
             self._create = pdu
+        if fact.is_outlier:
+            self._judge_outlier(recorded, known)
+            return
         before: StateBefore | None = None
         find_before = find_current = lambda type, state_key: current.get((type, state_key))
-        if not self._follows_the_end(fact):
-            parents = [known[event_id] for event_id in sorted(set(pdu.prev_events))]
-            before = self._resolving.state_before(parents)
+        if isinstance(fact, JoinImported):
+            # Where it stands is what another server told.
+            find_current = find_before = self._resolving.finder(
+                fact.before or StateBefore(recorded.position - 1), self._keys_of(pdu)
+            )
+        elif not self._follows_the_end(fact):
+            before = self._state_before(fact, known)
             find_before = self._resolving.finder(before, self._keys_of(pdu))
             self._check_state_before(recorded, before)
-        elif fact.before is not None:
+        elif fact.before is not None and fact.known_at is None:
             self._problem_at(
                 recorded,
                 "It follows the end of the room, but a state of its own is recorded for it",
@@ -676,17 +695,10 @@ class _RoomWalk:
         )
         # The event with which we merge ends is not asked for by anybody: it is never soft-failed.
         is_merging = pdu.type == DUMMY_EVENT_TYPE and verdict.outcome is Outcome.SOFT_FAILED
-        if _OUTCOMES[verdict.outcome] != type(fact).__name__ and not (
+        if _VERDICTS[verdict.outcome] != fact.verdict and not (
             is_merging and fact.verdict == ACCEPTED
         ):
-            recorded_as = {name: outcome for outcome, name in _OUTCOMES.items()}
-            why = f" ({verdict.reason})" if verdict.reason else ""
-            self._problem_at(
-                recorded,
-                f"It was recorded as {recorded_as[type(fact).__name__].value}, but by the rules"
-                f" it is {verdict.outcome.value}{why}",
-                _RESTORE,
-            )
+            self._wrong_verdict(recorded, verdict.outcome, verdict.reason)
         self._check_changes(recorded, before, current)
         reach = redaction_server(self._rules, pdu, find_before)
         if fact.redaction_server != reach:
@@ -696,6 +708,56 @@ class _RoomWalk:
                 f" by the rules it does those of {reach or 'anybody'}",
                 _RESTORE,
             )
+
+    def _judge_outlier(self, recorded: RecordedFact, known: Mapping[EventId, KnownEvent]) -> None:
+        """What can be said of an event without the state where it stands."""
+        pdu = recorded.pdu
+        auth_events = [known[event_id].pdu for event_id in pdu.auth_events]
+        reason = check_imported(
+            self._rules,
+            pdu,
+            auth_events,
+            create=self._create,
+            rejected={e for e in pdu.auth_events if known[e].verdict == REJECTED},
+        )
+        outcome = Outcome.ACCEPTED if reason is None else Outcome.REJECTED
+        if _VERDICTS[outcome] != recorded.fact.verdict:
+            self._wrong_verdict(recorded, outcome, reason)
+
+    def _wrong_verdict(self, recorded: RecordedFact, outcome: Outcome, reason: str | None) -> None:
+        recorded_as = {verdict: outcome for outcome, verdict in _VERDICTS.items()}
+        why = f" ({reason})" if reason else ""
+        self._problem_at(
+            recorded,
+            f"It was recorded as {recorded_as[recorded.fact.verdict].value}, but by the rules"
+            f" it is {outcome.value}{why}",
+            _RESTORE,
+        )
+
+    def _state_before(self, fact: Fact, known: Mapping[EventId, KnownEvent]) -> StateBefore:
+        """The state before an event that stands on branches.
+
+        Where what it follows was not here, or was here as an outlier, another server told it.
+        """
+        if fact.before is not None and self._was_told(fact, known):
+            return fact.before
+        parents = (known.get(event_id) for event_id in sorted(set(fact.pdu.prev_events)))
+        return self._resolving.state_before(
+            parent for parent in parents if parent is not None and not parent.is_outlier
+        )
+
+    def _was_told(self, fact: Fact, known: Mapping[EventId, KnownEvent]) -> bool:
+        """Whether the state before an event cannot have been computed here."""
+        return any(
+            event_id not in known or self._came_as_outlier(known[event_id])
+            for event_id in fact.pdu.prev_events
+        )
+
+    def _came_as_outlier(self, event: KnownEvent) -> bool:
+        if event.is_outlier:
+            return True
+        first = self._replay.find_fact_at(event.position)
+        return first is not None and FACT_CLASSES[first.stored.topic].is_outlier
 
     def _follows_the_end(self, fact: Fact) -> bool:
         """Whether the state before the event is the current state of the room."""
@@ -737,7 +799,10 @@ class _RoomWalk:
         replaced: EventId | None = None
         if fact.verdict == ACCEPTED:
             wanted = {} if pdu.state_key is None else {pdu.key: pdu.event_id}
-            if before is not None and self._room is not None:
+            if isinstance(fact, JoinImported):
+                entries = {} if fact.before is None else fact.before.entries
+                wanted = {**entries, pdu.key: pdu.event_id}
+            elif before is not None and self._room is not None:
                 ends = set(extremities_after(self._rules, self._room.extremities, pdu))
                 change = self._resolving.change_of_current_state(
                     pdu,
@@ -745,6 +810,7 @@ class _RoomWalk:
                     self._find_events(ends - {pdu.event_id}).values(),
                     StateBefore(recorded.position - 1),
                     is_recorded=True,
+                    after_gap=self._was_told(fact, self._find_events(pdu.prev_events)),
                 )
                 wanted = change.entries
                 self._report.resets += [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 from psycopg import sql
@@ -18,6 +18,7 @@ from architex.projections.member_reads import MemberReads
 from architex.projections.rebuilding import rebuild_projection
 from architex.usecases.importing import Importing
 from architex.usecases.judging import Judging
+from architex.usecases.verifying import Verifying
 from tests.builders import ALICE, BOB, CAROL, TEST_KEY, RoomBuilder
 
 VERSIONS = ("1", "6", "11", "12")
@@ -31,8 +32,17 @@ def judging(core: Core) -> Judging:
     return Judging(core.commits, BranchStates(), MemberReads(core.database))
 
 
-def find_key(*_: object) -> object:
+def find_key(server_name: str, key_id: str, made_ts: int) -> bytes | None:
     return TEST_KEY.verify_key
+
+
+@pytest.fixture(autouse=True)
+def _log_stays_whole(core: Core) -> Iterator[None]:
+    """Whatever was imported: `architex verify` finds nothing wrong."""
+    yield
+    report = Verifying(core.database, all_projections, lambda *_: TEST_KEY.verify_key).verify()
+    assert [problem.what for problem in report.problems] == []
+    assert report.resets == []
 
 
 def enter(core: Core, builder: RoomBuilder, join: Pdu, state: Iterable[Pdu]) -> None:

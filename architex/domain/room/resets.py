@@ -26,6 +26,8 @@ def find_resets(
     pdu: Pdu,
     changes: Mapping[StateKey, EventId | None],
     met: Mapping[StateKey, Collection[EventId | None]],
+    *,
+    after_gap: bool = False,
 ) -> list[StateKey]:
     """The changes that come of an event which does not explain them.
 
@@ -37,8 +39,9 @@ def find_resets(
         pdu: the event with which the changes come.
         changes: of the current state: state key → event; None for an entry that goes away.
         met: for each of them, what the branches that met say.
+        after_gap: the event follows some that are missing, which may have set what a branch says.
     """
-    may_unseat = pdu.state_key is not None and pdu.type in _MAY_UNSEAT
+    may_unseat = after_gap or (pdu.state_key is not None and pdu.type in _MAY_UNSEAT)
     return sorted(
         key
         for key, event_id in changes.items()
