@@ -418,7 +418,7 @@ def build_use_cases(
         ),
         sending=Sending(commits=commits, events=EventLookup(database), aliases=directory),
         serving_history=ServingHistory(
-            database, RoomServers(database), ServerAcls(database), clock, settings.server_name
+            database, room_servers, server_acls, clock, settings.server_name
         ),
         sessions=sessions,
         peeking=Peeking(database, rendering, core.notifier, PublishedRoomStore(database), clock),

@@ -181,6 +181,12 @@ def string_param(req: falcon.Request, name: str, default: str | None = None) -> 
     return value
 
 
+def list_param(req: falcon.Request, name: str) -> list[str]:
+    """All values of a parameter of the query, in their order."""
+    value = req.params.get(name, [])
+    return value if isinstance(value, list) else [value]
+
+
 def int_param(
     req: falcon.Request,
     name: str,
