@@ -44,6 +44,7 @@ STATUS_OF: Final[Mapping[type[MatrixError], int]] = {
     errors.IncompatibleRoomVersion: 400,
     errors.UnableToAuthoriseJoin: 400,
     errors.UnableToGrantJoin: 400,
+    errors.RemoteFailed: 502,
     errors.BadAlias: 400,
     errors.BadState: 400,
     errors.CannotLeaveServerNoticeRoom: 403,

@@ -257,6 +257,10 @@ class InviteBlocked(Forbidden):
     errcode = "M_INVITE_BLOCKED"
 
 
+class RemoteFailed(MatrixError):
+    """Another server, without which this cannot be done, does not answer or makes no sense."""
+
+
 class BadAlias(MatrixError):
     """An alias in m.room.canonical_alias does not point at the room."""
 

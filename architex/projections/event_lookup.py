@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -41,3 +42,12 @@ class EventLookup:
         room_id, room_nid, position, state = row
         pdu = orjson.loads(state)["pdu"]
         return LocatedEvent(event_id, room_id, room_nid, position, pdu["sender"], pdu["type"])
+
+    def find_known(self, room_id: RoomId, event_ids: Sequence[EventId]) -> set[EventId]:
+        """Those of the events that the room's log has, whatever the verdict."""
+        rows = self.database.fetch_all(
+            "SELECT g.event_id FROM event_graph g JOIN rooms r USING (room_nid)"
+            " WHERE g.event_id = ANY(%s) AND r.room_id = %s",
+            (list(event_ids), room_id),
+        )
+        return {event_id for (event_id,) in rows}

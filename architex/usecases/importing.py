@@ -14,9 +14,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from architex.domain.auth_rules import find_state_among
+from architex.domain.auth_rules import (
+    auth_types_for_event,
+    check_state_dependent_auth_rules,
+    check_state_independent_auth_rules,
+    find_state_among,
+)
+from architex.domain.errors import Forbidden
 from architex.domain.identifiers import EventId, RoomId
-from architex.domain.pdu import Pdu
+from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.aggregate import redaction_server
 from architex.domain.room.events import (
     REJECTED,
@@ -30,7 +36,7 @@ from architex.domain.room.events import (
 from architex.domain.room.pdu_checks import Outcome, Verdict, check_form, check_imported
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import FindEventKey
-from architex.projections.branch_states import BranchStates
+from architex.projections.branch_states import BranchStates, KnownEvent
 from architex.projections.gaps import find_followers, find_free_ordering
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 
@@ -97,8 +103,11 @@ class Importing:
         """Let our server be in a room from the join of its user on.
 
         Args:
-            join: allowed by that state.
             state: all events of the state before it; they are recorded.
+
+        Raises:
+            Forbidden: that state, as far as it is recorded and not rejected, does not allow the
+                join.
         """
         self.commits.write_room(RoomCommand(room_id, partial(self._record_join, join, state)))
 
@@ -147,13 +156,15 @@ class Importing:
         return verdicts
 
     def _record_join(self, join: Pdu, state: Collection[EventId], session: RoomSession) -> None:
-        rules, head = session.room.rules, session.head
-        known = self.branches.find_events(
-            session.connection, head.room_nid, rules, [join.event_id]
-        ).get(join.event_id)
+        rules, head, connection = session.room.rules, session.head, session.connection
         if join.event_id in session.room.extremities:
             return
-        changes = self.branches.compare_told(session.connection, head.room_nid, rules, state)
+        known = self.branches.find_events(
+            connection, head.room_nid, rules, [join.event_id, *join.auth_events]
+        )
+        itself = known.pop(join.event_id, None)
+        changes = self.branches.compare_told(connection, head.room_nid, rules, state)
+        self._check_join(session, join, known, changes)
         replaced = session.find_state(join.type, join.state_key or "")
         session.record(
             JoinImported(
@@ -164,10 +175,49 @@ class Importing:
                 replaces=None if replaced is None else replaced.event_id,
                 delta={**changes, join.key: join.event_id} if changes else None,
                 before=StateBefore(head.last_position, None, changes) if changes else None,
-                known_at=None if known is None else known.position,
+                known_at=None if itself is None else itself.position,
             ),
             after_gap=True,
         )
+
+    def _check_join(
+        self,
+        session: RoomSession,
+        join: Pdu,
+        auth_events: Mapping[EventId, KnownEvent],
+        changes: Mapping[StateKey, EventId | None],
+    ) -> None:
+        """Check a join by its auth events, and by the current state with what changes in it."""
+        rules = session.room.rules
+        if len(auth_events) < len(set(join.auth_events)):
+            raise Forbidden("Auth events of the join are not known.")
+        needed = auth_types_for_event(
+            rules,
+            type=join.type,
+            state_key=join.state_key,
+            sender=join.sender,
+            content=join.content,
+        )
+        told = {key: changes[key] for key in {("m.room.create", ""), *needed} & changes.keys()}
+        pdus = self.branches.find_pdus(session.connection, rules, filter(None, told.values()))
+
+        def find_state(type: str, state_key: str) -> Pdu | None:
+            if (type, state_key) not in told:
+                return session.find_state(type, state_key)
+            event_id = told[type, state_key]
+            return None if event_id is None else pdus[event_id]
+
+        create = find_state("m.room.create", "")
+        if create is None:
+            raise Forbidden("The room has no m.room.create event that counts.")
+        check_state_independent_auth_rules(
+            rules,
+            join,
+            [known.pdu for known in auth_events.values()],
+            create=create,
+            rejected={e for e, known in auth_events.items() if known.verdict == REJECTED},
+        )
+        check_state_dependent_auth_rules(rules, join, find_state)
 
     def _import_history(self, pdus: Sequence[Pdu], session: RoomSession) -> list[Verdict]:
         connection, room_nid = session.connection, session.head.room_nid

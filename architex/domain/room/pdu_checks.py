@@ -80,8 +80,24 @@ def check_form(
         pdu = parse_pdu(rules, event)
         if pdu.room_id != room_id:
             raise InvalidPdu(f"The event is of another room, {pdu.room_id}.")
+    except MatrixError as error:
+        return Verdict(Outcome.DROPPED, reason=error.message)
+    return check_signed_and_whole(rules, pdu, find_verify_key)
+
+
+def check_signed_and_whole(
+    rules: RoomVersionRules, pdu: Pdu, find_verify_key: FindEventKey
+) -> Verdict | Pdu:
+    """Checks 2 and 3, for an event that passed the first: is it signed, and whole?
+
+    Args:
+        find_verify_key: gives only keys that counted when the event was made.
+
+    Returns the event, redacted if its hash does not match, or the verdict that it is dropped.
+    """
+    event, made_ts = pdu.event, pdu.origin_server_ts
+    try:
         # 2. Passes signature checks, otherwise it is dropped.
-        made_ts = pdu.origin_server_ts
         verify_event_signatures(
             rules,
             event,
