@@ -30,8 +30,8 @@ Json = dict[str, Any]
 class World:
     """Our server, and others that it can get the keys of."""
 
-    def __init__(self, conninfo: str, directory: Path) -> None:
-        settings = settings_for(directory)
+    def __init__(self, conninfo: str, directory: Path, **changes: Any) -> None:
+        settings = settings_for(directory, **changes)
         self.federation = FakeFederation()
         core = build_core(settings, conninfo=conninfo)
         self.server = Server(build_app(settings, core, self.federation), core)
