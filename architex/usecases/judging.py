@@ -9,7 +9,7 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-recei
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -53,6 +53,9 @@ MAX_AT_ONCE: Final = 50
 ToldStates: TypeAlias = Mapping[EventId, Collection[EventId]]
 """Event ID → the IDs of all events of the state before it, as another server told it."""
 
+AcceptedHook: TypeAlias = Callable[[RoomSession, Pdu], None]
+"""What else to do within a decision that has recorded an event; adds rows by `session.also`."""
+
 _FACT_CLASSES: Final[Mapping[Outcome, type[Fact]]] = {
     Outcome.ACCEPTED: PduAccepted,
     Outcome.SOFT_FAILED: PduSoftFailed,
@@ -75,6 +78,7 @@ class Judging:
         find_verify_key: FindEventKey,
         *,
         told: ToldStates | None = None,
+        also: AcceptedHook | None = None,
     ) -> list[Verdict]:
         """Judge events of a room, in the order given, each alone; one bad one spoils nothing.
 
@@ -84,6 +88,7 @@ class Judging:
             told: event ID → the IDs of all events of the state before it, as another server told
                 it (`Importing.import_state` recorded them): for events that follow missing ones,
                 and for outliers that others follow.
+            also: called within the decision that has recorded an event as accepted.
 
         Returns a verdict for each.
 
@@ -98,7 +103,7 @@ class Judging:
             next_ones = waiting[len(judged) : len(judged) + MAX_AT_ONCE]
             prefetch = frozenset().union(*(keys_looked_at(rules, pdu) for pdu in next_ones))
             verdicts, open_ends = self.commits.write_room(
-                RoomCommand(room_id, partial(self._judge, next_ones, told or {}), prefetch)
+                RoomCommand(room_id, partial(self._judge, next_ones, told or {}, also), prefetch)
             )
             judged += verdicts
             while open_ends > MAX_OPEN_ENDS:
@@ -118,7 +123,11 @@ class Judging:
     # Under the room's lock
 
     def _judge(
-        self, pdus: Sequence[Pdu], told: ToldStates, session: RoomSession
+        self,
+        pdus: Sequence[Pdu],
+        told: ToldStates,
+        also: AcceptedHook | None,
+        session: RoomSession,
     ) -> tuple[list[Verdict], int]:
         """Verdicts on as many of the events as can be judged in this transaction; open ends."""
         named = {e for pdu in pdus for e in (pdu.event_id, *pdu.prev_events, *pdu.auth_events)}
@@ -131,6 +140,8 @@ class Judging:
             if verdict is None:  # it stands beside an event that has no position yet
                 break
             verdicts.append(verdict)
+            if also is not None and verdict.outcome is Outcome.ACCEPTED:
+                also(session, pdu)
         return verdicts, len(session.room.extremities)
 
     def _merge_ends(self, session: RoomSession) -> int:
