@@ -1,0 +1,387 @@
+"""We and a real Synapse in the same rooms: each hosts, each is guest.
+
+`ARCHITEX_SYNAPSE=all` does all of it in rooms of every kind of version and with large numbers;
+without it one version and small numbers must do.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from architex.domain.room_versions import get_room_version
+from tests.federation.authority import Authority
+from tests.federation.homeserver import (
+    Homeserver,
+    Person,
+    architex,
+    assert_same_room,
+    eventually,
+    until_same,
+)
+from tests.federation.synapse import Synapse, is_installed
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not is_installed(), reason="matrix-synapse is not installed"),
+]
+
+_ALL = os.environ.get("ARCHITEX_SYNAPSE") == "all"
+_VERSIONS = ("1", "6", "9", "10", "11", "12") if _ALL else ("12",)
+_MESSAGES = 500 if _ALL else 40
+_HISTORY = 1000 if _ALL else 150
+_HOSTS = ("architex", "synapse")
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Homeserver]]:
+    """One of ours and a Synapse, both started."""
+    directory = tmp_path_factory.mktemp("synapse")
+    authority = Authority(directory)
+    synapse = Synapse(directory, authority)
+    starting = threading.Thread(target=synapse.start)
+    starting.start()
+    try:
+        with architex(directory, authority) as ours:
+            starting.join()
+            yield {"architex": ours, "synapse": synapse}
+    finally:
+        starting.join()
+        synapse.stop()
+
+
+@dataclass
+class Encounter:
+    """A person of the server that hosts a room, and one of the other server."""
+
+    host: Person
+    guest: Person
+    version: str
+
+    def room(self, **options: Any) -> str:
+        """A room of the host's."""
+        given = {"preset": "public_chat", "room_version": self.version, **options}
+        return self.host.create_room(**given)
+
+    def shared_room(self, **options: Any) -> str:
+        """A room that the guest is in already."""
+        room_id = self.room(**options)
+        self.guest.join(room_id, self.host.server)
+        self.until(room_id, "join")
+        return room_id
+
+    def until(self, room_id: str, membership: str, whom: Person | None = None) -> None:
+        """Wait until both see a membership: the guest's unless another is named."""
+        whom = whom or self.guest
+        for person in (self.host, self.guest):
+            if person is not whom or membership == "join":
+                person.await_membership(room_id, whom, membership)
+
+    def has(self, what: str) -> None:
+        """Skip versions of rooms that lack something."""
+        if not getattr(get_room_version(self.version), what):
+            pytest.skip(f"rooms of version {self.version} know no {what}")
+
+
+@pytest.fixture(params=[(host, version) for version in _VERSIONS for host in _HOSTS], ids=str)
+def meeting(request: pytest.FixtureRequest, servers: dict[str, Homeserver]) -> Encounter:
+    """Two new people, in each direction and each version."""
+    host, version = request.param
+    guest = next(name for name in _HOSTS if name != host)
+    return Encounter(servers[host].register(), servers[guest].register(), version)
+
+
+def test_guest_joins_and_both_talk(meeting: Encounter) -> None:
+    room_id = meeting.shared_room(name="Tea")
+    meeting.host.send(room_id, "from the host")
+    meeting.guest.send(room_id, "from the guest")
+    eventually(lambda: len(meeting.host.messages(room_id)) == 2)
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_join_by_alias(meeting: Encounter) -> None:
+    name = f"alias{meeting.host.user_id.partition(':')[0][1:]}v{meeting.version}"
+    room_id = meeting.room(room_alias_name=name)
+    meeting.guest.join(f"#{name}:{meeting.host.server.name}")
+    meeting.until(room_id, "join")
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_invite_is_accepted(meeting: Encounter) -> None:
+    room_id = meeting.room(preset="private_chat", invite=[meeting.guest.user_id], name="Secret")
+    eventually(lambda: room_id in meeting.guest.room_sections("invite"))
+    invited = meeting.guest.sync()["rooms"]["invite"][room_id]["invite_state"]["events"]
+    assert {"type": "m.room.name", "content": {"name": "Secret"}} in [
+        {"type": event["type"], "content": event["content"]} for event in invited
+    ]
+    meeting.guest.join(room_id)
+    meeting.until(room_id, "join")
+    meeting.guest.send(room_id, "Thanks")
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_invite_is_declined(meeting: Encounter) -> None:
+    room_id = meeting.room(preset="private_chat")
+    meeting.host.act(room_id, "invite", meeting.guest)
+    eventually(lambda: room_id in meeting.guest.room_sections("invite"))
+    meeting.guest.act(room_id, "leave")
+    eventually(lambda: meeting.host.membership(room_id, meeting.guest) == "leave")
+    assert room_id not in meeting.guest.room_sections("invite")
+
+
+def test_invite_is_taken_back(meeting: Encounter) -> None:
+    room_id = meeting.room(preset="private_chat", invite=[meeting.guest.user_id])
+    eventually(lambda: room_id in meeting.guest.room_sections("invite"))
+    meeting.host.act(room_id, "kick", meeting.guest)
+    eventually(lambda: room_id not in meeting.guest.room_sections("invite"))
+
+
+def test_knock_is_answered_with_an_invite(meeting: Encounter) -> None:
+    meeting.has("knocking")
+    room_id = meeting.room()
+    meeting.host.set_state(room_id, "m.room.join_rules", {"join_rule": "knock"})
+    meeting.guest.knock(room_id, meeting.host.server)
+    eventually(lambda: meeting.host.membership(room_id, meeting.guest) == "knock")
+    assert room_id in meeting.guest.room_sections("knock")
+    meeting.host.act(room_id, "invite", meeting.guest)
+    eventually(lambda: room_id in meeting.guest.room_sections("invite"))
+    meeting.guest.join(room_id, meeting.host.server)
+    meeting.until(room_id, "join")
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_restricted_room_lets_members_of_another_in(meeting: Encounter) -> None:
+    meeting.has("restricted_joins")
+    club_id = meeting.room()
+    room_id = meeting.room()
+    rule = {
+        "join_rule": "restricted",
+        "allow": [{"type": "m.room_membership", "room_id": club_id}],
+    }
+    meeting.host.set_state(room_id, "m.room.join_rules", rule)
+    path = f"/join/{room_id}?server_name={meeting.host.server.name}"
+    query = f"{path}&via={meeting.host.server.name}"
+    status, told = meeting.guest.ask("POST", query, {})
+    assert (status, told["errcode"]) == (403, "M_FORBIDDEN")
+    meeting.guest.join(club_id, meeting.host.server)
+    meeting.guest.join(room_id, meeting.host.server)
+    meeting.until(room_id, "join")
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_guest_leaves_and_comes_back(meeting: Encounter) -> None:
+    room_id = meeting.shared_room()
+    meeting.guest.send(room_id, "here")
+    meeting.guest.act(room_id, "leave")
+    eventually(lambda: meeting.host.membership(room_id, meeting.guest) == "leave")
+    for number in range(5):
+        meeting.host.send(room_id, f"alone {number}")
+    meeting.host.set_state(room_id, "m.room.topic", {"topic": "Where are you?"})
+    meeting.guest.join(room_id, meeting.host.server)
+    meeting.until(room_id, "join")
+    meeting.guest.send(room_id, "back")
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_guest_is_kicked_and_comes_back(meeting: Encounter) -> None:
+    room_id = meeting.shared_room()
+    meeting.host.act(room_id, "kick", meeting.guest)
+    eventually(lambda: room_id not in meeting.guest.room_sections("join"))
+    meeting.guest.join(room_id, meeting.host.server)
+    meeting.until(room_id, "join")
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_guest_is_banned_until_unbanned(meeting: Encounter) -> None:
+    room_id = meeting.shared_room()
+    meeting.host.act(room_id, "ban", meeting.guest)
+    eventually(lambda: room_id not in meeting.guest.room_sections("join"))
+    via = meeting.host.server.name
+    path = f"/join/{room_id}?server_name={via}&via={via}"
+    status, _ = meeting.guest.ask("POST", path, {})
+    assert status == 403
+    meeting.host.act(room_id, "unban", meeting.guest)
+    meeting.guest.join(room_id, meeting.host.server)
+    meeting.until(room_id, "join")
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_guest_with_power_kicks_the_host(meeting: Encounter) -> None:
+    room_id = meeting.shared_room()
+    other = meeting.host.server.register()
+    other.join(room_id)
+    meeting.until(room_id, "join", other)
+    levels = meeting.host.do("GET", f"/rooms/{room_id}/state/m.room.power_levels")
+    levels["users"] = {**levels.get("users", {}), meeting.guest.user_id: 50}
+    meeting.host.set_state(room_id, "m.room.power_levels", levels)
+    until_same(lambda person: dict(person.state_ids(room_id)), meeting.host, meeting.guest)
+    meeting.guest.act(room_id, "kick", other)
+    eventually(lambda: meeting.host.membership(room_id, other) == "leave")
+    meeting.guest.set_state(room_id, "m.room.topic", {"topic": "Mine"})
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_redactions_reach_the_other_side(meeting: Encounter) -> None:
+    room_id = meeting.shared_room()
+    ids = {}
+    for person in (meeting.host, meeting.guest):
+        ids[person.user_id] = person.send(room_id, "a mistake")
+    until_same(lambda person: set(person.messages(room_id)), meeting.host, meeting.guest)
+    for person in (meeting.host, meeting.guest):
+        person.redact(room_id, ids[person.user_id])
+    for person in (meeting.host, meeting.guest):
+        person.await_messages(
+            room_id, lambda seen: all(event["content"] == {} for event in seen.values())
+        )
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_names_reach_the_other_side(meeting: Encounter) -> None:
+    room_id = meeting.shared_room()
+    for person in (meeting.host, meeting.guest):
+        path = f"/profile/{person.user_id}/displayname"
+        person.do("PUT", path, {"displayname": f"New {person.user_id}"})
+    for viewer, seen in ((meeting.host, meeting.guest), (meeting.guest, meeting.host)):
+        eventually(_sees_name(viewer, seen, room_id), f"{viewer.user_id} sees an old name")
+        told = viewer.do("GET", f"/profile/{seen.user_id}/displayname")
+        assert told == {"displayname": f"New {seen.user_id}"}
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def _sees_name(viewer: Person, seen: Person, room_id: str) -> Callable[[], bool]:
+    """Whether the room tells somebody another's new name."""
+
+    def look() -> bool:
+        member = viewer.state(room_id)["m.room.member", seen.user_id]
+        return bool(member["content"].get("displayname") == f"New {seen.user_id}")
+
+    return look
+
+
+def test_typing_receipts_and_presence_reach_the_other_side(meeting: Encounter) -> None:
+    room_id = meeting.shared_room()
+    event_id = meeting.host.send(room_id, "Look")
+    until_same(lambda person: set(person.messages(room_id)), meeting.host, meeting.guest)
+    for person in (meeting.host, meeting.guest):
+        person.do(
+            "PUT",
+            f"/rooms/{room_id}/typing/{person.user_id}",
+            {"typing": True, "timeout": 60_000},
+        )
+        person.do("POST", f"/rooms/{room_id}/receipt/m.read/{event_id}", {})
+        person.do(
+            "PUT",
+            f"/presence/{person.user_id}/status",
+            {"presence": "online", "status_msg": "Here"},
+        )
+    for viewer, seen in ((meeting.host, meeting.guest), (meeting.guest, meeting.host)):
+        eventually(_sees(viewer, seen, room_id, event_id), f"{viewer.user_id} sees not all")
+
+
+def _sees(viewer: Person, seen: Person, room_id: str, event_id: str) -> Callable[[], bool]:
+    """Whether somebody sees another's typing, receipt and presence."""
+    left = {"typing", "receipt", "presence"}
+    since: list[str | None] = [None]
+
+    def look() -> bool:
+        told = viewer.sync(since[0])
+        since[0] = told["next_batch"]
+        joined = told.get("rooms", {}).get("join", {}).get(room_id, {})
+        for event in joined.get("ephemeral", {}).get("events", []):
+            content = event["content"]
+            if event["type"] == "m.typing" and seen.user_id in content["user_ids"]:
+                left.discard("typing")
+            read = content.get(event_id, {}).get("m.read", {})
+            if event["type"] == "m.receipt" and seen.user_id in read:
+                left.discard("receipt")
+        for event in told.get("presence", {}).get("events", []):
+            if event["sender"] == seen.user_id and event["content"].get("status_msg") == "Here":
+                left.discard("presence")
+        return not left
+
+    return look
+
+
+def test_history_is_read_back_to_the_beginning(meeting: Encounter) -> None:
+    room_id = meeting.room()
+    for number in range(_HISTORY):
+        meeting.host.send(room_id, f"before {number}")
+    meeting.guest.join(room_id, meeting.host.server)
+    meeting.until(room_id, "join")
+    assert len(meeting.guest.messages(room_id)) == _HISTORY
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_both_talk_at_once(meeting: Encounter) -> None:
+    room_id = meeting.shared_room()
+    problems: list[BaseException] = []
+
+    def talk(person: Person) -> None:
+        try:
+            for number in range(_MESSAGES):
+                person.send(room_id, f"{person.user_id} {number}")
+        except BaseException as error:  # noqa: BLE001 - told to the test below
+            problems.append(error)
+
+    threads = [threading.Thread(target=talk, args=(p,)) for p in (meeting.host, meeting.guest)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    for person in (meeting.host, meeting.guest):
+        person.await_messages(room_id, lambda seen: len(seen) == 2 * _MESSAGES, patience_s=60)
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_what_happened_during_an_outage_arrives_later(meeting: Encounter) -> None:
+    room_id = meeting.shared_room()
+    for down, awake in ((meeting.guest, meeting.host), (meeting.host, meeting.guest)):
+        down.server.stop()
+        for number in range(_MESSAGES):
+            awake.send(room_id, f"while {down.user_id} is away {number}")
+        if awake is meeting.host:
+            awake.set_state(room_id, "m.room.topic", {"topic": "Where are you?"})
+        down.server.start()
+        awake.send(room_id, "Hello again")
+    meeting.guest.send(room_id, "And hello")
+    for person in (meeting.host, meeting.guest):
+        person.await_messages(room_id, lambda seen: len(seen) == 2 * _MESSAGES + 3, patience_s=90)
+    assert_same_room(room_id, meeting.host, meeting.guest)
+
+
+def test_restarts_in_the_middle_lose_nothing(meeting: Encounter) -> None:
+    room_id = meeting.shared_room()
+    stop = threading.Event()
+    sent: list[str] = []
+
+    def talk(person: Person) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            try:
+                sent.append(person.send(room_id, f"{person.user_id} {number}"))
+            except (OSError, AssertionError):
+                stop.wait(0.2)  # it is being restarted
+
+    threads = [threading.Thread(target=talk, args=(p,)) for p in (meeting.host, meeting.guest)]
+    for thread in threads:
+        thread.start()
+    for person in (meeting.host, meeting.guest):
+        stop.wait(0.5)
+        person.server.kill9()
+        person.server.start()
+    stop.wait(0.5)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    meeting.host.send(room_id, "The end")
+    meeting.guest.send(room_id, "Indeed")
+    for person in (meeting.host, meeting.guest):
+        person.await_messages(room_id, lambda seen: set(sent) <= set(seen), patience_s=90)
+    assert_same_room(room_id, meeting.host, meeting.guest)
