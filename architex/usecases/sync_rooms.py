@@ -17,7 +17,6 @@ from architex.domain.client_event import (
     ClientEvent,
     RecordedEvent,
     Viewer,
-    find_stripped_state,
     render_stripped_state,
 )
 from architex.domain.event_filter import RoomEventFilter, SyncFilter
@@ -44,6 +43,7 @@ from architex.projections.room_reads import (
 )
 from architex.storage.lazy_members import Member, list_known_members
 from architex.storage.pool import PgConnection
+from architex.storage.stripped_states import list_stripped_states
 from architex.usecases.event_rendering import EventRendering, Shown, Standing
 
 DEFAULT_TIMELINE_LIMIT: Final = 10
@@ -539,26 +539,20 @@ class SyncRooms:
             ],
         )
         events = self.rendering.load(connection, [row.reference for row in rows])
-        own: dict[int, RecordedEvent] = {}
+        told = list_stripped_states(connection, request.viewer.user_id, list(pending))
         stripped: dict[int, list[dict[str, Any]]] = {room_nid: [] for room_nid in pending}
         for row in rows:
             event = events.get(row.position)
-            if event is None:
-                continue
-            stripped[row.room_nid].append(render_stripped_state(event))
-            if row.type == _MEMBER and row.state_key == request.viewer.user_id:
-                own[row.room_nid] = event
+            if event is not None:
+                stripped[row.room_nid].append(render_stripped_state(event))
         result = {}
         for room_nid, view in pending.items():
-            state = stripped[room_nid]
-            if room_nid in own:
-                # What came with an invite from another server, for a room we know nothing of.
-                keys = {(entry["type"], entry["state_key"]) for entry in state}
-                state = state + [
-                    entry
-                    for entry in find_stripped_state(own[room_nid])
-                    if (entry["type"], entry["state_key"]) not in keys
-                ]
+            state: list[Mapping[str, Any]] = [*stripped[room_nid]]
+            if room_nid in told and told[room_nid].position == view.position:
+                # It came from outside the room: what was told with it is newer than what we have.
+                keys = {(entry["type"], entry["state_key"]) for entry in told[room_nid].events}
+                state = [e for e in state if (e["type"], e["state_key"]) not in keys]
+                state += told[room_nid].events
             result[view.room_id] = {f"{membership}_state": {"events": state}}
         return result
 
