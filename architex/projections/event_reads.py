@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from architex.domain.client_event import RecordedEvent, read_recorded_event
 from architex.domain.identifiers import EventId
@@ -23,13 +23,44 @@ Reference: TypeAlias = tuple[int, int | None]
 """The position of an event and of the redaction of it (None: it is not redacted)."""
 
 
+class Placed(Protocol):
+    """Where an event stands: in the timeline of its room, and on which branch of it."""
+
+    @property
+    def position(self) -> int:
+        """The event's integer ID."""
+
+    @property
+    def redacted_by(self) -> int | None:
+        """The position of the redaction of it, if any."""
+
+    @property
+    def ordering(self) -> int | None:
+        """Its place in the timeline; None for an event that has none there."""
+
+    @property
+    def state_at(self) -> int | None:
+        """The position whose current state, changed by `overlay`, was before it.
+
+        None where the timeline itself says what was before: for events that followed the end of
+        the room as it was, and for backfilled ones.
+        """
+
+    @property
+    def overlay(self) -> int | None:
+        """What the state before it has otherwise than that at `state_at`; None for nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class EventPlace:
-    """Where an event stands.
+    """Where an event stands, and what became of it.
 
     Attributes:
         verdict: 0 accepted, 1 soft-failed, 2 rejected.
         redacted_by: the position of the redaction of it, if any.
+        ordering: its place in the timeline; None for what another server told us only as part of
+            a state.
+        state_at, overlay: the state before it, if it stands on a branch.
     """
 
     position: int
@@ -37,11 +68,43 @@ class EventPlace:
     event_id: EventId
     verdict: int
     redacted_by: int | None
+    ordering: int | None
+    state_at: int | None
+    overlay: int | None
 
     @property
     def reference(self) -> Reference:
         """By which it is loaded."""
         return (self.position, self.redacted_by)
+
+
+# Nearly all events stand in the timeline at their own positions.
+_PLACE: Final = """
+SELECT g.position, g.room_nid, g.event_id, g.verdict, g.redacted_by,
+    CASE WHEN g.is_placed THEN coalesce((SELECT t.ordering FROM timeline t
+        WHERE t.position = g.position AND t.ordering <> t.position), g.position) END,
+    g.state_at, g.overlay
+FROM event_graph g WHERE """
+_PLACES: Final = f"{_PLACE} g.event_id = ANY(%s)"
+_COMPANIONS: Final = f"{_PLACES} UNION ALL {_PLACE} g.position = ANY(%s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """What renderings of events refer to: events that they replaced, and redactions of them.
+
+    Attributes:
+        events: by event ID.
+        places: where they stand, likewise.
+        redactions: by position.
+    """
+
+    events: Mapping[EventId, RecordedEvent]
+    places: Mapping[EventId, EventPlace]
+    redactions: Mapping[int, RecordedEvent]
+
+
+_NO_COMPANIONS: Final = Companions({}, {}, {})
 
 
 class EventReads:
@@ -92,12 +155,8 @@ class EventReads:
 
     def load_companions(
         self, connection: PgConnection, events: Collection[RecordedEvent]
-    ) -> Mapping[EventId | int, RecordedEvent]:
-        """What renderings of `events` refer to.
-
-        Returns the state events they replaced, by event ID, and the redactions of them, by
-        position.
-        """
+    ) -> Companions:
+        """What renderings of `events` refer to: state events they replaced, redactions of them."""
         replaced = [
             event.replaces
             for event in events
@@ -105,25 +164,18 @@ class EventReads:
         ]
         redactions = [event.redacted_by for event in events if event.redacted_by is not None]
         if not replaced and not redactions:
-            return {}
-        rows = connection.execute(
-            "SELECT position, redacted_by FROM event_graph WHERE event_id = ANY(%s)"
-            " UNION SELECT position, redacted_by FROM event_graph WHERE position = ANY(%s)",
-            (replaced, redactions),
-        ).fetchall()
-        companions: dict[EventId | int, RecordedEvent] = {}
-        for position, event in self.load_events(connection, rows).items():
-            companions[event.event_id] = event
-            companions[position] = event
-        return companions
+            return _NO_COMPANIONS
+        rows = connection.execute(_COMPANIONS.encode(), (replaced, redactions)).fetchall()
+        places = {row[2]: EventPlace(*row) for row in rows}
+        loaded = self.load_events(connection, [place.reference for place in places.values()])
+        return Companions({event.event_id: event for event in loaded.values()}, places, loaded)
 
     def find_places(
         self, connection: PgConnection, event_ids: Collection[EventId]
     ) -> dict[EventId, EventPlace]:
         """Where events stand; those that are not known are missing."""
         rows = connection.execute(
-            "SELECT position, room_nid, event_id, verdict, redacted_by FROM event_graph"
-            " WHERE event_id = ANY(%s)",
+            _PLACES.encode(),
             # U+0000 is in no event ID, and PostgreSQL's text cannot hold it.
             ([event_id for event_id in event_ids if "\0" not in event_id],),
         ).fetchall()

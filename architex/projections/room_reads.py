@@ -6,12 +6,13 @@ lower end is left out and the upper end included: `low < position <= high`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from architex.domain.event_filter import RoomEventFilter
 from architex.domain.identifiers import RoomId, UserId
+from architex.domain.room.visibility import EVER
 from architex.projections.event_reads import Reference
 from architex.storage.pool import PgConnection
 
@@ -58,7 +59,12 @@ class RoomView:
 
 @dataclass(frozen=True, slots=True)
 class TimelineRow:
-    """An event of a room's timeline."""
+    """An event of a room's timeline.
+
+    Attributes:
+        resumes_at: of a backfilled event: the ordering at which goes on what we saw happen.
+        state_at, overlay: the state before it, if it stands on a branch.
+    """
 
     room_nid: int
     ordering: int
@@ -66,7 +72,15 @@ class TimelineRow:
     sender: UserId
     is_state: bool
     type: str
+    resumes_at: int | None
     redacted_by: int | None
+    state_at: int | None
+    overlay: int | None
+
+    @property
+    def moment(self) -> int:
+        """The position whose current state comes closest to the one after the event."""
+        return self.ordering if self.resumes_at is None else self.resumes_at
 
     @property
     def reference(self) -> Reference:
@@ -223,27 +237,50 @@ def list_joined_rooms(connection: PgConnection, user_id: UserId) -> dict[int, Ro
 
 # ---- history visibility
 
-_HISTORY_CHANGES: Final = """
-SELECT c.room_nid, 'm.room.history_visibility', c.valid_from, c.position, g.redacted_by, NULL
-FROM current_state c JOIN event_graph g USING (position)
-WHERE c.room_nid = ANY(%(rooms)s) AND c.type = 'm.room.history_visibility' AND c.state_key = ''
+# Looked up key by key. What another server told as part of a state counts from before all that was
+# backfilled since, as long as it has no place there itself.
+_HISTORY_CHANGES: Final = f"""
+WITH k (room_nid, type, state_key) AS (SELECT r.room_nid, t.type, t.state_key
+    FROM unnest(%(rooms)s::int8[]) AS r (room_nid), (VALUES ('m.room.create', ''),
+    ('m.room.history_visibility', ''), ('m.room.member', %(user)s)) AS t (type, state_key))
+SELECT c.room_nid, c.type, c.valid_from, c.position, g.redacted_by, c.membership, NULL::int8,
+    CASE WHEN g.is_outlier AND NOT g.is_placed THEN coalesce((SELECT t.ordering FROM timeline t
+        WHERE t.room_nid = c.room_nid AND t.ordering < c.valid_from AND t.resumes_at IS NULL
+        ORDER BY t.ordering DESC LIMIT 1), -{EVER}) END,
+    g.is_outlier AND g.is_placed AND c.valid_from = c.position
+FROM k CROSS JOIN LATERAL (SELECT * FROM current_state c WHERE c.room_nid = k.room_nid
+    AND c.type = k.type AND c.state_key = k.state_key OFFSET 0) c
+JOIN event_graph g USING (position)
 UNION ALL
-SELECT c.room_nid, 'm.room.member', c.valid_from, c.position, NULL, c.membership
-FROM current_state c
-WHERE c.room_nid = ANY(%(rooms)s) AND c.type = 'm.room.member' AND c.state_key = %(user)s
-ORDER BY 3"""
+SELECT p.room_nid, p.type, p.ordering, p.position, g.redacted_by, p.membership, p.resumes_at,
+    NULL, false
+FROM k CROSS JOIN LATERAL (SELECT * FROM past_state p WHERE p.room_nid = k.room_nid
+    AND p.type = k.type AND p.state_key = k.state_key OFFSET 0) p
+JOIN event_graph g USING (position)
+ORDER BY 3"""  # noqa: S608 - all of it is our own text
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryChange:
-    """A change of a room's history visibility, or of one user's membership in it."""
+    """A change of the history visibility or of one user's membership; or the room's beginning.
+
+    Attributes:
+        since: the ordering from which on it holds.
+        resumes_at: of a backfilled event: the ordering at which goes on what we saw happen.
+        told_after: of an event that has no place in the timeline, as another server told it: the
+            last ordering at which we saw something else.
+        is_moved: the event has its place elsewhere: it is told of a second time.
+    """
 
     room_nid: int
     type: str
-    valid_from: int
+    since: int
     position: int
     redacted_by: int | None
     membership: str | None
+    resumes_at: int | None
+    told_after: int | None
+    is_moved: bool
 
 
 def list_history_changes(
@@ -251,19 +288,95 @@ def list_history_changes(
 ) -> list[HistoryChange]:
     """How history visibility and a user's membership changed in rooms, ascending."""
     rows = connection.execute(
-        _HISTORY_CHANGES, {"user": user_id, "rooms": list(room_nids)}
+        _HISTORY_CHANGES.encode(), {"user": user_id, "rooms": list(room_nids)}
     ).fetchall()
     return [HistoryChange(*row) for row in rows]
+
+
+# Overlays of one branch stand on each other: each is looked at once, however many ask for it.
+_READER_ENTRIES: Final = """
+WITH RECURSIVE stack (overlay) AS (
+    SELECT unnest(%(overlays)s::int8[])
+    UNION SELECT o.parent FROM stack JOIN state_overlays o USING (overlay)
+    WHERE o.parent IS NOT NULL)
+SELECT o.overlay, o.parent, v.overlay IS NOT NULL, v.position, g.redacted_by,
+    m.overlay IS NOT NULL, m.position
+FROM stack JOIN state_overlays o USING (overlay)
+LEFT JOIN overlay_entries v ON v.overlay = o.overlay
+    AND v.type = 'm.room.history_visibility' AND v.state_key = ''
+LEFT JOIN event_graph g ON g.position = v.position
+LEFT JOIN overlay_entries m ON m.overlay = o.overlay
+    AND m.type = 'm.room.member' AND m.state_key = %(user)s"""
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderEntries:
+    """What an overlay says about the history visibility and about one user's membership.
+
+    Attributes:
+        parent: the overlay below it.
+        has_visibility, has_membership: whether it says anything about it.
+        visibility, membership: the event; None for an entry that it takes away.
+    """
+
+    parent: int | None
+    has_visibility: bool = False
+    visibility: Reference | None = None
+    has_membership: bool = False
+    membership: Reference | None = None
+
+
+def list_reader_entries(
+    connection: PgConnection, user_id: UserId, overlays: Collection[int]
+) -> dict[int, ReaderEntries]:
+    """What overlays, with all that they stand on, say to a reader; one query."""
+    if not overlays:
+        return {}
+    rows = connection.execute(
+        _READER_ENTRIES, {"user": user_id, "overlays": list(overlays)}
+    ).fetchall()
+    single = {row[0]: _reader_entries(*row[1:]) for row in rows}
+    return {overlay: _with_parents(single, overlay) for overlay in overlays}
+
+
+def _reader_entries(
+    parent: int | None,
+    has_visibility: bool,
+    visibility: int | None,
+    redacted_by: int | None,
+    has_membership: bool,
+    membership: int | None,
+) -> ReaderEntries:
+    return ReaderEntries(
+        parent,
+        has_visibility,
+        None if visibility is None else (visibility, redacted_by),
+        has_membership,
+        # What is left of a redacted m.room.member still says the membership.
+        None if membership is None else (membership, None),
+    )
+
+
+def _with_parents(single: Mapping[int, ReaderEntries], overlay: int) -> ReaderEntries:
+    found = at = single.get(overlay, ReaderEntries(None))
+    while at.parent is not None and not (found.has_visibility and found.has_membership):
+        at = single[at.parent]
+        if not found.has_visibility:
+            found = replace(found, has_visibility=at.has_visibility, visibility=at.visibility)
+        if not found.has_membership:
+            found = replace(found, has_membership=at.has_membership, membership=at.membership)
+    return found
 
 
 # ---- timelines
 
 _TIMELINE: Final = """
-SELECT s.room_nid, e.ordering, e.position, e.sender, e.is_state, e.type, g.redacted_by
-FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
+SELECT s.room_nid, e.ordering, e.position, e.sender, e.is_state, e.type, e.resumes_at,
+    g.redacted_by, g.state_at, g.overlay
+FROM unnest(%({stretches}_rooms)s::int8[], %({stretches}_lows)s::int8[],
+    %({stretches}_highs)s::int8[]) AS s (room_nid, low, high)
 CROSS JOIN LATERAL (
-    SELECT t.ordering, t.position, t.sender, t.is_state, t.type FROM {source} t
-    {where} ORDER BY t.ordering {order} LIMIT %(limit)s) e
+    SELECT t.* FROM {source} t {where} ORDER BY t.ordering {order} LIMIT %(limit)s) e
 JOIN event_graph g ON g.position = e.position"""
 
 _STRETCH: Final = "WHERE t.room_nid = s.room_nid AND t.ordering > s.low AND t.ordering <= s.high"
@@ -279,22 +392,33 @@ WHERE (%(types)s::text[] IS NULL OR t.type LIKE ANY(%(types)s))
     AND (%(contains_url)s::boolean IS NULL OR t.has_url = %(contains_url)s)
     AND (t.is_state OR NOT t.sender = ANY(%(ignored)s))"""
 
-_TIMELINE_SQL: Final = {
-    (filtered, order): _TIMELINE.format(
-        source=_SCANNED.format(stretch=_STRETCH, order=order) if filtered else "timeline",
-        where=_FILTERED if filtered else _STRETCH,
+
+def _timeline_sql(*, filtered: bool, order: str, branches: bool) -> str:
+    stretch = f"{_STRETCH} AND t.on_branch" if branches else _STRETCH
+    return _TIMELINE.format(
+        stretches="branch" if branches else "whole",
+        source=_SCANNED.format(stretch=stretch, order=order) if filtered else "timeline",
+        where=_FILTERED if filtered else stretch,
         order=order,
     )
+
+
+def _timeline_statements(filtered: bool, order: str) -> tuple[str, str]:
+    whole = _timeline_sql(filtered=filtered, order=order, branches=False)
+    branches = _timeline_sql(filtered=filtered, order=order, branches=True)
+    return whole, f"{whole} UNION ALL {branches}"
+
+
+_TIMELINE_SQL: Final = {
+    (filtered, order): _timeline_statements(filtered, order)
     for filtered in (False, True)
     for order in ("ASC", "DESC")
 }
 
 
 _SCAN_END: Final = """
-SELECT ordering FROM timeline WHERE room_nid = %s AND ordering > %s AND ordering <= %s
-ORDER BY ordering """
-_SCAN_END_BEFORE: Final = _SCAN_END + "DESC OFFSET %s LIMIT 1"
-_SCAN_END_AFTER: Final = _SCAN_END + "ASC OFFSET %s LIMIT 1"
+SELECT ordering FROM timeline WHERE room_nid = %s AND ordering > %s AND ordering <= %s {only}
+ORDER BY ordering {order} OFFSET %s LIMIT 1"""
 
 
 def list_timeline(
@@ -305,6 +429,7 @@ def list_timeline(
     newest_first: bool = True,
     event_filter: RoomEventFilter | None = None,
     ignored: Collection[UserId] = (),
+    branches: Collection[Stretch] = (),
 ) -> list[TimelineRow]:
     """Events of stretches of timelines, from one end of each.
 
@@ -314,33 +439,43 @@ def list_timeline(
         event_filter: what passes; at most MAX_SCANNED events per stretch are looked at then (see
             `find_scan_end`). Rooms are not looked at: leave those out that do not pass.
         ignored: users of whom only state events pass.
+        branches: further stretches, of which only events that stand on branches are wanted.
     """
-    if not stretches or limit <= 0:
+    if not (stretches or branches) or limit <= 0:
         return []
-    params: dict[str, Any] = {
-        "rooms": [stretch.room_nid for stretch in stretches],
-        "lows": [stretch.low for stretch in stretches],
-        "highs": [stretch.high for stretch in stretches],
-        "limit": limit,
-    }
+    params: dict[str, Any] = _stretch_params("whole", stretches)
+    params["limit"] = limit
     filtered = is_hiding(event_filter, ignored)
     if filtered:
         params |= _filter_params(event_filter or RoomEventFilter())
         params |= {"ignored": _sendable(ignored), "scanned": MAX_SCANNED}
-    sql = _TIMELINE_SQL[filtered, "DESC" if newest_first else "ASC"]
+    whole, with_branches = _TIMELINE_SQL[filtered, "DESC" if newest_first else "ASC"]
+    if branches:
+        params |= _stretch_params("branch", branches)
+    sql = with_branches if branches else whole
     return [TimelineRow(*row) for row in connection.execute(sql.encode(), params).fetchall()]
 
 
+def _stretch_params(name: str, stretches: Collection[Stretch]) -> dict[str, Any]:
+    return {
+        f"{name}_rooms": [stretch.room_nid for stretch in stretches],
+        f"{name}_lows": [stretch.low for stretch in stretches],
+        f"{name}_highs": [stretch.high for stretch in stretches],
+    }
+
+
 _EVENTS_OF_STATE: Final = """
-SELECT s.room_nid, t.ordering, t.position, t.sender, t.is_state, t.type, g.redacted_by
+SELECT s.room_nid, t.ordering, t.position, t.sender, t.is_state, t.type, t.resumes_at,
+    g.redacted_by, g.state_at, g.overlay
 FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[], %(ats)s::int8[])
     AS s (room_nid, low, high, at)
 CROSS JOIN LATERAL (
-    SELECT c.valid_from FROM current_state c
+    SELECT t.* FROM current_state c
+    JOIN timeline t ON t.room_nid = c.room_nid AND t.ordering = c.valid_from
+        AND t.position = c.position
     WHERE c.room_nid = s.room_nid AND c.valid_from > s.low AND c.valid_from <= s.high
-        AND c.valid_to > s.at AND c.position = c.valid_from
-    ORDER BY c.valid_from DESC LIMIT %(limit)s) e
-JOIN timeline t ON t.room_nid = s.room_nid AND t.ordering = e.valid_from
+        AND c.valid_to > s.at
+    ORDER BY c.valid_from DESC LIMIT %(limit)s) t
 JOIN event_graph g ON g.position = t.position"""
 
 
@@ -370,14 +505,21 @@ def is_hiding(event_filter: RoomEventFilter | None, ignored: Collection[UserId])
     return bool(ignored) or (event_filter is not None and not event_filter.passes_everything)
 
 
-def find_scan_end(connection: PgConnection, stretch: Stretch, *, newest_first: bool) -> int | None:
+def find_scan_end(
+    connection: PgConnection, stretch: Stretch, *, newest_first: bool, branches: bool = False
+) -> int | None:
     """Where a filtered question about a stretch stopped looking.
+
+    Args:
+        branches: whether only events on branches were wanted.
 
     Returns the ordering of the last event it looked at; None when it looked at all of them.
     """
-    sql = _SCAN_END_BEFORE if newest_first else _SCAN_END_AFTER
+    sql = _SCAN_END.format(
+        only="AND on_branch" if branches else "", order="DESC" if newest_first else "ASC"
+    )
     row = connection.execute(
-        sql, (stretch.room_nid, stretch.low, stretch.high, MAX_SCANNED - 1)
+        sql.encode(), (stretch.room_nid, stretch.low, stretch.high, MAX_SCANNED - 1)
     ).fetchone()
     return None if row is None else int(row[0])
 
@@ -520,6 +662,35 @@ def list_state_of_type(
     sql = _STATE_OF_TYPE_NOW if at is None else _STATE_OF_TYPE_THEN
     params = {"room": room_nid, "type": type, "at": at}
     return [StateRow(*row) for row in connection.execute(sql, params).fetchall()]
+
+
+def find_resumption(connection: PgConnection, room_nid: int, ordering: int) -> int | None:
+    """Of a place in backfilled history: the ordering at which goes on what we saw happen.
+
+    None for a place in what came as it happened.
+    """
+    row = connection.execute(
+        "SELECT resumes_at FROM timeline WHERE room_nid = %s AND ordering <= %s"
+        " ORDER BY ordering DESC LIMIT 1",
+        (room_nid, ordering),
+    ).fetchone()
+    if row is None:  # before all that we have
+        row = connection.execute(
+            "SELECT coalesce(resumes_at, ordering) FROM timeline WHERE room_nid = %s"
+            " ORDER BY ordering LIMIT 1",
+            (room_nid,),
+        ).fetchone()
+    return None if row is None or row[0] is None or row[0] <= ordering else int(row[0])
+
+
+def is_in_state(connection: PgConnection, room_nid: int, position: int, at: int) -> bool:
+    """Whether an event is part of a room's state after a position."""
+    row = connection.execute(
+        "SELECT 1 FROM current_state WHERE position = %s AND room_nid = %s"
+        " AND valid_from <= %s AND valid_to > %s",
+        (position, room_nid, at, at),
+    ).fetchone()
+    return row is not None
 
 
 def _span_params(spans: Collection[StateSpan]) -> dict[str, Any]:

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from architex.domain.room.aggregate import DUMMY_EVENT_TYPE
 from architex.domain.room.events import RecordedFact
 from architex.projections.base import Execute, Projection, Row, Timing
 
+# What stands next above a backfilled event tells where the history goes on that we saw happen.
+_INSERT_BACKFILLED: Final = """
+INSERT INTO timeline (room_nid, ordering, position, type, sender, is_state, has_url, resumes_at)
+SELECT %(room)s, %(ordering)s, %(position)s, %(type)s, %(sender)s, %(is_state)s, %(has_url)s,
+    coalesce((SELECT coalesce(t.resumes_at, t.ordering) FROM timeline t
+        WHERE t.room_nid = %(room)s AND t.ordering > %(ordering)s
+        ORDER BY t.ordering LIMIT 1), %(fact)s)"""
+
+_INSERT_PAST_STATE: Final = """
+INSERT INTO past_state (room_nid, type, state_key, ordering, position, resumes_at, membership)
+SELECT t.room_nid, t.type, %s, t.ordering, t.position, t.resumes_at, %s
+FROM timeline t WHERE t.room_nid = %s AND t.ordering = %s"""
+
+PAST_STATE_TYPES: Final = frozenset({"m.room.history_visibility", "m.room.member"})
+"""The types of backfilled state that are remembered by their keys."""
+
 
 class Timeline(Projection):
-    """Writes `timeline`."""
+    """Writes `timeline` and `past_state`."""
 
     name: ClassVar[str] = "timeline"
     timing: ClassVar[Timing] = Timing.INLINE
-    tables: ClassVar[tuple[str, ...]] = ("timeline",)
+    tables: ClassVar[tuple[str, ...]] = ("timeline", "past_state")
 
     def apply(
         self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]
@@ -24,16 +40,51 @@ class Timeline(Projection):
         for r in recorded:
             if not r.fact.is_in_timeline or r.pdu.type == DUMMY_EVENT_TYPE:
                 continue
+            if r.fact.ordering is not None:
+                _add_backfilled(execute, r, r.fact.ordering)
+                continue
             execute(
                 "INSERT INTO timeline (room_nid, ordering, position, type, sender, is_state,"
-                " has_url) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                " has_url, on_branch) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
                 (
                     r.room_nid,
-                    r.position if r.fact.ordering is None else r.fact.ordering,
+                    r.position,
                     r.event_position,
                     r.pdu.type,
                     r.pdu.sender,
                     r.pdu.is_state,
-                    isinstance(r.content.get("url"), str),
+                    _has_url(r),
+                    r.fact.before is not None,
                 ),
             )
+
+
+def _add_backfilled(execute: Execute, r: RecordedFact, ordering: int) -> None:
+    execute(
+        _INSERT_BACKFILLED,
+        {
+            "room": r.room_nid,
+            "ordering": ordering,
+            "position": r.event_position,
+            "type": r.pdu.type,
+            "sender": r.pdu.sender,
+            "is_state": r.pdu.is_state,
+            "has_url": _has_url(r),
+            "fact": r.position,
+        },
+    )
+    if r.pdu.state_key is not None and r.pdu.type in PAST_STATE_TYPES:
+        membership = r.content.get("membership") if r.pdu.type == "m.room.member" else None
+        execute(
+            _INSERT_PAST_STATE,
+            (
+                r.pdu.state_key,
+                membership if isinstance(membership, str) else None,
+                r.room_nid,
+                ordering,
+            ),
+        )
+
+
+def _has_url(r: RecordedFact) -> bool:
+    return isinstance(r.content.get("url"), str)

@@ -9,9 +9,9 @@ from typing import Final
 from architex.domain.client_event import ClientEvent, RecordedEvent, Viewer
 from architex.domain.errors import Forbidden, NotFound
 from architex.domain.event_filter import RoomEventFilter
-from architex.domain.identifiers import EventId, RoomId
+from architex.domain.identifiers import EventId, RoomId, UserId
 from architex.domain.room.visibility import EVER
-from architex.projections.event_reads import EventPlace
+from architex.projections.event_reads import EventPlace, Placed
 from architex.projections.room_reads import (
     MAX_SCANNED,
     StateRow,
@@ -19,19 +19,25 @@ from architex.projections.room_reads import (
     Stretch,
     TimelineRow,
     find_position,
+    find_resumption,
     find_room_nid,
     find_room_view,
     find_scan_end,
     is_hiding,
+    is_in_state,
     list_state_entries,
     list_timeline,
 )
 from architex.projections.sync_reads import list_ignored_users
 from architex.storage.pool import PgConnection
-from architex.usecases.event_rendering import EventRendering, Shown, Standing
+from architex.usecases.event_rendering import EventRendering, Shown
 from architex.usecases.requester import Requester
+from architex.usecases.standing import Standing
 
 ACCEPTED: Final = 0
+
+MAX_LOOKS: Final = 5
+"""How often a page goes on looking when events on branches turn out to be hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class RoomReader:
         self.now = find_position(connection)
         self.is_joined = view is not None and view.is_joined
         self.standing = Standing(room_nid)
+        self._places: dict[int, Placed] = {}
         self.state_at = self.now
         if view is not None and view.is_joined:
             self.standing.joined_since = view.join_position
@@ -116,8 +123,29 @@ class RoomReader:
         high = min(high, self.now)
         if low + 1 < (self.standing.joined_since or EVER):
             self.load_access()
-        stretches = self.standing.visible_stretches(low, high)
         ignored = list_ignored_users(self.connection, self.requester.user_id)
+        found: list[TimelineRow] = []
+        for _ in range(MAX_LOOKS):
+            page = self._look(low, high, limit - len(found), newest_first, event_filter, ignored)
+            visible = self._visible(page.rows)
+            found += visible
+            if page.next is None or len(visible) == len(page.rows):
+                break
+            low, high = (low, page.next) if newest_first else (page.next, high)
+        return Page(found, page.next)
+
+    def _look(
+        self,
+        low: int,
+        high: int,
+        limit: int,
+        newest_first: bool,
+        event_filter: RoomEventFilter,
+        ignored: Collection[UserId],
+    ) -> Page:
+        """A page, as if events on branches that may be visible were."""
+        stretches = self.standing.visible_stretches(low, high)
+        branches = self.standing.hidden_stretches(low, high)
         rows = list_timeline(
             self.connection,
             stretches,
@@ -125,11 +153,12 @@ class RoomReader:
             newest_first=newest_first,
             event_filter=event_filter,
             ignored=ignored,
+            branches=branches,
         )
         rows.sort(key=lambda row: row.ordering, reverse=newest_first)
         scan_end = None
         if is_hiding(event_filter, ignored):
-            scan_end = self._find_scan_end(stretches, newest_first)
+            scan_end = self._find_scan_end(stretches, branches, newest_first)
         if scan_end is not None:
             rows = [
                 row
@@ -143,16 +172,33 @@ class RoomReader:
             return Page(rows, None)
         return Page(rows, scan_end - 1 if newest_first else scan_end)
 
-    def _find_scan_end(self, stretches: Sequence[Stretch], newest_first: bool) -> int | None:
+    def _find_scan_end(
+        self, stretches: Sequence[Stretch], branches: Sequence[Stretch], newest_first: bool
+    ) -> int | None:
         """Where a filtered look at stretches stopped; None when it saw all of them."""
-        for stretch in reversed(stretches) if newest_first else stretches:
-            # No stretch has more events than positions.
+        some = sorted(
+            [(stretch.low, False, stretch) for stretch in stretches]
+            + [(stretch.low, True, stretch) for stretch in branches],
+            reverse=newest_first,
+            key=lambda one: one[0],
+        )
+        for _, only_branches, stretch in some:
+            # No stretch has more events than orderings.
             if stretch.high - stretch.low < MAX_SCANNED:
                 continue
-            scan_end = find_scan_end(self.connection, stretch, newest_first=newest_first)
+            scan_end = find_scan_end(
+                self.connection, stretch, newest_first=newest_first, branches=only_branches
+            )
             if scan_end is not None:
                 return scan_end
         return None
+
+    def _visible(self, rows: Sequence[TimelineRow]) -> list[TimelineRow]:
+        """Without the events on branches that the requester may not see."""
+        self.rendering.standings.decide(
+            self.connection, self.requester.user_id, [(self.standing, row) for row in rows]
+        )
+        return [row for row in rows if self.standing.is_visible(row)]
 
     def find_visible(self, event_id: EventId) -> EventPlace:
         """Where an event of the room is.
@@ -162,17 +208,35 @@ class RoomReader:
         """
         place = self.rendering.event_reads.find_places(self.connection, [event_id]).get(event_id)
         if place is not None and place.room_nid == self.room_nid and place.verdict == ACCEPTED:
-            if self.standing.is_visible(place.position) is None:
-                self.load_access()
-            if self.standing.is_visible(place.position):
+            self.rendering.standings.decide(
+                self.connection, self.requester.user_id, [(self.standing, place)]
+            )
+            if self.standing.is_visible(place) or self._is_in_state(place):
+                self._places[place.position] = place
                 return place
         raise NotFound("There is no such event, or you may not see it.")
 
+    def _is_in_state(self, place: EventPlace) -> bool:
+        """Whether an event that has no place in the timeline is part of the state they see."""
+        return place.ordering is None and is_in_state(
+            self.connection, self.room_nid, place.position, self.state_at
+        )
+
     def load_access(self) -> None:
         """Look up the room's history visibility."""
-        self.rendering.load_access(self.connection, self.requester.user_id, [self.standing])
+        self.rendering.standings.load_access(
+            self.connection, self.requester.user_id, [self.standing]
+        )
 
     # ---- state
+
+    def find_moment(self, ordering: int) -> int:
+        """The position whose current state comes closest to the one after a place.
+
+        Where the history was backfilled, nobody here knows the state.
+        """
+        resumes_at = find_resumption(self.connection, self.room_nid, ordering)
+        return ordering if resumes_at is None else resumes_at
 
     def find_state(self, keys: Collection[tuple[str, str]], at: int) -> list[RecordedEvent]:
         """Those entries of the state after a position that exist."""
@@ -185,13 +249,23 @@ class RoomReader:
     def load(self, rows: Iterable[StateRow | TimelineRow]) -> list[RecordedEvent]:
         """The events of rows, in the same order."""
         rows = list(rows)
+        self._places |= {row.position: row for row in rows if isinstance(row, TimelineRow)}
         events = self.rendering.load(self.connection, [row.reference for row in rows])
         return [events[row.position] for row in rows if row.position in events]
 
     def render(
         self, events: Collection[RecordedEvent], *, with_membership: bool = True
     ) -> list[ClientEvent]:
-        """Events as the requester sees them, in the same order."""
-        shown = [Shown(self.standing, event, with_membership) for event in events]
+        """Events as the requester sees them, in the same order.
+
+        Args:
+            with_membership: whether they are shown as part of the timeline.
+        """
+        shown = [
+            Shown(
+                self.standing, event, self._places.get(event.position) if with_membership else None
+            )
+            for event in events
+        ]
         rendered = self.rendering.render(self.connection, self.viewer, shown)
         return [rendered[event.position] for event in events]

@@ -82,7 +82,7 @@ class RoomReading:
             if following is not None:
                 response["end"] = format_pagination_token(following)
             if event_filter.lazy_load_members and events:
-                members = self._members_of_senders(reader, events, events[0].position)
+                members = self._members_of_senders(reader, events, page.rows[0].moment)
                 response["state"] = reader.render(members, with_membership=False)
             return response
 
@@ -100,7 +100,7 @@ class RoomReading:
         def read(reader: RoomReader) -> ClientEvent:
             place = reader.find_visible(event_id)
             events = reader.rendering.load(reader.connection, [place.reference])
-            return reader.render(list(events.values()))[0]
+            return reader.render([events[place.position]])[0]
 
         try:
             return self._read(requester, room_id, read)
@@ -126,18 +126,20 @@ class RoomReading:
 
         def read(reader: RoomReader) -> dict[str, Any]:
             place = reader.find_visible(event_id)
-            at = place.position
+            at = place.ordering
+            if at is None:
+                raise NotFound("This event is known, but not where it stands.")
             before = reader.list_page(
                 -EVER, at - 1, limit=limit // 2, newest_first=True, event_filter=event_filter
             ).rows
             after = reader.list_page(
                 at, EVER, limit=limit - limit // 2, newest_first=False, event_filter=event_filter
             ).rows
-            event = reader.rendering.load(reader.connection, [place.reference])[at]
+            event = reader.rendering.load(reader.connection, [place.reference])[place.position]
             events_before, events_after = reader.load(before), reader.load(after)
-            last = after[-1].position if after else at
+            moment = after[-1].moment if after else reader.find_moment(at)
             state = self._context_state(
-                reader, [*events_before, event, *events_after], last, event_filter
+                reader, [*events_before, event, *events_after], moment, event_filter
             )
             return {
                 "start": format_pagination_token((before[-1].ordering if before else at) - 1),
@@ -202,14 +204,16 @@ class RoomReading:
         """The m.room.member events of the room's state.
 
         Args:
-            at: the position as of which; None for now, or when the requester left.
+            at: the ordering as of which; None for now, or when the requester left.
             membership, not_membership: only events for which either condition holds.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmembers
         """
 
         def read(reader: RoomReader) -> list[ClientEvent]:
-            moment = reader.state_at if at is None else min(at, reader.state_at)
+            moment = reader.state_at
+            if at is not None and at < moment:
+                moment = min(moment, reader.find_moment(at))
             rows = [
                 row
                 for row in list_state_of_type(

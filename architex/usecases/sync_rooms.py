@@ -44,7 +44,8 @@ from architex.projections.room_reads import (
 from architex.storage.lazy_members import Member, list_known_members
 from architex.storage.pool import PgConnection
 from architex.storage.stripped_states import list_stripped_states
-from architex.usecases.event_rendering import EventRendering, Shown, Standing
+from architex.usecases.event_rendering import EventRendering, Shown
+from architex.usecases.standing import Standing
 
 DEFAULT_TIMELINE_LIMIT: Final = 10
 MAX_TIMELINE_LIMIT: Final = 500
@@ -117,7 +118,7 @@ class RoomPlan:
     @property
     def start(self) -> int:
         """The position just before the timeline."""
-        return self.rows[0].position - 1 if self.rows else self.high
+        return self.rows[0].ordering - 1 if self.rows else self.high
 
     def span(self) -> StateSpan:
         """The moments whose state matters."""
@@ -217,7 +218,9 @@ class SyncRooms:
     ) -> list[RoomPlan]:
         since = request.since
         standings = {v.room_nid: Standing(v.room_nid) for v in views}
-        self.rendering.load_access(connection, request.viewer.user_id, standings.values())
+        self.rendering.standings.load_access(
+            connection, request.viewer.user_id, standings.values()
+        )
         plans = []
         for view in views:
             standing = standings[view.room_nid]
@@ -259,19 +262,28 @@ class SyncRooms:
         shown = [plan for plan in plans if event_filter.is_room_included(plan.view.room_id)]
         if event_filter.passes_nothing:
             shown = []
-        self.rendering.load_access(
+        self.rendering.standings.load_access(
             connection,
             request.viewer.user_id,
             [p.standing for p in shown if p.low + 1 < (p.standing.joined_since or EVER)],
         )
         stretches = [s for p in shown for s in _merge(_visible(p), p.extra)]
+        branches = [s for p in shown for s in p.standing.hidden_stretches(p.low, p.high)]
         rows = list_timeline(
             connection,
             stretches,
             limit=limit + 1,
             event_filter=event_filter,
             ignored=request.ignored,
+            branches=branches,
         )
+        hidden = self._find_hidden(connection, request, shown, rows)
+        floors = _floors([*stretches, *branches], rows, hidden, limit) if hidden else {}
+        rows = [
+            row
+            for row in rows
+            if row.position not in hidden and row.ordering >= floors.get(row.room_nid, -EVER)
+        ]
         rows += self._find_missed_state(connection, request, shown, limit)
         by_room: dict[int, dict[int, TimelineRow]] = {}
         for row in rows:
@@ -280,11 +292,31 @@ class SyncRooms:
         for plan in plans:
             found = sorted(by_room.get(plan.room_nid, {}).values(), key=lambda row: row.ordering)
             # Whoever joined since the last sync was not told of what happened before.
-            plan.limited = len(found) > limit or plan.is_new
+            floor = floors.get(plan.room_nid)
+            plan.limited = len(found) > limit or plan.is_new or floor is not None
             plan.rows = found[-limit:] if limit else []
-            plan.prev_batch = plan.rows[0].ordering - 1 if plan.rows else plan.high
+            end = plan.high if floor is None else floor - 1
+            plan.prev_batch = plan.rows[0].ordering - 1 if plan.rows else end
             if hiding and len(found) <= limit and plan.view.fact_count > MAX_SCANNED:
                 self._look_for_scan_end(connection, plan)
+
+    def _find_hidden(
+        self,
+        connection: PgConnection,
+        request: RoomsRequest,
+        plans: Iterable[RoomPlan],
+        rows: Collection[TimelineRow],
+    ) -> set[int]:
+        """The positions of those events on branches that the user may not see."""
+        standings = {plan.room_nid: plan.standing for plan in plans}
+        own_events = {(s.room_nid, s.high) for plan in plans for s in plan.extra}
+        pairs = [
+            (standings[row.room_nid], row)
+            for row in rows
+            if row.state_at is not None and (row.room_nid, row.ordering) not in own_events
+        ]
+        self.rendering.standings.decide(connection, request.viewer.user_id, pairs)
+        return {row.position for standing, row in pairs if not standing.is_visible(row)}
 
     def _look_for_scan_end(self, connection: PgConnection, plan: RoomPlan) -> None:
         """A filter that hides nearly everything: say where the search ended."""
@@ -460,7 +492,7 @@ class SyncRooms:
         for plan in plans:
             standing = plan.standing
             shown.extend(
-                Shown(standing, events[row.position])
+                Shown(standing, events[row.position], row)
                 for row in plan.rows
                 if row.position in events
             )
@@ -472,7 +504,7 @@ class SyncRooms:
             chosen[plan.room_nid] = rows
             timeline_positions = {row.position for row in plan.rows}
             shown.extend(
-                Shown(standing, events[row.position], with_membership=False)
+                Shown(standing, events[row.position])
                 for row in rows
                 if row.position not in timeline_positions
             )
@@ -574,6 +606,28 @@ def _merge(stretches: Sequence[Stretch], extra: Sequence[Stretch]) -> list[Stret
     return [*stretches] + [
         e for e in extra if not any(s.low <= e.low and e.high <= s.high for s in stretches)
     ]
+
+
+def _floors(
+    stretches: Collection[Stretch],
+    rows: Collection[TimelineRow],
+    hidden: Collection[int],
+    limit: int,
+) -> dict[int, int]:
+    """Room number → below which ordering nobody looked for what stands in for hidden events."""
+    floors: dict[int, int] = {}
+    rooms = {row.room_nid for row in rows if row.position in hidden}
+    for stretch in stretches:
+        room_nid = stretch.room_nid
+        if room_nid in rooms:
+            orderings = [
+                row.ordering
+                for row in rows
+                if row.room_nid == room_nid and stretch.low < row.ordering <= stretch.high
+            ]
+            if len(orderings) > limit:
+                floors[room_nid] = max(min(orderings), floors.get(room_nid, -EVER))
+    return floors
 
 
 def _gaps(stretches: Sequence[Stretch], room_nid: int, low: int, high: int) -> list[Stretch]:

@@ -68,7 +68,7 @@ def test_companions_are_what_was_replaced_and_what_redacted(core: Core, room_id:
     event = load(core, reads, new.event_id)
     with core.database.connection() as connection:
         companions = reads.load_companions(connection, [event])
-    assert companions[old.event_id].content == {"name": "A"}
+    assert companions.events[old.event_id].content == {"name": "A"}
     (redaction,) = append(
         core, room_id, EventDraft("m.room.redaction", ALICE, {"redacts": new.event_id})
     )
@@ -76,7 +76,7 @@ def test_companions_are_what_was_replaced_and_what_redacted(core: Core, room_id:
     assert event.redacted_by is not None
     with core.database.connection() as connection:
         companions = reads.load_companions(connection, [event])
-    assert companions[event.redacted_by].event_id == redaction.event_id
+    assert companions.redactions[event.redacted_by].event_id == redaction.event_id
 
 
 def test_unknown_events_are_nowhere(core: Core) -> None:
