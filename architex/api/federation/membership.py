@@ -12,10 +12,15 @@ import falcon
 
 from architex.api.federation.authentication import require_server, signed_content
 from architex.api.requests import bool_param
+from architex.domain.errors import BadJson, MissingParam
+from architex.usecases.remote_invites import RemoteInvites
 from architex.usecases.resident import Membership, Resident
 
 MAX_EVENT_BODY_BYTES: Final = 512 * 1024
 """Of a request that carries one event, which has at most 65,536 bytes as canonical JSON."""
+
+MAX_INVITE_BODY_BYTES: Final = 2 * 1024 * 1024
+"""Of an invite, which also tells some state of the room."""
 
 
 class TemplateResource:
@@ -138,6 +143,53 @@ class SendKnockResource:
         origin = require_server(req, max_bytes=MAX_EVENT_BODY_BYTES)
         state = self._resident.receive_knock(origin, room_id, event_id, signed_content(req))
         resp.media = {"knock_room_state": state}
+
+
+class InviteResource:
+    """PUT /v2/invite/{room_id}/{event_id}"""
+
+    def __init__(self, invites: RemoteInvites) -> None:
+        self._invites = invites
+
+    def on_put(
+        self, req: falcon.Request, resp: falcon.Response, room_id: str, event_id: str
+    ) -> None:
+        """An invite of a user of ours, answered with our signature on it.
+
+        Raises:
+            MissingParam, BadJson: the request is not of its form.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid
+        """
+        origin = require_server(req, max_bytes=MAX_INVITE_BODY_BYTES)
+        content = signed_content(req)
+        if "event" not in content or "room_version" not in content:
+            raise MissingParam("An invite needs an event and a room_version.")
+        event, version = content["event"], content["room_version"]
+        if not isinstance(event, dict) or not isinstance(version, str):
+            raise BadJson("The event must be an object, the room_version a string.")
+        told = content.get("invite_room_state", [])
+        signed = self._invites.receive_invite(origin, room_id, event_id, version, event, told)
+        resp.media = {"event": signed}
+
+
+class OldInviteResource:
+    """PUT /v1/invite/{room_id}/{event_id}"""
+
+    def __init__(self, invites: RemoteInvites) -> None:
+        self._invites = invites
+
+    def on_put(
+        self, req: falcon.Request, resp: falcon.Response, room_id: str, event_id: str
+    ) -> None:
+        """An invite of a user of ours into a room of version 1 or 2.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1inviteroomideventid
+        """
+        origin = require_server(req, max_bytes=MAX_INVITE_BODY_BYTES)
+        event = signed_content(req)
+        signed = self._invites.receive_old_invite(origin, room_id, event_id, event)
+        resp.media = [200, {"event": signed}]
 
 
 def _wrapped(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -1,0 +1,376 @@
+"""Invites of our users by other servers, into rooms that this server may not be in.
+
+Such a room is known here by nothing but the user's membership, and by what the inviting server
+told of it. When an invite is taken back, that is told by events of a room we are not in, too.
+
+Spec: https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+import orjson
+
+from architex.domain.errors import (
+    Forbidden,
+    IncompatibleRoomVersion,
+    InvalidParam,
+    InvalidSignature,
+    InviteBlocked,
+    NotFound,
+)
+from architex.domain.identifiers import (
+    EventId,
+    RoomId,
+    ServerName,
+    UserId,
+    is_user_id,
+    server_name_of,
+)
+from architex.domain.pdu import Pdu, StateKey, has_valid_content_hash, parse_pdu
+from architex.domain.room.events import StateImported
+from architex.domain.room.pdu_checks import Outcome, Verdict, check_form
+from architex.domain.room.stripped_state import (
+    StrippedEvent,
+    find_told,
+    read_told_state,
+    strip_told_state,
+    verify_told_state,
+)
+from architex.domain.room_versions import RoomVersionRules, find_room_version
+from architex.domain.signing import (
+    add_event_signature,
+    servers_that_must_sign,
+    verify_event_signatures,
+)
+from architex.projections.branch_states import BranchStates
+from architex.projections.room_servers import RoomServers
+from architex.projections.server_acls import ServerAcls
+from architex.storage.account_data import GLOBAL
+from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.stripped_states import (
+    drop_stripped_state,
+    keep_stripped_state,
+    list_stripped_states,
+)
+from architex.usecases.rate_limits import RateLimits
+from architex.usecases.server_keys import KeyRing
+
+Json: TypeAlias = dict[str, Any]
+
+_KEYS_TIMEOUT_S: Final = 10.0
+_OLDEST_VERSIONS: Final = ("1", "2")
+
+
+class ProfileFinder(Protocol):
+    """Looks up what users say about themselves."""
+
+    def find_profile(self, user_id: UserId) -> Mapping[str, Any] | None:
+        """All fields of a local user's profile; None when there is no such active user."""
+
+
+class AccountDataFinder(Protocol):
+    """Looks up account data."""
+
+    def find_content(self, user_id: UserId, room_id: RoomId, type: str) -> str | None:
+        """One entry, as JSON; None when there is none."""
+
+
+@dataclass(frozen=True)
+class RemoteInvites:
+    """What other servers ask of the server of a user whom they invite."""
+
+    commits: CommitQueue
+    branches: BranchStates
+    key_ring: KeyRing
+    room_servers: RoomServers
+    acls: ServerAcls
+    profiles: ProfileFinder
+    account_data: AccountDataFinder
+    rate_limits: RateLimits
+
+    @property
+    def server_name(self) -> ServerName:
+        """Ours."""
+        return self.commits.signer.server_name
+
+    def receive_old_invite(
+        self, origin: ServerName, room_id: RoomId, event_id: EventId, event: Mapping[str, Any]
+    ) -> Json:
+        """As `receive_invite`, into a room of version 1 or 2: their events look alike.
+
+        Args:
+            event: what is told of the room is in its `unsigned`.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1inviteroomideventid
+        """
+        unsigned = event.get("unsigned")
+        told = unsigned.get("invite_room_state") if isinstance(unsigned, dict) else None
+        create = find_told(strip_told_state(told), "m.room.create")
+        said = None if create is None else create["content"].get("room_version")
+        version = said if said in _OLDEST_VERSIONS else "1"
+        head = self.commits.event_log.find_head(room_id)
+        if head is not None and head.room_version in _OLDEST_VERSIONS:
+            version = head.room_version
+        return self.receive_invite(origin, room_id, event_id, version, event, told)
+
+    def receive_invite(
+        self,
+        origin: ServerName,
+        room_id: RoomId,
+        event_id: EventId,
+        room_version: str,
+        event: Mapping[str, Any],
+        told_state: object,
+    ) -> Json:
+        """Take an invite of one of our users; they see it, unless we are in the room already.
+
+        Then it comes with the other events of the room, too.
+
+        Args:
+            told_state: what is told of the room; whatever came.
+
+        Returns the event with our signature beside theirs.
+
+        Raises:
+            IncompatibleRoomVersion: we do not have the room's version.
+            BadJson, InvalidParam, TooLarge: the event is no such invite.
+            Forbidden: it is not of the inviting server, or not signed by it; the room's ACL denies
+                that server; the user is in the room or banned from it.
+            InviteBlocked: the user wants no invites.
+            NotFound: there is no such user.
+            LimitExceeded: that server invited this user too often lately.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid
+        """
+        rules = find_room_version(room_version)
+        if rules is None:
+            raise IncompatibleRoomVersion(
+                f"This server does not have room version {room_version}.",
+                room_version=room_version,
+            )
+        pdu = self._read_invite(rules, origin, room_id, event_id, event)
+        user_id = pdu.key[1]
+        self.rate_limits.spend("invites", f"{origin} {user_id}")
+        self._verify(rules, origin, pdu)
+        self._check_user(user_id)
+        signed = add_event_signature(rules, pdu.event, self.server_name, self.commits.signer.key)
+        if self._is_here(room_id):
+            self._check_in_room(origin, pdu)
+        else:
+            told = self._read_told_state(rules, pdu, told_state)
+            self._record(rules, origin, parse_pdu(rules, signed), told)
+        # The rest of the event remains as it came.
+        unsigned = {key: event[key] for key in ("unsigned",) if key in event}
+        return {**signed, **unsigned}
+
+    def receive_outside(
+        self, origin: ServerName, room_id: RoomId, event: Mapping[str, Any]
+    ) -> Verdict:
+        """Judge an event of a room that this server is not in, which came in a transaction.
+
+        Only that an invite of one of our users was taken back, or a knock refused, concerns us,
+        and only from the server by whose word we know of the room, or from the inviter's.
+
+        Returns ACCEPTED or KNOWN, or DROPPED with the reason.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#leaving-rooms-rejecting-invites
+        """
+        head = self.commits.event_log.find_head(room_id)
+        if head is None:
+            return _dropped(f"This server is not in {room_id}.")
+        rules = self.commits.event_log.rules_of(room_id)
+        bare = {key: value for key, value in event.items() if key != "unsigned"}
+        find_key = self.key_ring.for_events(rules, [bare], timeout_s=_KEYS_TIMEOUT_S)
+        pdu = check_form(rules, room_id, bare, find_key)
+        if isinstance(pdu, Verdict):
+            return pdu
+        user_id = pdu.state_key
+        if (
+            pdu.membership not in ("leave", "ban")
+            or user_id is None
+            or pdu.sender == user_id
+            or server_name_of(user_id) != self.server_name
+        ):
+            return _dropped(f"This server is not in {room_id}.")
+
+        def decide(session: RoomSession) -> Verdict:
+            return self._take_back(session, origin, pdu)
+
+        return self.commits.write_room(RoomCommand(room_id, decide, frozenset({pdu.key})))
+
+    # ---- checks
+
+    def _read_invite(
+        self,
+        rules: RoomVersionRules,
+        origin: ServerName,
+        room_id: RoomId,
+        event_id: EventId,
+        event: Mapping[str, Any],
+    ) -> Pdu:
+        """The event, if it is what the path says, an invite of a user of ours by one of theirs.
+
+        Raises:
+            BadJson, InvalidParam, TooLarge, Forbidden: it is not.
+        """
+        pdu = parse_pdu(rules, {key: value for key, value in event.items() if key != "unsigned"})
+        if pdu.room_id != room_id:
+            raise InvalidParam("The event is of another room than the path says.")
+        if pdu.event_id != event_id:
+            raise InvalidParam(f"The event is {pdu.event_id}, not {event_id}.")
+        if pdu.type != "m.room.member" or pdu.membership != "invite":
+            raise InvalidParam("The event is no m.room.member of membership invite.")
+        user_id = pdu.state_key
+        if user_id is None or not is_user_id(user_id):
+            raise InvalidParam("The event invites nobody.")
+        if server_name_of(user_id) != self.server_name:
+            raise InvalidParam(f"{user_id} is no user of this server.")
+        if server_name_of(pdu.sender) != origin:
+            raise Forbidden(f"{pdu.sender} is no user of {origin}.")
+        if not has_valid_content_hash(rules, pdu.event):
+            raise InvalidParam("The content hash of the event does not match.")
+        return pdu
+
+    def _verify(self, rules: RoomVersionRules, origin: ServerName, pdu: Pdu) -> None:
+        """Check that the inviting server signed the event.
+
+        Raises:
+            Forbidden: it did not.
+        """
+        find_key = self.key_ring.for_events(rules, [pdu.event], timeout_s=_KEYS_TIMEOUT_S)
+        try:
+            verify_event_signatures(
+                rules,
+                pdu.event,
+                {origin} | servers_that_must_sign(rules, pdu),
+                lambda server_name, key_id: find_key(server_name, key_id, pdu.origin_server_ts),
+            )
+        except InvalidSignature as error:
+            raise Forbidden(error.message) from error
+
+    def _check_user(self, user_id: UserId) -> None:
+        """Check that there is a user who may be invited.
+
+        Raises:
+            NotFound: there is not.
+            InviteBlocked: they want no invites.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#invite-permission
+        """
+        if self.profiles.find_profile(user_id) is None:
+            raise NotFound(f"There is no user {user_id} on this server.")
+        content = self.account_data.find_content(user_id, GLOBAL, "m.invite_permission_config")
+        config = None if content is None else orjson.loads(content)
+        if isinstance(config, dict) and config.get("default_action") == "block":
+            raise InviteBlocked(f"{user_id} wants no invites.")
+
+    def _is_here(self, room_id: RoomId) -> bool:
+        head = self.commits.event_log.find_head(room_id)
+        return head is not None and self.room_servers.is_in_room(head.room_nid, self.server_name)
+
+    def _check_in_room(self, origin: ServerName, pdu: Pdu) -> None:
+        """Check an invite into a room that we are in; it will be judged when it comes as an event.
+
+        Raises:
+            Forbidden: that server is denied the room, or the user is in it, or banned from it.
+        """
+
+        def decide(session: RoomSession) -> str | None:
+            if not self.acls.allows(session.head.room_nid, origin):
+                raise Forbidden(f"{origin} is denied access to the room.")
+            current = session.find_state(*pdu.key)
+            return None if current is None else current.membership
+
+        membership = self.commits.write_room(
+            RoomCommand(pdu.room_id, decide, frozenset({pdu.key}))
+        )
+        if membership in ("join", "ban"):
+            raise Forbidden(f"The membership of {pdu.key[1]} is {membership}.")
+
+    def _read_told_state(
+        self, rules: RoomVersionRules, pdu: Pdu, told_state: object
+    ) -> Sequence[StrippedEvent]:
+        """What is told of the room, as strictly as its version wants.
+
+        Raises:
+            InvalidParam: it is not as the version wants.
+        """
+        # Servers MAY check in versions 1 to 11: not all who send invites there follow v1.16 yet.
+        if not rules.room_id_is_create_hash:
+            return strip_told_state(told_state)
+        told = read_told_state(rules, pdu.room_id, told_state)
+        find_key = self.key_ring.for_events(
+            rules, [event.event for event in told], timeout_s=_KEYS_TIMEOUT_S
+        )
+        return verify_told_state(rules, told, find_key)
+
+    # ---- under the room's lock
+
+    def _record(
+        self,
+        rules: RoomVersionRules,
+        origin: ServerName,
+        pdu: Pdu,
+        told: Sequence[StrippedEvent],
+    ) -> None:
+        """Remember the invite into a room that we are not in, and what was told of the room."""
+
+        def decide(session: RoomSession) -> None:
+            if session.room.rules.version != rules.version:
+                raise InvalidParam(
+                    f"The room has version {session.room.rules.version}, not {rules.version}."
+                )
+            current = session.find_state(*pdu.key)
+            if current is not None and current.event_id == pdu.event_id:
+                return
+            if self._is_known(session, pdu):
+                raise Forbidden("This invite came before, and is no longer so.")
+            session.record(_outside_fact(session, pdu, current))
+            keeping = keep_stripped_state(pdu.key[1], session.head.room_nid, origin, told)
+            session.also(keeping)
+
+        prefetch: frozenset[StateKey] = frozenset({pdu.key})
+        self.commits.write_room(RoomCommand(pdu.room_id, decide, prefetch, creates=rules))
+
+    def _take_back(self, session: RoomSession, origin: ServerName, pdu: Pdu) -> Verdict:
+        current = session.find_state(*pdu.key)
+        if current is not None and current.event_id == pdu.event_id:
+            return Verdict(Outcome.KNOWN, pdu)
+        if current is None or current.membership not in ("invite", "knock"):
+            return _dropped(f"{pdu.state_key} is not invited.")
+        if self._is_known(session, pdu):
+            return Verdict(Outcome.KNOWN, pdu)
+        user_id, room_nid = pdu.key[1], session.head.room_nid
+        told = list_stripped_states(session.connection, user_id, [room_nid]).get(room_nid)
+        believed = {server_name_of(current.sender)} | ({told.told_by} if told else set())
+        if not believed & {origin, server_name_of(pdu.sender)}:
+            return _dropped("Nobody whom we believe about this room says so.")
+        session.record(_outside_fact(session, pdu, current))
+        session.also(drop_stripped_state(user_id, room_nid))
+        return Verdict(Outcome.ACCEPTED, pdu)
+
+    def _is_known(self, session: RoomSession, pdu: Pdu) -> bool:
+        """Whether the log has an event of that ID, in this room or another."""
+        if session.is_uncommitted(pdu.event_id):
+            return True
+        found = self.branches.find_pdus(session.connection, session.room.rules, [pdu.event_id])
+        return bool(found)
+
+
+def _outside_fact(session: RoomSession, pdu: Pdu, current: Pdu | None) -> StateImported:
+    """The fact that a membership changed in a room that we are not in."""
+    return StateImported(
+        originator_id=session.room.room_id,
+        originator_version=session.room.version + 1,
+        pdu=pdu,
+        received_ts=session.now_ms,
+        replaces=None if current is None else current.event_id,
+    )
+
+
+def _dropped(reason: str) -> Verdict:
+    return Verdict(Outcome.DROPPED, reason=reason)
