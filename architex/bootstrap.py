@@ -108,6 +108,7 @@ from architex.usecases.pushers import Pushers
 from architex.usecases.rate_limits import RateLimit, RateLimits
 from architex.usecases.receipts import Receipts
 from architex.usecases.registration import Registration, RegistrationPolicy
+from architex.usecases.remote_invites import RemoteInvites
 from architex.usecases.requester import Requester
 from architex.usecases.resident import Resident
 from architex.usecases.restricted_joins import RestrictedJoins
@@ -368,6 +369,16 @@ def build_use_cases(
         push_rules=push_rules,
         pushers=Pushers(PusherStore(database), clock),
         rate_limits=rate_limits,
+        remote_invites=RemoteInvites(
+            commits=commits,
+            branches=branches,
+            key_ring=key_ring,
+            room_servers=room_servers,
+            acls=server_acls,
+            profiles=profile_store,
+            account_data=AccountDataStore(database),
+            rate_limits=rate_limits,
+        ),
         resident=Resident(
             database=database,
             commits=commits,

@@ -21,6 +21,7 @@ from architex.usecases.pushers import Pushers
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.receipts import Receipts
 from architex.usecases.registration import Registration
+from architex.usecases.remote_invites import RemoteInvites
 from architex.usecases.resident import Resident
 from architex.usecases.room_creation import RoomCreation
 from architex.usecases.room_reading import RoomReading
@@ -55,6 +56,7 @@ class UseCases:
     pushers: Pushers
     rate_limits: RateLimits
     registration: Registration
+    remote_invites: RemoteInvites
     resident: Resident
     room_creation: RoomCreation
     room_upgrades: RoomUpgrades

@@ -5,6 +5,8 @@ from __future__ import annotations
 from architex.api.federation import history
 from architex.api.federation.keys import KeyQueryResource, ServerKeysResource
 from architex.api.federation.membership import (
+    InviteResource,
+    OldInviteResource,
     SendJoinResource,
     SendKnockResource,
     SendLeaveResource,
@@ -47,6 +49,14 @@ def federation_routes(use_cases: UseCases, clock: Clock, version: str) -> list[R
         Route(
             "/_matrix/federation/v1/get_missing_events/{room_id}",
             history.MissingEventsResource(served),
+        ),
+        Route(
+            "/_matrix/federation/v1/invite/{room_id}/{event_id}",
+            OldInviteResource(use_cases.remote_invites),
+        ),
+        Route(
+            "/_matrix/federation/v2/invite/{room_id}/{event_id}",
+            InviteResource(use_cases.remote_invites),
         ),
         Route("/_matrix/federation/v1/make_join/{room_id}/{user_id}", templates, "join"),
         Route("/_matrix/federation/v1/make_knock/{room_id}/{user_id}", templates, "knock"),
