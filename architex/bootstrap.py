@@ -25,7 +25,12 @@ from architex.api.well_known import WellKnown
 from architex.domain.identifiers import ServerName, UserId
 from architex.domain.room.aggregate import Signer
 from architex.domain.signing import SigningKey
-from architex.followers.housekeeping import Chore, Housekeeping, chores_of_time
+from architex.followers.housekeeping import (
+    Chore,
+    Housekeeping,
+    chores_of_receiving,
+    chores_of_time,
+)
 from architex.followers.projector import projectors
 from architex.followers.runner import run_all
 from architex.gateways.clock import Clock, Randomness, SystemClock, SystemRandomness
@@ -46,6 +51,7 @@ from architex.projections.directory_reads import DirectoryReads
 from architex.projections.event_graph import EventGraph
 from architex.projections.event_lookup import EventLookup
 from architex.projections.guest_reads import GuestReads
+from architex.projections.known_events import KnownEvents
 from architex.projections.member_reads import MemberReads
 from architex.projections.memberships import Memberships
 from architex.projections.room_directory import RoomDirectory
@@ -76,24 +82,29 @@ from architex.storage.profiles import ProfileStore
 from architex.storage.published_rooms import PublishedRoomStore
 from architex.storage.push_rules import PushRuleStore
 from architex.storage.pushers import PusherStore
+from architex.storage.received_transactions import ReceivedTransactions
 from architex.storage.registration_tokens import RegistrationTokenStore
 from architex.storage.room_aliases import RoomAliasStore
 from architex.storage.server_keys import ServerKeyStore
 from architex.storage.transactions import Transactions
+from architex.storage.waiting_pdus import WaitingPdus
 from architex.usecases.account_data import AccountData
 from architex.usecases.accounts import Accounts
+from architex.usecases.backfilling import Backfilling, Doors
 from architex.usecases.catalogue import UseCases
 from architex.usecases.devices import Devices
 from architex.usecases.directory import (
     Directory,
     DirectoryPolicy,
-    NoRemoteDirectory,
     PublicRooms,
 )
+from architex.usecases.entering import Entering
 from architex.usecases.event_rendering import EventRendering
 from architex.usecases.federation_check import FederationCheck
+from architex.usecases.fetching_events import FetchingEvents
 from architex.usecases.filters import Filters
 from architex.usecases.guest_access import GuestAccess
+from architex.usecases.importing import Importing
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.judging import Judging
@@ -102,13 +113,17 @@ from architex.usecases.openid import OpenId
 from architex.usecases.password_check import PasswordCheck
 from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
-from architex.usecases.profiles import NoRemoteProfiles, Profiles
+from architex.usecases.profiles import Profiles
 from architex.usecases.push_rules import PushRules
 from architex.usecases.pushers import Pushers
 from architex.usecases.rate_limits import RateLimit, RateLimits
 from architex.usecases.receipts import Receipts
+from architex.usecases.receiving import Receiving
+from architex.usecases.receiving_edus import EduHandler, ReceivingEdus, RoomEdus
 from architex.usecases.registration import Registration, RegistrationPolicy
 from architex.usecases.remote_invites import RemoteInvites
+from architex.usecases.remote_membership import RemoteMembership
+from architex.usecases.remote_queries import FederatedDirectory, FederatedProfiles
 from architex.usecases.requester import Requester
 from architex.usecases.resident import Resident
 from architex.usecases.restricted_joins import RestrictedJoins
@@ -123,6 +138,7 @@ from architex.usecases.sessions import Sessions
 from architex.usecases.sync_rooms import SyncRooms
 from architex.usecases.syncing import Syncing
 from architex.usecases.typing import Typing
+from architex.usecases.unread_counts import UnreadCounts
 from architex.usecases.user_directory import UserDirectory
 from architex.usecases.whois import Whois
 
@@ -299,7 +315,9 @@ def build_use_cases(
         aliases_require_membership=settings.rooms.aliases_require_membership,
         list_needs_account=not settings.room_directory.unauthenticated,
         anyone_may_publish=settings.room_directory.anyone_may_publish,
+        over_federation=settings.room_directory.over_federation,
     )
+    remote_directory = FederatedDirectory(federation, clock)
     directory_reads = DirectoryReads(database, core.event_log)
     rendering = EventRendering()
     presence = PresenceUpdates(
@@ -312,13 +330,35 @@ def build_use_cases(
         clock=clock,
         server_name=settings.server_name,
         policy=directory_policy,
-        remote=NoRemoteDirectory(),
+        remote=remote_directory,
     )
     upgrade_reads = RoomUpgradeReads(database, rendering.event_reads)
     push_rule_store = PushRuleStore(database)
     push_rules = PushRules(push_rule_store, commits)
     succession = RoomSuccession(
         upgrade_reads, AccountDataStore(database), push_rule_store, commits, directory
+    )
+    restricted_joins = RestrictedJoins(members, room_servers, core.event_log, settings.server_name)
+    importing = Importing(commits, branches)
+    doors = Doors(key_ring, judging, importing, clock)
+    backfilling = Backfilling(
+        core.event_log,
+        KnownEvents(database),
+        FetchingEvents(federation, clock),
+        doors,
+        clock,
+    )
+    remote_membership = RemoteMembership(
+        client=federation,
+        entering=Entering(importing, key_ring, EventLookup(database), clock),
+        key_ring=key_ring,
+        judging=judging,
+        backfilling=backfilling,
+        commits=commits,
+        room_servers=room_servers,
+        leases=LeaseStore(database),
+        clock=clock,
+        randomness=chance,
     )
     joining = Joining(
         commits=commits,
@@ -327,8 +367,16 @@ def build_use_cases(
         profiles=profile_store,
         forgotten=ForgottenRooms(),
         succession=succession,
+        room_servers=room_servers,
+        restricted=restricted_joins,
+        remote=remote_membership,
         server_name=settings.server_name,
     )
+
+    typing = Typing(database, commits, clock, call_later)
+    receipts = Receipts(database, rendering.event_reads, commits, clock)
+    room_edus = RoomEdus(typing, receipts, presence, core.event_log, server_acls)
+    edu_handlers: dict[str, EduHandler] = {**room_edus.handlers()}
 
     def leave_all_rooms(user_id: UserId) -> None:
         joining.leave_all(Requester(user_id))
@@ -356,7 +404,7 @@ def build_use_cases(
             profiles=profile_store,
             commits=commits,
             list_joined_rooms=members.list_joined_rooms,
-            remote=NoRemoteProfiles(),
+            remote=FederatedProfiles(federation, clock),
         ),
         public_rooms=PublicRooms(
             published=PublishedRoomStore(database),
@@ -364,7 +412,7 @@ def build_use_cases(
             clock=clock,
             server_name=settings.server_name,
             policy=directory_policy,
-            remote=NoRemoteDirectory(),
+            remote=remote_directory,
         ),
         push_rules=push_rules,
         pushers=Pushers(PusherStore(database), clock),
@@ -387,9 +435,7 @@ def build_use_cases(
             key_ring=key_ring,
             room_servers=room_servers,
             acls=server_acls,
-            restricted=RestrictedJoins(
-                members, room_servers, core.event_log, settings.server_name
-            ),
+            restricted=restricted_joins,
         ),
         registration=Registration(
             server_name=settings.server_name,
@@ -434,7 +480,19 @@ def build_use_cases(
         sessions=sessions,
         peeking=Peeking(database, rendering, core.notifier, PublishedRoomStore(database), clock),
         presence=presence,
-        receipts=Receipts(database, rendering.event_reads, commits, clock),
+        receipts=receipts,
+        receiving=Receiving(
+            event_log=core.event_log,
+            servers=room_servers,
+            acls=server_acls,
+            backfilling=backfilling,
+            edus=ReceivingEdus(edu_handlers),
+            transactions=ReceivedTransactions(database),
+            waiting=WaitingPdus(database),
+            rate_limits=rate_limits,
+            clock=clock,
+            server_name=settings.server_name,
+        ),
         room_reading=RoomReading(database, rendering, clock),
         syncing=Syncing(
             database,
@@ -443,8 +501,9 @@ def build_use_cases(
             LazyMemberStore(database),
             presence,
             clock,
+            UnreadCounts(rendering.event_reads),
         ),
-        typing=Typing(database, commits, clock, call_later),
+        typing=typing,
         user_directory=UserDirectory(directory_reads),
         whois=Whois(accounts, devices),
     )
@@ -472,6 +531,7 @@ def _limits(settings: Settings) -> dict[str, RateLimit]:
         "invites": RateLimit(limits.invites.per_second, limits.invites.burst),
         "registrations": RateLimit(limits.registrations.per_second, limits.registrations.burst),
         "logins": RateLimit(limits.logins.per_second, limits.logins.burst),
+        "federation": RateLimit(limits.federation.per_second, limits.federation.burst),
     }
 
 
@@ -536,11 +596,13 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
         Chore("show who fell silent as offline", 10.0, presence.announce_silent),
         Chore("forget told members", 3600.0, LazyMemberStore(database).forget_old),
     ]
+    receiving = build_use_cases(settings, core).receiving
     try:
         run_all(
             [
                 *projectors(database, followed_projections(), clock),
                 Housekeeping(chores, clock),
+                Housekeeping(chores_of_receiving(receiving, clock), clock, name="inbox"),
             ],
             leases=LeaseStore(database),
             notifier=core.notifier,

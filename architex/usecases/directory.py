@@ -17,6 +17,7 @@ from architex.domain.errors import (
     Forbidden,
     InvalidParam,
     NotFound,
+    RemoteFailed,
     RoomInUse,
     UnknownRoom,
 )
@@ -74,11 +75,13 @@ class DirectoryPolicy:
         list_needs_account: reading the list of rooms needs an access token.
         anyone_may_publish: whoever may change a room's aliases may publish it; otherwise only
             administrators of the server may.
+        over_federation: other servers may read the list of rooms.
     """
 
     aliases_require_membership: bool = True
     list_needs_account: bool = True
     anyone_may_publish: bool = True
+    over_federation: bool = False
 
     def check_may_publish(self, requester: Requester) -> None:
         """Raise Forbidden when only administrators may publish rooms, and this is none."""
@@ -132,22 +135,10 @@ class RemoteDirectory(Protocol):
     """The directories of other servers."""
 
     def fetch_alias(self, alias: RoomAlias) -> AliasTarget:
-        """Where another server's alias points; raises NotFound."""
+        """Where another server's alias points; raises NotFound, RemoteFailed."""
 
     def fetch_room_list(self, server: ServerName, request: RoomListRequest) -> RoomListPage:
-        """Another server's published rooms; raises NotFound when it does not answer."""
-
-
-class NoRemoteDirectory:
-    """Stands for other servers as long as none can be asked."""
-
-    def fetch_alias(self, alias: RoomAlias) -> AliasTarget:
-        """See RemoteDirectory."""
-        raise NotFound(f"{alias} is an alias of another server, which cannot be asked.")
-
-    def fetch_room_list(self, server: ServerName, request: RoomListRequest) -> RoomListPage:
-        """See RemoteDirectory."""
-        raise NotFound(f"{server} is another server, and cannot be asked.")
+        """Another server's published rooms; raises RemoteFailed when it does not answer."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +158,8 @@ class Directory:
 
         Raises:
             InvalidParam: it is no alias.
-            NotFound: there is no such alias, or its server cannot be asked.
+            NotFound: there is no such alias.
+            RemoteFailed: it is another server's, which cannot be asked.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias
         """
@@ -179,16 +171,22 @@ class Directory:
         servers = [self.server_name, *(name for name in others if name != self.server_name)]
         return AliasTarget(room_id, servers)
 
-    def resolve_room(self, room_id_or_alias: str) -> RoomId:
-        """The room that an ID or an alias names.
+    def locate_room(
+        self, room_id_or_alias: str, via: Sequence[ServerName] = ()
+    ) -> tuple[RoomId, Sequence[ServerName]]:
+        """The room that an ID or an alias names, and servers that are said to be in it.
+
+        Args:
+            via: servers that somebody named already.
 
         Raises:
             InvalidParam: it is neither.
             NotFound: there is no such alias, or its server cannot be asked.
         """
         if room_id_or_alias.startswith("#"):
-            return self.resolve(room_id_or_alias).room_id
-        return parse_room_id(room_id_or_alias)
+            target = self.resolve(room_id_or_alias)
+            return target.room_id, [*via, *target.servers]
+        return parse_room_id(room_id_or_alias), via
 
     def create_alias(self, requester: Requester, alias: RoomAlias, room_id: RoomId) -> None:
         """Let an alias of this server point at a room.
@@ -264,7 +262,7 @@ class Directory:
         for alias in sorted(new):
             try:
                 points_at = self._find_target(alias)
-            except NotFound:
+            except (NotFound, Forbidden, RemoteFailed):
                 points_at = None
             if points_at != room_id:
                 raise BadAlias(f"The alias {alias} does not point to this room.")
@@ -413,7 +411,7 @@ class PublicRooms:
 
         Raises:
             InvalidParam: a value of the request is wrong.
-            NotFound: the other server cannot be asked.
+            RemoteFailed: the other server cannot be asked.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms
         """
@@ -438,6 +436,19 @@ class PublicRooms:
             prev_batch=_format_place("p", rooms[0]) if rooms and more_before else None,
             total=self.reads.count_rooms(),
         )
+
+    def list_for_server(self, request: RoomListRequest) -> RoomListPage:
+        """A page of the published rooms of this server, for another one.
+
+        Raises:
+            Forbidden: the operator does not show the list to others.
+            InvalidParam: a value of the request is wrong.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1publicrooms
+        """
+        if not self.policy.over_federation:
+            raise Forbidden("This server does not show its list of rooms to others.")
+        return self.list_rooms(request, None)
 
     def _get_standing(self, room_id: RoomId, user_id: UserId) -> Standing:
         standing = self.reads.find_standing(room_id, user_id)

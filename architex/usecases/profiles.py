@@ -61,15 +61,12 @@ class RemoteProfiles(Protocol):
     """Asks other servers about their users."""
 
     def fetch_profile(self, user_id: UserId) -> Mapping[str, Any] | None:
-        """The profile of another server's user; None when it cannot be had."""
+        """The profile of another server's user; None when there is none.
 
-
-class NoRemoteProfiles:
-    """Knows nobody: until this server speaks with others."""
-
-    def fetch_profile(self, user_id: UserId) -> Mapping[str, Any] | None:
-        """See RemoteProfiles."""
-        return None
+        Raises:
+            Forbidden: the server does not tell.
+            RemoteFailed: it does not answer.
+        """
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 import falcon
-from marshmallow import fields, validate
+from marshmallow import fields
 
-from architex.api.fields import TrueOrFalse, WholeNumber, refuse_nul
-from architex.api.requests import (
-    BodySchema,
-    int_param,
-    json_body,
-    load,
-    require_user,
-    string_param,
+from architex.api.requests import BodySchema, json_body, load, require_user, string_param
+from architex.api.room_lists import (
+    public_rooms_response,
+    room_list_of_body,
+    room_list_of_query,
 )
 from architex.domain.errors import Forbidden, InvalidParam
 from architex.domain.identifiers import parse_room_id
-from architex.projections.directory_reads import RoomListFilter
-from architex.usecases.directory import Directory, PublicRooms, RoomListPage, RoomListRequest
+from architex.usecases.directory import Directory, PublicRooms, RoomListRequest
 
 _VISIBILITIES = ("public", "private")
 
@@ -39,27 +35,9 @@ class _AppserviceVisibilitySchema(BodySchema):
     visibility = fields.String(required=True)
 
 
-class _FilterSchema(BodySchema):
-    generic_search_term = fields.String(allow_none=True)
-    room_types = fields.List(
-        fields.String(allow_none=True, validate=refuse_nul),
-        allow_none=True,
-        validate=validate.Length(max=100),
-    )
-
-
-class _PublicRoomsSchema(BodySchema):
-    limit = WholeNumber(allow_none=True)
-    since = fields.String(allow_none=True)
-    filter = fields.Nested(_FilterSchema, allow_none=True)
-    include_all_networks = TrueOrFalse(load_default=False)
-    third_party_instance_id = fields.String(allow_none=True)
-
-
 _ALIAS = _AliasSchema()
 _VISIBILITY = _VisibilitySchema()
 _APPSERVICE_VISIBILITY = _AppserviceVisibilitySchema()
-_PUBLIC_ROOMS = _PublicRoomsSchema()
 
 
 class AliasResource:
@@ -169,9 +147,7 @@ class PublicRoomsResource:
         """
         if self._public_rooms.policy.list_needs_account:
             require_user(req, guests=True)
-        request = RoomListRequest(
-            limit=int_param(req, "limit", 0), since=string_param(req, "since") or None
-        )
+        request = room_list_of_query(req)
         self._answer(req, resp, request)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -180,21 +156,7 @@ class PublicRoomsResource:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3publicrooms
         """
         require_user(req, guests=True)
-        body = load(_PUBLIC_ROOMS, json_body(req, optional=True))
-        wanted = body.get("filter") or {}
-        limit = body.get("limit") or 0
-        if limit < 0:
-            raise InvalidParam("limit must be at least 0.")
-        request = RoomListRequest(
-            limit=limit,
-            since=body.get("since") or None,
-            room_filter=RoomListFilter(
-                search_term=wanted.get("generic_search_term") or "",
-                room_types=wanted.get("room_types"),
-            ),
-            all_networks=body["include_all_networks"],
-            network=body.get("third_party_instance_id"),
-        )
+        request = room_list_of_body(json_body(req, optional=True))
         self._answer(req, resp, request)
 
     def _answer(
@@ -202,20 +164,6 @@ class PublicRoomsResource:
     ) -> None:
         server = string_param(req, "server") or None
         resp.media = public_rooms_response(self._public_rooms.list_rooms(request, server))
-
-
-def public_rooms_response(page: RoomListPage) -> dict[str, Any]:
-    """A page of the list in the spec's form; tokens are absent at the ends.
-
-    Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms
-    """
-    optional = {
-        "next_batch": page.next_batch,
-        "prev_batch": page.prev_batch,
-        "total_room_count_estimate": page.total,
-    }
-    present = {key: value for key, value in optional.items() if value is not None}
-    return {"chunk": list(page.chunk), **present}
 
 
 def _is_public(body: dict[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from architex.api.federation import history
+from architex.api.federation import history, queries
 from architex.api.federation.keys import KeyQueryResource, ServerKeysResource
 from architex.api.federation.membership import (
     InviteResource,
@@ -12,6 +12,7 @@ from architex.api.federation.membership import (
     SendLeaveResource,
     TemplateResource,
 )
+from architex.api.federation.transactions import TransactionResource
 from architex.api.federation.version import VersionResource
 from architex.api.routing import Route
 from architex.gateways.clock import Clock
@@ -27,17 +28,30 @@ def federation_routes(use_cases: UseCases, clock: Clock, version: str) -> list[R
     Spec: https://spec.matrix.org/v1.19/server-server-api/
     """
     own_keys = ServerKeysResource(use_cases.key_ring)
-    queries = KeyQueryResource(use_cases.key_ring, clock)
+    key_queries = KeyQueryResource(use_cases.key_ring, clock)
     served = use_cases.serving_history
     resident = use_cases.resident
     templates = TemplateResource(resident)
     return [
         Route("/_matrix/key/v2/server", own_keys),
         Route("/_matrix/key/v2/server/{key_id}", own_keys),
-        Route("/_matrix/key/v2/query", queries),
-        Route("/_matrix/key/v2/query/{server_name}", queries, "one"),
-        Route("/_matrix/key/v2/query/{server_name}/{key_id}", queries, "one"),
+        Route("/_matrix/key/v2/query", key_queries),
+        Route("/_matrix/key/v2/query/{server_name}", key_queries, "one"),
+        Route("/_matrix/key/v2/query/{server_name}/{key_id}", key_queries, "one"),
         Route("/_matrix/federation/v1/version", VersionResource(version)),
+        Route("/_matrix/federation/v1/send/{txn_id}", TransactionResource(use_cases.receiving)),
+        Route(
+            "/_matrix/federation/v1/query/profile",
+            queries.ProfileQueryResource(use_cases.profiles),
+        ),
+        Route(
+            "/_matrix/federation/v1/query/directory",
+            queries.DirectoryQueryResource(use_cases.directory),
+        ),
+        Route(
+            "/_matrix/federation/v1/publicRooms",
+            queries.PublicRoomsResource(use_cases.public_rooms),
+        ),
         Route("/_matrix/federation/v1/event/{event_id}", history.EventResource(served)),
         Route("/_matrix/federation/v1/state/{room_id}", history.StateResource(served)),
         Route("/_matrix/federation/v1/state_ids/{room_id}", history.StateResource(served), "ids"),
