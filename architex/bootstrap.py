@@ -25,14 +25,17 @@ from architex.api.well_known import WellKnown
 from architex.domain.identifiers import ServerName, UserId
 from architex.domain.room.aggregate import Signer
 from architex.domain.signing import SigningKey
+from architex.followers.federation_sender import FederationSender
 from architex.followers.housekeeping import (
     Chore,
     Housekeeping,
     chores_of_receiving,
+    chores_of_sending,
     chores_of_time,
 )
 from architex.followers.projector import projectors
 from architex.followers.runner import run_all
+from architex.followers.workers import Workers
 from architex.gateways.clock import Clock, Randomness, SystemClock, SystemRandomness
 from architex.gateways.federation_client import (
     FederationClient,
@@ -50,10 +53,12 @@ from architex.projections.current_state import CurrentState, CurrentStateFinder
 from architex.projections.directory_reads import DirectoryReads
 from architex.projections.event_graph import EventGraph
 from architex.projections.event_lookup import EventLookup
+from architex.projections.federation_outbox import FederationOutbox, prune_outgoing_events
 from architex.projections.guest_reads import GuestReads
 from architex.projections.known_events import KnownEvents
 from architex.projections.member_reads import MemberReads
 from architex.projections.memberships import Memberships
+from architex.projections.outgoing_edus import EduSource, PresenceEdus, ReceiptEdus, TypingEdus
 from architex.projections.room_directory import RoomDirectory
 from architex.projections.room_servers import RoomServers
 from architex.projections.room_upgrade_reads import RoomUpgradeReads
@@ -65,6 +70,7 @@ from architex.storage.access_tokens import AccessTokenStore
 from architex.storage.account_data import AccountDataStore
 from architex.storage.accounts import AccountStore
 from architex.storage.commit_queue import CommitQueue
+from architex.storage.destinations import Destinations
 from architex.storage.devices import DeviceStore
 from architex.storage.event_log import EventLog
 from architex.storage.expiries import Expiries
@@ -112,7 +118,7 @@ from architex.usecases.login import Login
 from architex.usecases.openid import OpenId
 from architex.usecases.password_check import PasswordCheck
 from architex.usecases.peeking import Peeking
-from architex.usecases.presence import PresenceUpdates
+from architex.usecases.presence import PresenceUpdates, presence_content
 from architex.usecases.profiles import Profiles
 from architex.usecases.push_rules import PushRules
 from architex.usecases.pushers import Pushers
@@ -184,7 +190,7 @@ class Core:
         return CommitQueue(
             self.database,
             self.event_log,
-            inline=inline_projections(),
+            inline=(*inline_projections(), FederationOutbox(self.server_name)),
             states=CurrentStateFinder(),
             signer=Signer(self.server_name, self.signing_key),
             now_ms=self.clock.now_ms,
@@ -554,9 +560,14 @@ def build_app(
     use_cases = build_use_cases(settings, core, federation)
     servers = None
     if settings.federation.enabled:
-        servers = ServerAuthenticator(
-            settings.server_name, use_cases.key_ring, federation.note_alive
-        )
+        destinations = Destinations(core.database, call_later)
+        client = federation
+
+        def note_alive(server_name: ServerName) -> None:
+            client.note_alive(server_name)
+            destinations.note_alive(server_name)
+
+        servers = ServerAuthenticator(settings.server_name, use_cases.key_ring, note_alive)
     routes = [
         Route(
             "/",
@@ -574,6 +585,30 @@ def build_app(
         routes += federation_routes(use_cases, core.clock, __version__)
     authenticator = Authenticator(use_cases.sessions, use_cases.rate_limits, servers)
     return create_app(authenticator, routes)
+
+
+def build_federation_sender(
+    settings: Settings, core: Core, client: FederationClient, workers: Workers | None = None
+) -> FederationSender:
+    """What sends to other servers what they are owed.
+
+    Args:
+        workers: who does the sending, instead of threads.
+    """
+    own, now_ms = settings.server_name, core.clock.now_ms
+    sources: list[EduSource] = [TypingEdus(own, now_ms), ReceiptEdus(own)]
+    if settings.presence.enabled:
+        sources.append(PresenceEdus(own, now_ms, presence_content))
+    return FederationSender(
+        core.database,
+        client,
+        core.clock,
+        core.randomness,
+        server_name=own,
+        sources=sources,
+        at_once=settings.federation.sends_at_once,
+        workers=workers,
+    )
 
 
 def run_followers(settings: Settings, stop: threading.Event) -> None:
@@ -595,12 +630,18 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
         Chore("send guests away", 3.0, guest_access.send_guests_away),
         Chore("show who fell silent as offline", 10.0, presence.announce_silent),
         Chore("forget told members", 3600.0, LazyMemberStore(database).forget_old),
+        *chores_of_sending(Destinations(database), lambda: prune_outgoing_events(database), clock),
     ]
-    receiving = build_use_cases(settings, core).receiving
+    federation = build_federation_client(settings, core)
+    receiving = build_use_cases(settings, core, federation).receiving
+    senders = []
+    if settings.federation.enabled:
+        senders.append(build_federation_sender(settings, core, federation))
     try:
         run_all(
             [
                 *projectors(database, followed_projections(), clock),
+                *senders,
                 Housekeeping(chores, clock),
                 Housekeeping(chores_of_receiving(receiving, clock), clock, name="inbox"),
             ],

@@ -152,6 +152,7 @@ class FederationSettings:
     old_keys: tuple[OldKeySettings, ...] = _key(
         "keys that were signed with before, so that old events can still be verified", ()
     )
+    sends_at_once: int = _key("to how many servers is sent at once", 100, at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

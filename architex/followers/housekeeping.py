@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from architex.gateways.clock import Clock
+from architex.storage.destinations import Destinations
 from architex.storage.expiries import Expiries
 from architex.storage.transactions import Transactions
+from architex.usecases.receiving import Receiving
 
 log = logging.getLogger(__name__)
 
 DAY_MS: Final = 24 * 60 * 60 * 1000
+REFUSED_KEPT_MS: Final = 30 * DAY_MS
+"""How long it is remembered what other servers would not take."""
 TRANSACTIONS_KEPT_MS: Final = DAY_MS
 """How long the answer to a transaction ID is remembered after it was given."""
 
@@ -88,4 +92,30 @@ def chores_of_time(
         Chore("say who stopped typing", 5.0, announce_typing),
         Chore("forget old transactions", 60.0, forget_transactions),
         Chore("delete what has expired", 300.0, delete_expired),
+    ]
+
+
+def chores_of_receiving(receiving: Receiving, clock: Clock) -> list[Chore]:
+    """The chores that other servers' transactions bring; they may take their time."""
+
+    def forget_answers() -> int:
+        return receiving.forget_answers(clock.now_ms() - TRANSACTIONS_KEPT_MS)
+
+    return [
+        Chore("judge events that wait", 1.0, receiving.retry_waiting),
+        Chore("forget answers to other servers", 60.0, forget_answers),
+    ]
+
+
+def chores_of_sending(
+    destinations: Destinations, prune_outgoing_events: Callable[[], int], clock: Clock
+) -> list[Chore]:
+    """The chores that sending to other servers brings."""
+
+    def forget_old() -> int:
+        return destinations.forget_old(clock.now_ms() - REFUSED_KEPT_MS)
+
+    return [
+        Chore("forget what other servers have", 60.0, prune_outgoing_events),
+        Chore("forget what other servers refused long ago", 3600.0, forget_old),
     ]

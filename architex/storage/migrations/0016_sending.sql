@@ -19,9 +19,11 @@ INSERT INTO room_servers (room_nid, server_name, joined, since)
 -- The events that servers in their rooms are owed: ours, and joins and the like that others made
 -- through us. A queue: what all have is deleted.
 CREATE TABLE outgoing_events (
-    position bigint PRIMARY KEY,        -- of the fact
+    position bigint NOT NULL,           -- of the fact
+    event_position bigint NOT NULL,     -- of the event's first fact
     room_nid bigint NOT NULL,
-    forwarded_for text COLLATE "C"      -- whose event it is, if not ours: the server has it
+    forwarded_for text COLLATE "C",     -- the server it came from, which has it; null: it is ours
+    PRIMARY KEY (position, event_position)
 );
 CREATE INDEX outgoing_events_room ON outgoing_events (room_nid, position);
 
@@ -35,10 +37,11 @@ CREATE TABLE destinations (
     next_try_ts bigint NOT NULL DEFAULT 0,
     last_error text,
     last_success_ts bigint,             -- the last transaction it took
-    alive boolean NOT NULL DEFAULT false -- gave a sign of life since the last failure
+    nudge smallint NOT NULL DEFAULT 0   -- 1: it gave a sign of life; 2: the operator wants it
+                                        -- tried now; for the sender to see
 ) WITH (fillfactor = 50);
 CREATE INDEX destinations_waiting ON destinations (server_name) WHERE delivered IS NOT NULL;
-CREATE INDEX destinations_alive ON destinations (server_name) WHERE alive;
+CREATE INDEX destinations_nudged ON destinations (server_name) WHERE nudge > 0;
 
 -- What a server would not take, ever: set aside, for the operator to see.
 CREATE TABLE refused_by_destinations (

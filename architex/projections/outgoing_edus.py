@@ -1,0 +1,310 @@
+"""EDUs that other servers get beside events: what a source of them is; typing, receipts, presence.
+
+A source reads rows that carry positions. What changed twice before it was sent goes out once, as
+it is then.
+
+Spec: https://spec.matrix.org/v1.19/server-server-api/#edus
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+from architex.domain.identifiers import ServerName
+from architex.storage.pool import PgConnection
+from architex.storage.presence import Presence
+from architex.storage.receipts import UNTHREADED
+
+Json: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EduBatch:
+    """Some EDUs.
+
+    Attributes:
+        edus: with `edu_type` and `content`.
+        up_to: everything up to this position is among them.
+    """
+
+    edus: Sequence[Json]
+    up_to: int
+
+
+class EduSource(Protocol):
+    """A kind of EDU, made from rows that carry positions.
+
+    Positions of ranges: `after < position <= up_to`; all that has such a position is committed.
+    """
+
+    @property
+    def name(self) -> str:
+        """Unique among the sources."""
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether it must arrive: also when the sender is restarted, or the other server away.
+
+        What is not durable may be lost in a restart of ours.
+        """
+
+    @property
+    def is_perishable(self) -> bool:
+        """Whether it is not worth sending any more once a try has failed."""
+
+    @property
+    def servers_per_second(self) -> float | None:
+        """To how many servers a second it may occasion a transaction; None for any number.
+
+        Others get it later, or with what else is sent to them.
+        """
+
+    def list_destinations(
+        self, connection: PgConnection, after: int, up_to: int
+    ) -> Mapping[ServerName, int]:
+        """Which servers are to hear of what changed; server → the position of the first of it.
+
+        Never our own. One statement, whatever the number of servers.
+        """
+
+    def list_edus(
+        self, connection: PgConnection, destination: ServerName, after: int, up_to: int, limit: int
+    ) -> EduBatch:
+        """What a server is to hear of a range of positions, in order; about `limit` EDUs.
+
+        What has one position comes together: a few more, rather than half of it. Asked again
+        with the same range, a durable source answers the same.
+        """
+
+    def note_delivered(
+        self, connection: PgConnection, destination: ServerName, up_to: int
+    ) -> None:
+        """A server has everything up to a position: rows kept for it alone may go.
+
+        Called in the sender's transaction, and now and then twice.
+        """
+
+
+_RANGE: Final = "x.position > %(after)s AND x.position <= %(up_to)s"
+_OWN: Final = "substring(x.user_id FROM position(':' IN x.user_id) + 1) = %(own)s"
+
+# Of rows that belong to a room, for the servers in it.
+_SERVERS_OF_ROOMS: Final = """
+SELECT s.server_name, min(x.position) FROM {table} x JOIN room_servers s USING (room_nid)
+WHERE {range} AND {own} AND s.joined > 0 AND s.server_name <> %(own)s{more}
+GROUP BY s.server_name"""
+# What has one position comes together.
+_OF_ROOMS: Final = """
+SELECT {columns} FROM {table} x JOIN rooms r USING (room_nid) JOIN room_servers s USING (room_nid)
+WHERE {range} AND {own} AND s.joined > 0 AND s.server_name = %(to)s{more}
+ORDER BY x.position FETCH FIRST %(limit)s ROWS WITH TIES"""
+_PUBLIC: Final = " AND x.receipt_type = 'm.read'"
+
+_SERVERS_OF_TYPING: Final = _SERVERS_OF_ROOMS.format(
+    table="typing", range=_RANGE, own=_OWN, more=""
+)
+_TYPING: Final = _OF_ROOMS.format(
+    columns="x.position, r.room_id, x.user_id, x.expires_ts > %(now)s",
+    table="typing",
+    range=_RANGE,
+    own=_OWN,
+    more="",
+)
+_SERVERS_OF_RECEIPTS: Final = _SERVERS_OF_ROOMS.format(
+    table="receipts", range=_RANGE, own=_OWN, more=_PUBLIC
+)
+_RECEIPTS: Final = _OF_ROOMS.format(
+    columns="x.position, r.room_id, x.user_id, x.thread_id, x.event_id, x.ts",
+    table="receipts",
+    range=_RANGE,
+    own=_OWN,
+    more=_PUBLIC,
+)
+_SERVERS_OF_PRESENCE_TEMPLATE: Final = """
+SELECT s.server_name, min(x.position) FROM presence x JOIN memberships m USING (user_id)
+JOIN room_servers s USING (room_nid)
+WHERE {range} AND {own} AND m.membership = 'join' AND s.joined > 0 AND s.server_name <> %(own)s
+GROUP BY s.server_name"""
+_SERVERS_OF_PRESENCE: Final = _SERVERS_OF_PRESENCE_TEMPLATE.format(range=_RANGE, own=_OWN)
+_PRESENCE_TEMPLATE: Final = """
+SELECT x.position, x.user_id, x.presence, x.status_msg, x.last_active_ts, x.last_sync_ts
+FROM presence x WHERE {range} AND {own} AND EXISTS (SELECT 1 FROM memberships m
+    JOIN room_servers s USING (room_nid) WHERE m.user_id = x.user_id AND m.membership = 'join'
+    AND s.server_name = %(to)s AND s.joined > 0)
+ORDER BY x.position FETCH FIRST %(limit)s ROWS WITH TIES"""
+_PRESENCE: Final = _PRESENCE_TEMPLATE.format(range=_RANGE, own=_OWN)
+
+_PRESENCES_PER_EDU: Final = 20
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What the sources below have in common.
+
+    Attributes:
+        own: our server name; only users of ours are told about.
+    """
+
+    own: ServerName
+
+    def _servers(
+        self, connection: PgConnection, sql: str, after: int, up_to: int
+    ) -> Mapping[ServerName, int]:
+        params = {"own": self.own, "after": after, "up_to": up_to}
+        return dict(connection.execute(sql.encode(), params).fetchall())
+
+    def _rows(
+        self,
+        connection: PgConnection,
+        sql: str,
+        destination: ServerName,
+        after: int,
+        up_to: int,
+        limit: int,
+        **more: Any,
+    ) -> tuple[list[tuple[Any, ...]], int]:
+        """Rows that begin with their position; and up to where they are all."""
+        rows = connection.execute(
+            sql.encode(),
+            {
+                "own": self.own,
+                "to": destination,
+                "after": after,
+                "up_to": up_to,
+                "limit": limit,
+                **more,
+            },
+        ).fetchall()
+        return rows, up_to if len(rows) < limit else rows[-1][0]
+
+    def note_delivered(
+        self, connection: PgConnection, destination: ServerName, up_to: int
+    ) -> None:
+        """See EduSource: nothing is kept for a server alone."""
+
+
+@dataclass(frozen=True)
+class TypingEdus(_Rows):
+    """m.typing: who began or stopped typing, for the servers in the room.
+
+    Spec: https://spec.matrix.org/v1.19/server-server-api/#typing-notifications
+    """
+
+    now_ms: Callable[[], int]
+    name: str = "typing"
+    is_durable: bool = False
+    is_perishable: bool = True
+    servers_per_second: float | None = None
+
+    def list_destinations(
+        self, connection: PgConnection, after: int, up_to: int
+    ) -> Mapping[ServerName, int]:
+        """See EduSource."""
+        return self._servers(connection, _SERVERS_OF_TYPING, after, up_to)
+
+    def list_edus(
+        self, connection: PgConnection, destination: ServerName, after: int, up_to: int, limit: int
+    ) -> EduBatch:
+        """See EduSource."""
+        rows, reached = self._rows(
+            connection, _TYPING, destination, after, up_to, limit, now=self.now_ms()
+        )
+        edus = [
+            {
+                "edu_type": "m.typing",
+                "content": {"room_id": room_id, "user_id": user_id, "typing": typing},
+            }
+            for _, room_id, user_id, typing in rows
+        ]
+        return EduBatch(edus, reached)
+
+
+@dataclass(frozen=True)
+class ReceiptEdus(_Rows):
+    """m.receipt: how far users have read, as far as they let others know.
+
+    Spec: https://spec.matrix.org/v1.19/server-server-api/#receipts
+    """
+
+    name: str = "receipts"
+    is_durable: bool = False
+    is_perishable: bool = False
+    servers_per_second: float | None = None
+
+    def list_destinations(
+        self, connection: PgConnection, after: int, up_to: int
+    ) -> Mapping[ServerName, int]:
+        """See EduSource."""
+        return self._servers(connection, _SERVERS_OF_RECEIPTS, after, up_to)
+
+    def list_edus(
+        self, connection: PgConnection, destination: ServerName, after: int, up_to: int, limit: int
+    ) -> EduBatch:
+        """See EduSource."""
+        rows, reached = self._rows(connection, _RECEIPTS, destination, after, up_to, limit)
+        # An EDU has room for one receipt of a user in a room: one for each thread makes another.
+        contents: list[Json] = []
+        for _, room_id, user_id, thread_id, event_id, ts in rows:
+            data = {"ts": ts} if thread_id == UNTHREADED else {"ts": ts, "thread_id": thread_id}
+            receipt = {"event_ids": [event_id], "data": data}
+            for content in contents:
+                users = content.setdefault(room_id, {"m.read": {}})["m.read"]
+                if user_id not in users:
+                    users[user_id] = receipt
+                    break
+            else:
+                contents.append({room_id: {"m.read": {user_id: receipt}}})
+        return EduBatch(
+            [{"edu_type": "m.receipt", "content": content} for content in contents], reached
+        )
+
+
+@dataclass(frozen=True)
+class PresenceEdus(_Rows):
+    """m.presence: how users are there, for the servers that share rooms with them.
+
+    Attributes:
+        content_of: the content of an m.presence event, by the presence and the time.
+
+    Spec: https://spec.matrix.org/v1.19/server-server-api/#presence
+    """
+
+    now_ms: Callable[[], int]
+    content_of: Callable[[Presence, int], Json]
+    name: str = "presence"
+    is_durable: bool = False
+    is_perishable: bool = True
+    servers_per_second: float | None = 50.0
+
+    def list_destinations(
+        self, connection: PgConnection, after: int, up_to: int
+    ) -> Mapping[ServerName, int]:
+        """See EduSource."""
+        return self._servers(connection, _SERVERS_OF_PRESENCE, after, up_to)
+
+    def list_edus(
+        self, connection: PgConnection, destination: ServerName, after: int, up_to: int, limit: int
+    ) -> EduBatch:
+        """See EduSource."""
+        rows, reached = self._rows(
+            connection, _PRESENCE, destination, after, up_to, limit * _PRESENCES_PER_EDU
+        )
+        now_ms = self.now_ms()
+        push = [
+            {
+                "user_id": row[1],
+                "last_active_ago": 0,
+                **self.content_of(Presence(*row[1:]), now_ms),
+            }
+            for row in rows
+        ]
+        edus = [
+            {
+                "edu_type": "m.presence",
+                "content": {"push": push[start : start + _PRESENCES_PER_EDU]},
+            }
+            for start in range(0, len(push), _PRESENCES_PER_EDU)
+        ]
+        return EduBatch(edus, reached)
