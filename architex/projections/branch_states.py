@@ -77,7 +77,9 @@ class KnownEvent:
         if self.before is None:
             # An accepted event is in the current state at its own position.
             return StateBefore(self.position, None, own)
-        return StateBefore(self.before.at, self.before.overlay, own)
+        # Entries of its own it has only while it is no overlay yet: of a state that was told.
+        entries = {**self.before.entries, **own}
+        return StateBefore(self.before.at, self.before.overlay, entries)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from architex.usecases.push_rules import PushRules
 from architex.usecases.pushers import Pushers
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.receipts import Receipts
+from architex.usecases.receiving import Receiving
 from architex.usecases.registration import Registration
 from architex.usecases.remote_invites import RemoteInvites
 from architex.usecases.resident import Resident
@@ -67,6 +68,7 @@ class UseCases:
     peeking: Peeking
     presence: PresenceUpdates
     receipts: Receipts
+    receiving: Receiving
     room_reading: RoomReading
     syncing: Syncing
     typing: Typing

@@ -309,7 +309,8 @@ class _Door:
         fact_class = _FACT_CLASSES[verdict.outcome]
         known = self._known.get(pdu.event_id)
         follows_missing = any(
-            event_id not in self._known and event_id not in self._fresh
+            event_id not in self._fresh
+            and (event_id not in self._known or not self._known[event_id].is_placed)
             for event_id in pdu.prev_events
         )
         session.record(

@@ -6,13 +6,14 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#presence
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from architex.domain.errors import Forbidden, InvalidParam, NotFound
 from architex.domain.identifiers import UserId
 from architex.gateways.clock import Clock
-from architex.storage.commit_queue import CommitQueue
+from architex.storage.commit_queue import CommitQueue, Execute
 from architex.storage.presence import Presence, PresenceStore, put_presence
 from architex.usecases.requester import Requester
 
@@ -27,8 +28,26 @@ SILENT_AFTER_MS: Final = 90_000
 TOUCH_EVERY_MS: Final = 30_000
 """A user's clients asking for news is noted at most so often."""
 
+REMOTE_SILENT_AFTER_MS: Final = 30 * 60_000
+"""Users of another server of whom it tells nothing for so long are offline."""
+
 MAX_STATUS_BYTES: Final = 4096
 MAX_NOTED: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePresence:
+    """What another server says about the presence of a user of its own.
+
+    Attributes:
+        presence: one of STATES.
+        status_msg: of at most MAX_STATUS_BYTES.
+    """
+
+    user_id: UserId
+    presence: str
+    status_msg: str | None
+    last_active_ago_ms: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,36 @@ class PresenceUpdates:
         last_active_ts = now_ms if presence == "online" else _last_active_ts(held, now_ms)
         self._noted.pop(user_id, None)
         self._announce(Presence(user_id, presence, status_msg, last_active_ts, last_sync_ts))
+
+    def receive_remote(self, told: Sequence[RemotePresence]) -> None:
+        """Note how users of another server are to be seen, says that server.
+
+        Users who share no room with anybody here are left out.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#presence
+        """
+        if not self.enabled:
+            return
+        now_ms = self.clock.now_ms()
+        # As if their clients asked us: so they fall silent when their server tells nothing more.
+        last_sync_ts = now_ms + REMOTE_SILENT_AFTER_MS - SILENT_AFTER_MS
+        news: dict[UserId, Presence] = {}
+        rooms: set[int] = set()
+        for one in told:
+            rooms_to_tell = self.store.list_rooms_to_tell(one.user_id)
+            if rooms_to_tell:
+                rooms.update(rooms_to_tell)
+                active_ts = max(now_ms - one.last_active_ago_ms, 0)
+                news[one.user_id] = Presence(
+                    one.user_id, one.presence, one.status_msg, active_ts, last_sync_ts
+                )
+
+        def write(execute: Execute, position: int) -> None:
+            for presence in news.values():
+                put_presence(execute, position, presence)
+
+        if news:
+            self.commits.write_rows(write, wake_rooms=rooms, durable=False)
 
     def get_status(self, requester: Requester, user_id: UserId) -> dict[str, Any]:
         """How a user is to be seen.

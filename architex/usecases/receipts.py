@@ -5,7 +5,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#receipts
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,22 @@ RECEIPT_TYPES: Final = ("m.read", PRIVATE, FULLY_READ)
 MAIN_THREAD: Final = "main"
 MAX_HOPS: Final = 3
 """Relations followed to find out in which thread an event is."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteReceipt:
+    """How far a user of another server has read a room, says that server.
+
+    Attributes:
+        event_ids: the newest of those that are here counts.
+        ts: when, in milliseconds since 1970.
+        thread_id: in which thread; None for the whole room.
+    """
+
+    user_id: UserId
+    event_ids: Sequence[EventId]
+    ts: int
+    thread_id: str | None
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,48 @@ class Receipts:
             self._put_marker(requester, room_id, place)
         elif not is_behind:
             self._put_receipt(requester, receipt_type, thread_id or UNTHREADED, place)
+
+    def receive_remote(self, room_id: RoomId, told: Sequence[RemoteReceipt]) -> None:
+        """Note how far users of another server have read a room, says that server.
+
+        What is about users who are not in the room, or events that are not here, is left out.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#receipts
+        """
+        held: list[tuple[Receipt, EventPlace]] = []
+        with self.database.connection() as connection:
+            for one in told:
+                view = find_room_view(connection, one.user_id, room_id)
+                if view is None or not view.is_joined:
+                    continue
+                places = self.event_reads.find_places(connection, one.event_ids).values()
+                here = [p for p in places if p.room_nid == view.room_nid and p.verdict == 0]
+                place = max(here, key=lambda p: p.position, default=None)
+                if place is None or one.thread_id not in (
+                    None,
+                    self._thread_of(connection, place),
+                ):
+                    continue
+                held.append(
+                    (
+                        Receipt(
+                            room_nid=place.room_nid,
+                            receipt_type="m.read",
+                            user_id=one.user_id,
+                            thread_id=one.thread_id or UNTHREADED,
+                            event_id=place.event_id,
+                            ts=one.ts,
+                        ),
+                        place,
+                    )
+                )
+
+        def write(execute: Execute, position: int) -> None:
+            for receipt, place in held:
+                put_receipt(execute, position, receipt, place.position)
+
+        if held:
+            self.commits.write_rows(write, wake_rooms=[held[0][0].room_nid])
 
     def set_read_markers(
         self, requester: Requester, room_id: RoomId, markers: Mapping[str, EventId]

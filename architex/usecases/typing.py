@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 DEFAULT_TIMEOUT_MS: Final = 30_000
 MAX_TIMEOUT_MS: Final = 120_000
 
+REMOTE_TIMEOUT_MS: Final = 60_000
+"""A user of another server types for so long, unless their server says so again."""
+
 KEPT_POSITIONS: Final = 100_000
 """For so many positions it is remembered that somebody stopped typing."""
 
@@ -87,6 +90,19 @@ class Typing:
         """
         if requester.user_id != user_id:
             raise Forbidden("You may only say of yourself that you are typing.")
+        self._set(user_id, room_id, min(max(timeout_ms, 0), MAX_TIMEOUT_MS), typing=typing)
+
+    def set_remote_typing(self, user_id: UserId, room_id: RoomId, *, typing: bool) -> None:
+        """A user of another server has begun, goes on, or has stopped typing, says that server.
+
+        Raises:
+            Forbidden: the user is not in the room.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#typing-notifications
+        """
+        self._set(user_id, room_id, REMOTE_TIMEOUT_MS, typing=typing)
+
+    def _set(self, user_id: UserId, room_id: RoomId, timeout_ms: int, *, typing: bool) -> None:
         now_ms = self._clock.now_ms()
         with self._database.connection() as connection:
             view = find_room_view(connection, user_id, room_id)
@@ -94,7 +110,7 @@ class Typing:
                 raise Forbidden("You are not in this room.")
             was_typing = is_typing(connection, view.room_nid, user_id, now_ms)
         room_nid = view.room_nid
-        expires_ts = now_ms + min(max(timeout_ms, 0), MAX_TIMEOUT_MS) if typing else STOPPED
+        expires_ts = now_ms + timeout_ms if typing else STOPPED
         if typing and was_typing:
             # The others know; only the end moves.
             prolong_typing(self._database, room_nid, user_id, expires_ts)

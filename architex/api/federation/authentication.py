@@ -162,6 +162,18 @@ class ServerAuthenticator:
         raise problem
 
 
+def claimed_origin(req: falcon.Request) -> ServerName | None:
+    """The server that a request claims to come from, unproven; None when it claims nothing well.
+
+    For budgets that are looked at before any work is done.
+    """
+    header: str | None = req.env.get("HTTP_AUTHORIZATION")
+    try:
+        return None if header is None else parse_credentials(header)[0].origin
+    except MatrixError:
+        return None
+
+
 def require_server(req: falcon.Request, *, max_bytes: int = MAX_BODY_BYTES) -> ServerName:
     """The server that is asking, proven by its signature; then `signed_content` has the body.
 

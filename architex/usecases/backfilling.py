@@ -1,0 +1,384 @@
+"""Backfilling: what is needed to judge an event and is not here, is fetched from other servers.
+
+Everything is bounded: rounds, events, bytes and time. A server that lies about a room wastes its
+own transactions, and nobody else's.
+
+Spec: https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from architex.domain.identifiers import EventId, RoomId, ServerName
+from architex.domain.pdu import Pdu
+from architex.domain.room.pdu_checks import Outcome, Verdict
+from architex.domain.signing import FindEventKey, servers_that_must_sign, signatures_of
+from architex.gateways.clock import Clock
+from architex.gateways.errors import RemoteError
+from architex.projections.known_events import KnownEvents
+from architex.storage.event_log import EventLog
+from architex.usecases.fetching_events import (
+    MAX_SINGLE_EVENTS,
+    Fetched,
+    FetchingEvents,
+    Source,
+    parents_first,
+    read_events,
+)
+from architex.usecases.importing import Importing
+from architex.usecases.judging import Judging, ToldStates
+from architex.usecases.server_keys import KeyRing
+
+log = logging.getLogger(__name__)
+
+MAX_ROUNDS: Final = 5
+"""So often in a row a server is asked for what lies between what we have and an event."""
+
+MAX_STATES: Final = 10
+"""So many states are asked for in order to judge one event and what was missing before it."""
+
+MAX_AUTH_ROUNDS: Final = 4
+"""Auth events are fetched one by one to this depth; beyond, by the whole chain."""
+
+_ONE_BY_ONE: Final = 30
+"""State events that are not here are fetched one by one if there are no more of them."""
+
+_KEYS_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What became of an event that came.
+
+    Attributes:
+        may_come: it could not be judged now, but perhaps later: something could not be had.
+    """
+
+    verdict: Verdict
+    may_come: bool = False
+
+
+class _Refused(Exception):
+    """What an event needs was asked for and not told. The text says what."""
+
+
+@dataclass(frozen=True)
+class Doors:
+    """The two doors by which events come in, with the keys that they ask for.
+
+    Attributes:
+        judging: for events whose place in the room's state can be known.
+        importing: for the others.
+    """
+
+    key_ring: KeyRing
+    judging: Judging
+    importing: Importing
+    clock: Clock
+
+    def judge(
+        self, source: Source, pdus: Sequence[Pdu], told: ToldStates | None = None
+    ) -> dict[EventId, Verdict]:
+        """See `Judging.judge`."""
+        events = [pdu.event for pdu in pdus]
+        find_key = self.find_keys(source, events)
+        verdicts = self.judging.judge(source.room_id, events, find_key, told=told)
+        return {pdu.event_id: verdict for pdu, verdict in zip(pdus, verdicts, strict=True)}
+
+    def import_state(self, source: Source, pdus: Collection[Pdu]) -> None:
+        """See `Importing.import_state`."""
+        events = [pdu.event for pdu in pdus]
+        self.importing.import_state(source.room_id, events, self.find_keys(source, events))
+
+    def find_keys(self, source: Source, events: Sequence[Mapping[str, Any]]) -> FindEventKey:
+        """The keys that events are signed with, as far as they can be had in time."""
+        left_s = max(0.0, source.ends - self.clock.monotonic())
+        return self.key_ring.for_events(
+            source.rules, events, timeout_s=min(left_s, _KEYS_TIMEOUT_S)
+        )
+
+
+class Backfilling:
+    """Judges events, and fetches what is lacking for that."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        known: KnownEvents,
+        fetching: FetchingEvents,
+        doors: Doors,
+        clock: Clock,
+    ) -> None:
+        """Hold the collaborators."""
+        self._event_log = event_log
+        self._known = known
+        self._fetching = fetching
+        self._doors = doors
+        self._clock = clock
+        self._turns = _Turns()
+
+    def judge(
+        self,
+        origin: ServerName,
+        room_id: RoomId,
+        events: Sequence[Mapping[str, Any]],
+        ends: float,
+    ) -> list[Arrival]:
+        """Judge events of a room, each alone, in the order given.
+
+        Args:
+            origin: who sent them, and is asked for what is lacking.
+            ends: until when, by the monotonic clock. What is not judged then may come.
+
+        Raises:
+            UnknownRoom: this server does not know the room.
+        """
+        source = Source(origin, room_id, self._event_log.rules_of(room_id), ends)
+        find_key = self._doors.find_keys(source, events)
+        verdicts = self._doors.judging.judge(room_id, events, find_key)
+        arrivals = [
+            Arrival(verdict, _lacks_key(source, event, verdict, find_key))
+            for event, verdict in zip(events, verdicts, strict=True)
+        ]
+        if any(verdict.outcome is Outcome.MISSING for verdict in verdicts):
+            self._complete_all(source, arrivals)
+        return arrivals
+
+    def _complete_all(self, source: Source, arrivals: list[Arrival]) -> None:
+        """Fetch what is lacking for the events that could not be judged."""
+        wait_s = max(0.0, source.ends - self._clock.monotonic())
+        with self._turns.take(source.room_id, wait_s) as is_ours:
+            for place, arrival in enumerate(arrivals):
+                pdu = arrival.verdict.pdu
+                if arrival.verdict.outcome is not Outcome.MISSING or pdu is None:
+                    continue
+                arrivals[place] = (
+                    self._complete(source, pdu) if is_ours else Arrival(arrival.verdict, True)
+                )
+
+    def _complete(self, source: Source, pdu: Pdu) -> Arrival:
+        # What lacked may have come with another event meanwhile.
+        verdict = self._doors.judge(source, [pdu])[pdu.event_id]
+        if verdict.outcome is not Outcome.MISSING:
+            return Arrival(verdict)
+        head = self._event_log.get_room(source.room_id)
+        filling = _Filling(
+            self._doors, self._known, self._fetching, source, list(head.extremities), pdu
+        )
+        try:
+            return Arrival(filling.run(verdict))
+        except RemoteError as error:
+            log.info("cannot judge %s yet: %s", pdu.event_id, error)
+            return Arrival(verdict, may_come=True)
+        except _Refused as refused:
+            log.info("cannot judge %s: %s", pdu.event_id, refused)
+            return Arrival(
+                Verdict(
+                    Outcome.MISSING, pdu, str(refused), verdict.missing, verdict.missing_states
+                )
+            )
+
+
+class _Filling:
+    """Fetches what is lacking for one event, and judges it then."""
+
+    def __init__(
+        self,
+        doors: Doors,
+        known: KnownEvents,
+        fetching: FetchingEvents,
+        source: Source,
+        earliest: Sequence[EventId],
+        pdu: Pdu,
+    ) -> None:
+        """Prepare to ask.
+
+        Args:
+            earliest: the ends of the room as we know it.
+        """
+        self._doors = doors
+        self._known = known
+        self._fetching = fetching
+        self._source = source
+        self._earliest = earliest
+        self._pdu = pdu
+        self._states_left = MAX_STATES
+        self._told: dict[EventId, frozenset[EventId]] = {}
+
+    def run(self, verdict: Verdict) -> Verdict:
+        """The verdict on the event: MISSING if something still lacks.
+
+        Raises:
+            RemoteError: something could not be had.
+            _Refused: something was not told.
+        """
+        lacking = verdict.missing.intersection(self._pdu.prev_events)
+        pdus = parents_first(self._pull(lacking)) if lacking else [self._pdu]
+        verdicts = self._doors.judge(self._source, pdus)
+        for pdu in pdus:
+            if verdicts[pdu.event_id].outcome is Outcome.MISSING:
+                verdicts[pdu.event_id] = self._supply(pdu)
+        return verdicts[self._pdu.event_id]
+
+    # ---- what lies between
+
+    def _pull(self, lacking: Collection[EventId]) -> Fetched:
+        """The event and those before it that are not here, as far as the server tells them."""
+        pulled: Fetched = {self._pdu.event_id: self._pdu}
+        for _ in range(MAX_ROUNDS):
+            latest = [
+                e for e, pdu in pulled.items() if not set(pdu.prev_events).isdisjoint(lacking)
+            ]
+            try:
+                found = self._fetching.fetch_missing(self._source, self._earliest, latest)
+            except RemoteError:
+                if len(pulled) == 1:
+                    raise
+                break
+            if not _add_reachable(pulled, found, lacking):
+                break
+            parents = {prev for pdu in pulled.values() for prev in pdu.prev_events}
+            lacking = self._known.list_unplaced(self._source.room_id, parents - pulled.keys())
+            if not lacking:
+                break
+        if len(pulled) == 1:
+            raise _Refused("Its server does not tell the events that it follows.")
+        return pulled
+
+    # ---- what a single event needs
+
+    def _supply(self, pdu: Pdu) -> Verdict:
+        """Get auth events and states that an event needs, and judge it."""
+        verdict = self._judge_one(pdu)
+        lacking = verdict.missing.intersection(pdu.auth_events)
+        if verdict.outcome is Outcome.MISSING and lacking:
+            self._fetch_auth_events(pdu, lacking)
+            verdict = self._judge_one(pdu)
+        if verdict.outcome is not Outcome.MISSING:
+            return verdict
+        parents = set(pdu.prev_events)
+        for event_id in sorted((verdict.missing & parents) | verdict.missing_states):
+            if event_id not in self._told:
+                self._told[event_id] = self._fetch_state(event_id)
+        still = self._known.list_unknown(self._source.room_id, parents)
+        if still and len(parents) == 1:
+            # It is there, but no event of this room: it changes nothing.
+            self._told[pdu.event_id] = self._told[pdu.prev_events[0]]
+        return self._judge_one(pdu)
+
+    def _judge_one(self, pdu: Pdu) -> Verdict:
+        return self._doors.judge(self._source, [pdu], self._told)[pdu.event_id]
+
+    def _fetch_auth_events(self, pdu: Pdu, lacking: Collection[EventId]) -> None:
+        """Get the events that authorise an event, and those that authorise them."""
+        found: Fetched = {}
+        for _ in range(MAX_AUTH_ROUNDS):
+            if len(found) + len(lacking) > MAX_SINGLE_EVENTS:
+                break
+            fetched = self._fetching.fetch_events(self._source, lacking)
+            found |= fetched
+            named = {auth for one in fetched.values() for auth in one.auth_events}
+            lacking = self._known.list_unknown(self._source.room_id, named - found.keys())
+            if not lacking:
+                break
+        else:
+            found |= self._fetching.fetch_auth_chain(self._source, pdu.event_id)
+        self._import_unknown(found)
+
+    def _fetch_state(self, event_id: EventId) -> frozenset[EventId]:
+        """The state before an event, every event of it recorded, and the event itself.
+
+        Raises:
+            RemoteError: it could not be had.
+            _Refused: the event itself is not to be had, or too many states were asked for.
+        """
+        if self._states_left == 0:
+            raise _Refused("It would need too many states of other servers.")
+        self._states_left -= 1
+        told = self._fetching.fetch_state_ids(self._source, event_id)
+        wanted = told.state | told.auth_chain | {event_id}
+        unknown = self._known.list_unknown(self._source.room_id, wanted)
+        found: Fetched = {}
+        if event_id in unknown:
+            found |= self._fetching.fetch_events(self._source, [event_id])
+            if event_id not in found:
+                raise _Refused(f"{event_id}, which it follows, is no event of this room.")
+            unknown.discard(event_id)
+        if len(unknown) > _ONE_BY_ONE:
+            fetched = self._fetching.fetch_state(self._source, event_id)
+            found |= {e: pdu for e, pdu in fetched.items() if e in unknown}
+        elif unknown:
+            found |= self._fetching.fetch_events(self._source, unknown)
+        named = {auth for one in found.values() for auth in one.auth_events}
+        lacking = self._known.list_unknown(self._source.room_id, named - found.keys())
+        if lacking:
+            found |= self._fetching.fetch_events(self._source, lacking)
+        self._import_unknown(found)
+        return told.state
+
+    def _import_unknown(self, found: Fetched) -> None:
+        unknown = self._known.list_unknown(self._source.room_id, found.keys())
+        if unknown:
+            self._doors.import_state(
+                self._source, [pdu for event_id, pdu in found.items() if event_id in unknown]
+            )
+
+
+def _lacks_key(
+    source: Source, event: Mapping[str, Any], verdict: Verdict, find_key: FindEventKey
+) -> bool:
+    """Whether an event was dropped only because a key could not be had: perhaps later."""
+    if verdict.outcome is not Outcome.DROPPED:
+        return False
+    for pdu in read_events(source.rules, source.room_id, [event]).values():
+        return any(
+            find_key(server_name, key_id, pdu.origin_server_ts) is None
+            for server_name in servers_that_must_sign(source.rules, pdu)
+            for key_id in signatures_of(event, server_name)
+        )
+    return False
+
+
+def _add_reachable(pulled: Fetched, found: Fetched, lacking: Collection[EventId]) -> bool:
+    """Add those of the found events that what we pulled follows; tells whether there were any."""
+    waiting = [event_id for event_id in lacking if event_id in found]
+    before = len(pulled)
+    while waiting:
+        event_id = waiting.pop()
+        if event_id not in pulled:
+            pulled[event_id] = found[event_id]
+            waiting += [prev for prev in found[event_id].prev_events if prev in found]
+    return len(pulled) > before
+
+
+class _Turns:
+    """One at a time per room, in this process: so nothing is asked for twice at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rooms: dict[RoomId, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def take(self, room_id: RoomId, timeout_s: float) -> Iterator[bool]:
+        """Wait for one's turn; gives whether it came in time."""
+        with self._lock:
+            turn, users = self._rooms.get(room_id, (threading.Lock(), 0))
+            self._rooms[room_id] = (turn, users + 1)
+        is_ours = turn.acquire(timeout=timeout_s)
+        try:
+            yield is_ours
+        finally:
+            if is_ours:
+                turn.release()
+            with self._lock:
+                turn, users = self._rooms[room_id]
+                if users == 1:
+                    del self._rooms[room_id]
+                else:
+                    self._rooms[room_id] = (turn, users - 1)
