@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
+from architex.domain.identifiers import MAX_IDENTIFIER_BYTES, EventId
+from architex.domain.push_evaluation import notifying_class
 from architex.domain.room.aggregate import DUMMY_EVENT_TYPE
 from architex.domain.room.events import RecordedFact
 from architex.projections.base import Execute, Projection, Row, Timing
 
 # What stands next above a backfilled event tells where the history goes on that we saw happen.
 _INSERT_BACKFILLED: Final = """
-INSERT INTO timeline (room_nid, ordering, position, type, sender, is_state, has_url, resumes_at)
+INSERT INTO timeline
+    (room_nid, ordering, position, type, sender, is_state, has_url, thread, resumes_at)
 SELECT %(room)s, %(ordering)s, %(position)s, %(type)s, %(sender)s, %(is_state)s, %(has_url)s,
+    %(thread)s,
     coalesce((SELECT coalesce(t.resumes_at, t.ordering) FROM timeline t
         WHERE t.room_nid = %(room)s AND t.ordering > %(ordering)s
         ORDER BY t.ordering LIMIT 1), %(fact)s)"""
@@ -45,7 +49,8 @@ class Timeline(Projection):
                 continue
             execute(
                 "INSERT INTO timeline (room_nid, ordering, position, type, sender, is_state,"
-                " has_url, on_branch) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+                " has_url, on_branch, notifies, thread)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 (
                     r.room_nid,
                     r.position,
@@ -55,6 +60,8 @@ class Timeline(Projection):
                     r.pdu.is_state,
                     _has_url(r),
                     r.fact.before is not None,
+                    notifying_class(r.pdu.type, r.content, r.pdu.state_key),
+                    _thread(r),
                 ),
             )
 
@@ -70,6 +77,7 @@ def _add_backfilled(execute: Execute, r: RecordedFact, ordering: int) -> None:
             "sender": r.pdu.sender,
             "is_state": r.pdu.is_state,
             "has_url": _has_url(r),
+            "thread": _thread(r),
             "fact": r.position,
         },
     )
@@ -88,3 +96,13 @@ def _add_backfilled(execute: Execute, r: RecordedFact, ordering: int) -> None:
 
 def _has_url(r: RecordedFact) -> bool:
     return isinstance(r.content.get("url"), str)
+
+
+def _thread(r: RecordedFact) -> EventId | None:
+    """The root of the thread that an event says it is in."""
+    relation = r.content.get("m.relates_to")
+    if isinstance(relation, Mapping) and relation.get("rel_type") == "m.thread":
+        root = relation.get("event_id")
+        if isinstance(root, str) and "\0" not in root and len(root) <= MAX_IDENTIFIER_BYTES:
+            return root
+    return None

@@ -538,7 +538,6 @@ class SyncRooms:
         if plan.view.is_joined:
             body["summary"] = plan.summary
             body["ephemeral"] = {"events": []}
-            body["unread_notifications"] = {"notification_count": 0, "highlight_count": 0}
         return body
 
     # ---- invites and knocks

@@ -5,8 +5,9 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#syncing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from architex.domain.client_event import Viewer
@@ -39,6 +40,7 @@ from architex.storage.typing import list_changed_typing, list_typing
 from architex.usecases.presence import PresenceUpdates, presence_event
 from architex.usecases.requester import Requester
 from architex.usecases.sync_rooms import RoomsRequest, RoomsResponse, SyncRooms
+from architex.usecases.unread_counts import RoomToCount, UnreadCounts, told_in_sync
 
 MAX_TIMEOUT_MS: Final = 600_000
 
@@ -78,8 +80,10 @@ class Syncing:
         lazy_members: LazyMemberStore,
         presence: PresenceUpdates,
         clock: Clock,
+        unread: UnreadCounts,
     ) -> None:
         """Remember the collaborators."""
+        self._unread = unread
         self._database = database
         self._rooms = rooms
         self._notifier = notifier
@@ -140,7 +144,9 @@ class Syncing:
     def _read(self, request: SyncRequest, since: int | None) -> tuple[dict[str, Any], int, bool]:
         """The response, the position up to which it tells, and whether it tells nothing."""
         with self._database.snapshot() as connection:
-            reading = _Reading(connection, request, since, self._clock.now_ms(), self._rooms)
+            reading = _Reading(
+                connection, request, since, self._clock.now_ms(), self._rooms, self._unread
+            )
             reading.run(recent=since is not None and self._is_recent(since))
         self._newest = max(self._newest, reading.now)
         self._note_lazy_members(request, reading)
@@ -169,7 +175,9 @@ class _Reading:
         since: int | None,
         now_ms: int,
         sync_rooms: SyncRooms,
+        unread: UnreadCounts,
     ) -> None:
+        self._unread = unread
         self._connection = connection
         self._request = request
         self._user_id = request.requester.user_id
@@ -195,8 +203,9 @@ class _Reading:
             news = News(self.now, True, True, True, True, True)
         views = self._views(news, recent=recent)
         if views:
-            ignored = list_ignored_users(connection, user_id)
-            self.rooms = self._sync_rooms.collect(connection, self._rooms_request(ignored), views)
+            self.rooms = self._sync_rooms.collect(
+                connection, self._rooms_request(self._ignored), views
+            )
         by_id = {view.room_nid: view for view in views}
         new_rooms = self._fresh_rooms()
         account_data = self._account_data(news, by_id, new_rooms)
@@ -264,7 +273,7 @@ class _Reading:
 
     def _joined(
         self,
-        by_id: Mapping[int, RoomView],
+        by_id: dict[int, RoomView],
         account_data: dict[RoomId, list[dict[str, Any]]],
         ephemeral: dict[int, list[dict[str, Any]]],
     ) -> dict[RoomId, dict[str, Any]]:
@@ -283,12 +292,36 @@ class _Reading:
                 )
                 if view.is_joined and wanted.is_room_included(view.room_id) and is_told:
                     nids[view.room_id] = view.room_nid
+                    by_id[view.room_nid] = view
                     joined.setdefault(view.room_id, self._quiet_room())
         for room_id, body in joined.items():
             if wanted.ephemeral.is_room_included(room_id):
                 body["ephemeral"]["events"] = ephemeral.get(nids[room_id], [])
         self._put_account_data(joined, account_data)
+        self._put_unread_counts(joined, [by_id[nids[room_id]] for room_id in joined])
         return joined
+
+    @cached_property
+    def _ignored(self) -> frozenset[UserId]:
+        return list_ignored_users(self._connection, self._user_id)
+
+    def _put_unread_counts(
+        self, joined: Mapping[RoomId, dict[str, Any]], views: Sequence[RoomView]
+    ) -> None:
+        """How much is unread in each of the rooms."""
+        if not views:
+            return
+        rooms = [
+            RoomToCount(v.room_nid, v.room_id, v.room_version, v.join_position or v.position)
+            for v in views
+        ]
+        counts = self._unread.count(
+            self._connection, self._user_id, rooms, self.now, self._ignored
+        )
+        by_thread = self._filter.room.timeline.unread_thread_notifications
+        for room in rooms:
+            told = told_in_sync(counts.get(room.room_nid, {}), by_thread=by_thread)
+            joined[room.room_id].update(told)
 
     def _quiet_room(self) -> dict[str, Any]:
         """A joined room without new events."""
@@ -302,7 +335,6 @@ class _Reading:
             "account_data": {"events": []},
             "ephemeral": {"events": []},
             "summary": {},
-            "unread_notifications": {"notification_count": 0, "highlight_count": 0},
         }
 
     # ---- account data

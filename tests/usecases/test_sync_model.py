@@ -23,6 +23,7 @@ from architex.usecases.requester import Requester
 from architex.usecases.room_reading import RoomReading
 from architex.usecases.sync_rooms import SyncRooms
 from architex.usecases.syncing import Syncing, SyncRequest
+from architex.usecases.unread_counts import UnreadCounts
 from tests.core import make_core
 from tests.projections.traffic import USERS, RandomTraffic
 
@@ -105,6 +106,7 @@ def make_syncing(core: Core, rendering: EventRendering) -> Syncing:
         LazyMemberStore(core.database),
         presence,
         core.clock,
+        UnreadCounts(rendering.event_reads),
     )
 
 

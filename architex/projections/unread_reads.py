@@ -1,0 +1,172 @@
+"""Questions about what a user has not read: how much, and which of it needs a closer look.
+
+Each function asks one statement for any number of rooms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from architex.domain.identifiers import UserId
+from architex.domain.pdu import Pdu
+from architex.domain.room_versions import get_room_version
+from architex.storage.pool import PgConnection
+from architex.storage.room_facts import decode_pdu
+
+MAIN: Final = "main"
+"""In place of a thread's root: events in no thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadSpan:
+    """Which part of a room's timeline is asked for: `low < ordering <= high`."""
+
+    room_nid: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadUpTo:
+    """How far a user has read.
+
+    Attributes:
+        thread: "" for the whole room, MAIN, or the event ID of a thread's root.
+        ordering: of the last event that was read.
+    """
+
+    room_nid: int
+    thread: str
+    ordering: int
+
+
+@dataclass(frozen=True, slots=True)
+class AlikeEvents:
+    """So many unread events of a type and thread, which the push rules cannot tell apart."""
+
+    room_nid: int
+    thread: str
+    type: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialEvent:
+    """An unread event that the push rules must look at by itself."""
+
+    room_nid: int
+    thread: str
+    position: int
+    redacted_by: int | None
+
+
+def list_read_up_to(
+    connection: PgConnection, user_id: UserId, room_nids: Collection[int]
+) -> list[ReadUpTo]:
+    """A user's own receipts, public and private, the newer of both for each thread."""
+    rows = connection.execute(
+        "SELECT room_nid, thread_id, max(event_ordering) FROM receipts"
+        " WHERE user_id = %s AND room_nid = ANY(%s) GROUP BY room_nid, thread_id"
+        " ORDER BY room_nid, thread_id",
+        (user_id, list(room_nids)),
+    )
+    return [ReadUpTo(*row) for row in rows.fetchall()]
+
+
+_SPANS: Final = """
+FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
+CROSS JOIN LATERAL (SELECT coalesce(t.thread, 'main') AS thread, t.type, t.position, t.ordering
+    FROM timeline t WHERE t.room_nid = s.room_nid AND t.ordering > s.low AND t.ordering <= s.high
+        AND t.notifies = ANY(%(classes)s::smallint[]) AND t.sender <> %(user)s
+        AND (t.is_state OR NOT t.sender = ANY(%(ignored)s))
+        AND NOT EXISTS (SELECT FROM receipts r WHERE r.user_id = %(user)s
+            AND r.room_nid = s.room_nid AND r.thread_id = coalesce(t.thread, 'main')
+            AND r.event_ordering >= t.ordering)
+    {limit}) e """
+
+_COUNT: Final = (
+    "SELECT s.room_nid, e.thread, e.type, count(*)"
+    + _SPANS.format(limit="")
+    + "GROUP BY s.room_nid, e.thread, e.type"
+)
+
+_LIST: Final = (
+    "SELECT s.room_nid, e.thread, e.position, g.redacted_by"
+    + _SPANS.format(limit="ORDER BY t.ordering DESC LIMIT %(limit)s")
+    + "JOIN event_graph g ON g.position = e.position"
+)
+
+
+def count_alike(
+    connection: PgConnection,
+    user_id: UserId,
+    spans: Sequence[UnreadSpan],
+    classes: Collection[int],
+    ignored: Collection[UserId],
+) -> list[AlikeEvents]:
+    """How many events of others are unread in spans, by thread and type.
+
+    Args:
+        classes: of `Notifying`.
+        ignored: users of whom only state events count.
+    """
+    rows = connection.execute(_COUNT, _params(user_id, spans, classes, ignored))
+    return [AlikeEvents(*row) for row in rows.fetchall()]
+
+
+def list_special(
+    connection: PgConnection,
+    user_id: UserId,
+    spans: Sequence[UnreadSpan],
+    classes: Collection[int],
+    ignored: Collection[UserId],
+    limit: int,
+) -> list[SpecialEvent]:
+    """Unread events of others in spans, the newest of each room.
+
+    Args:
+        limit: how many in a room at most.
+    """
+    params = {**_params(user_id, spans, classes, ignored), "limit": limit}
+    return [SpecialEvent(*row) for row in connection.execute(_LIST, params).fetchall()]
+
+
+def _params(
+    user_id: UserId,
+    spans: Sequence[UnreadSpan],
+    classes: Collection[int],
+    ignored: Collection[UserId],
+) -> dict[str, object]:
+    return {
+        "user": user_id,
+        "rooms": [span.room_nid for span in spans],
+        "lows": [span.low for span in spans],
+        "highs": [span.high for span in spans],
+        "classes": list(classes),
+        "ignored": list(ignored),
+    }
+
+
+def list_power_pdus(
+    connection: PgConnection, room_nids: Collection[int]
+) -> dict[int, tuple[Pdu, Pdu | None]]:
+    """Room number → the current m.room.create and m.room.power_levels events."""
+    rows = connection.execute(
+        "SELECT r.room_nid, r.room_version, c.type, s.state FROM rooms r"
+        " JOIN current_state c ON c.room_nid = r.room_nid AND c.state_key = ''"
+        "  AND c.type = ANY('{m.room.create,m.room.power_levels}')"
+        "  AND c.valid_to = 9223372036854775807"
+        " JOIN stored_events s ON s.notification_id = c.position"
+        " WHERE r.room_nid = ANY(%s) ORDER BY c.type",
+        (list(room_nids),),
+    )
+    found: dict[int, tuple[Pdu, Pdu | None]] = {}
+    for room_nid, version, type_, state in rows.fetchall():
+        pdu = decode_pdu(state, get_room_version(version))
+        if type_ == "m.room.create":
+            found[room_nid] = (pdu, None)
+        elif room_nid in found:
+            found[room_nid] = (found[room_nid][0], pdu)
+    return found

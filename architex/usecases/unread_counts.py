@@ -1,0 +1,282 @@
+"""Unread counts: how many events notify a user whom they have not read yet.
+
+Most events are alike to the push rules, by type and room: those are counted, nobody looks at them.
+What was counted is remembered in the process, so a room costs what is new in it.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from architex.domain.auth_rules.power_levels import PowerLevels
+from architex.domain.client_event import RecordedEvent
+from architex.domain.identifiers import RoomId, UserId
+from architex.domain.pdu import Pdu
+from architex.domain.push_evaluation import (
+    Notifying,
+    PushEvaluator,
+    PushOutcome,
+    RoomContext,
+)
+from architex.domain.push_rules import ChangedPushRule, effective_push_rules
+from architex.domain.room_versions import get_room_version
+from architex.projections.event_reads import EventReads
+from architex.projections.room_reads import list_member_counts
+from architex.projections.unread_reads import (
+    MAIN,
+    SpecialEvent,
+    UnreadSpan,
+    count_alike,
+    list_power_pdus,
+    list_read_up_to,
+    list_special,
+)
+from architex.storage.pool import PgConnection
+from architex.storage.push_rules import list_changed_push_rules
+
+MAX_LOOKED_AT: Final = 500
+"""Events of a room that are looked at one by one, when the user's own rules need that."""
+
+MAX_REMEMBERED: Final = 50_000
+
+
+@dataclass(slots=True)
+class Unread:
+    """How many events a user has not read that notify, and how many of them stand out."""
+
+    notifications: int = 0
+    highlights: int = 0
+
+    def as_json(self) -> dict[str, int]:
+        """As /sync tells it."""
+        return {
+            "notification_count": self.notifications,
+            "highlight_count": self.highlights,
+        }
+
+
+Threads: TypeAlias = dict[str, Unread]
+"""MAIN or the event ID of a thread's root → what is unread there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomToCount:
+    """A room that a user is in, since a position."""
+
+    room_nid: int
+    room_id: RoomId
+    room_version: str
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What was counted up to an ordering, by receipts and rules that may have changed since."""
+
+    basis: object
+    up_to: int
+    threads: Mapping[str, tuple[int, int]]
+
+
+@dataclass(slots=True)
+class _RoomCount:
+    room: RoomToCount
+    basis: object
+    span: UnreadSpan
+    threads: Threads = field(default_factory=dict)
+
+
+class UnreadCounts:
+    """Counts what users have not read."""
+
+    def __init__(self, event_reads: EventReads) -> None:
+        """Remember the collaborators."""
+        self._event_reads = event_reads
+        self._lock = threading.Lock()
+        self._remembered: OrderedDict[tuple[UserId, int], _Remembered] = OrderedDict()
+
+    def count(
+        self,
+        connection: PgConnection,
+        user_id: UserId,
+        rooms: Collection[RoomToCount],
+        now: int,
+        ignored: frozenset[UserId],
+    ) -> dict[int, Threads]:
+        """Room number → what is unread, thread by thread.
+
+        Args:
+            connection: in a snapshot at position `now`.
+            ignored: whose messages do not count.
+        """
+        if not rooms:
+            return {}
+        changed = list_changed_push_rules(connection, user_id)
+        evaluator = PushEvaluator(effective_push_rules(user_id, changed))
+        counts = self._begin(connection, user_id, rooms, now, ignored, changed)
+        spans = [count.span for count in counts.values() if count.span.low < now]
+        looked_at = LookedAt(self._event_reads, connection, evaluator, rooms)
+        special_classes = [Notifying.SOME]
+        if evaluator.goes_by_type_alone:
+            for alike in count_alike(connection, user_id, spans, [Notifying.ALL], ignored):
+                if looked_at.of_type(alike.room_nid, alike.type).notifies:
+                    threads = counts[alike.room_nid].threads
+                    threads.setdefault(alike.thread, Unread()).notifications += alike.count
+        else:
+            special_classes = [Notifying.NOBODY, Notifying.ALL, Notifying.SOME]
+        special = list_special(connection, user_id, spans, special_classes, ignored, MAX_LOOKED_AT)
+        for event, outcome in looked_at.evaluate(special):
+            if outcome.notifies:
+                unread = counts[event.room_nid].threads.setdefault(event.thread, Unread())
+                unread.notifications += 1
+                unread.highlights += outcome.highlights
+        self._remember(user_id, counts.values(), now)
+        return {room_nid: count.threads for room_nid, count in counts.items()}
+
+    def _begin(
+        self,
+        connection: PgConnection,
+        user_id: UserId,
+        rooms: Collection[RoomToCount],
+        now: int,
+        ignored: frozenset[UserId],
+        changed: Sequence[ChangedPushRule],
+    ) -> dict[int, _RoomCount]:
+        """What is remembered of the rooms, and from where to count on."""
+        read: dict[int, dict[str, int]] = {}
+        for up_to in list_read_up_to(connection, user_id, [room.room_nid for room in rooms]):
+            read.setdefault(up_to.room_nid, {})[up_to.thread] = up_to.ordering
+        rules = repr(changed)
+        counts = {}
+        for room in rooms:
+            receipts = read.get(room.room_nid, {})
+            basis = (room.since, tuple(receipts.items()), rules, ignored)
+            low = max(room.since, receipts.get("", room.since))
+            threads: Threads = {}
+            with self._lock:
+                known = self._remembered.get((user_id, room.room_nid))
+            if known is not None and known.basis == basis and known.up_to <= now:
+                low = max(low, known.up_to)
+                threads = {thread: Unread(*told) for thread, told in known.threads.items()}
+            span = UnreadSpan(room.room_nid, low, now)
+            counts[room.room_nid] = _RoomCount(room, basis, span, threads)
+        return counts
+
+    def _remember(self, user_id: UserId, counts: Iterable[_RoomCount], now: int) -> None:
+        with self._lock:
+            for count in counts:
+                key = (user_id, count.room.room_nid)
+                threads = {
+                    thread: (unread.notifications, unread.highlights)
+                    for thread, unread in count.threads.items()
+                }
+                self._remembered[key] = _Remembered(count.basis, now, threads)
+                self._remembered.move_to_end(key)
+            while len(self._remembered) > MAX_REMEMBERED:
+                self._remembered.popitem(last=False)
+
+
+class LookedAt:
+    """Evaluates events for one user, with what rules ask about their rooms looked up once."""
+
+    def __init__(
+        self,
+        event_reads: EventReads,
+        connection: PgConnection,
+        evaluator: PushEvaluator,
+        rooms: Iterable[RoomToCount],
+    ) -> None:
+        self._event_reads = event_reads
+        self._connection = connection
+        self._evaluator = evaluator
+        self._rooms = {room.room_nid: room for room in rooms}
+        self._of_type: dict[tuple[int, str], PushOutcome] = {}
+        self._member_counts: dict[int, tuple[int, int]] | None = None
+        self._power: dict[int, tuple[Pdu, Pdu | None]] | None = None
+
+    def of_type(self, room_nid: int, type: str) -> PushOutcome:
+        """The outcome of all events of `Notifying.ALL` of a type in a room."""
+        outcome = self._of_type.get((room_nid, type))
+        if outcome is None:
+            event = {
+                "type": type,
+                "sender": "",
+                "room_id": self._rooms[room_nid].room_id,
+                "content": {},
+            }
+            outcome = self._evaluator.evaluate(event, self._context(room_nid, ""))
+            self._of_type[room_nid, type] = outcome
+        return outcome
+
+    def evaluate(self, events: Sequence[SpecialEvent]) -> list[tuple[SpecialEvent, PushOutcome]]:
+        """The outcome of each event."""
+        loaded = self._event_reads.load_events(
+            self._connection, [(event.position, event.redacted_by) for event in events]
+        )
+        return [
+            (event, self._outcome(event.room_nid, loaded[event.position]))
+            for event in events
+            if event.position in loaded
+        ]
+
+    def _outcome(self, room_nid: int, event: RecordedEvent) -> PushOutcome:
+        shown: dict[str, Any] = {
+            "type": event.type,
+            "sender": event.sender,
+            "room_id": self._rooms[room_nid].room_id,
+            "content": event.content,
+            "event_id": event.event_id,
+        }
+        if event.state_key is not None:
+            shown["state_key"] = event.state_key
+        return self._evaluator.evaluate(shown, self._context(room_nid, event.sender))
+
+    def _context(self, room_nid: int, sender: UserId) -> RoomContext:
+        if self._member_counts is None:
+            self._member_counts = list_member_counts(self._connection, list(self._rooms))
+        joined, _ = self._member_counts.get(room_nid, (0, 0))
+        return RoomContext(joined, lambda key: self._may_notify(room_nid, sender, key))
+
+    def _may_notify(self, room_nid: int, sender: UserId, key: str) -> bool:
+        if self._power is None:
+            self._power = list_power_pdus(self._connection, list(self._rooms))
+        if room_nid not in self._power:
+            return False
+        create, event = self._power[room_nid]
+        levels = PowerLevels(get_room_version(self._rooms[room_nid].room_version), create, event)
+        return levels.of_user(sender) >= levels.notification(key)
+
+
+def totals(threads: Threads) -> Unread:
+    """All threads of a room together."""
+    return Unread(
+        sum(unread.notifications for unread in threads.values()),
+        sum(unread.highlights for unread in threads.values()),
+    )
+
+
+def told_in_sync(threads: Threads, *, by_thread: bool) -> dict[str, Any]:
+    """The counts of a room as /sync tells them.
+
+    Args:
+        by_thread: whether the client asked for threads to be counted by themselves.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications
+    """
+    if not by_thread:
+        return {"unread_notifications": totals(threads).as_json()}
+    told: dict[str, Any] = {"unread_notifications": threads.get(MAIN, Unread()).as_json()}
+    others = {
+        thread: unread.as_json()
+        for thread, unread in threads.items()
+        if thread != MAIN and unread.notifications
+    }
+    if others:
+        told["unread_thread_notifications"] = others
+    return told
