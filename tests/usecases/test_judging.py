@@ -157,11 +157,11 @@ def random_room(version: str, seed: int, steps: int) -> list[Pdu]:
     room.grow(steps)
     allowed = dict(room.room.pdus)
     extra = {pdu.event_id: pdu for pdu in refused if pdu.event_id not in allowed}
-    everything = [_signed_by_all(room.room.rules, p) for p in (*allowed.values(), *extra.values())]
+    everything = [signed_by_all(room.room.rules, p) for p in (*allowed.values(), *extra.values())]
     return _shuffled_topologically(everything, random)
 
 
-def _signed_by_all(rules: RoomVersionRules, pdu: Pdu) -> Pdu:
+def signed_by_all(rules: RoomVersionRules, pdu: Pdu) -> Pdu:
     """The event with the signatures of all servers that must sign it, as a restricted join has."""
     event: Mapping[str, Any] = pdu.event
     for server in servers_that_must_sign(rules, pdu):
