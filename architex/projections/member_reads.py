@@ -71,3 +71,20 @@ class MemberReads:
             (room_nid, len(server_name) + 1, f":{server_name}", limit),
         )
         return [row[0] for row in rows]
+
+    def has_create(self, room_nid: int) -> bool:
+        """Whether the state of a room is known here, and not only memberships of our users."""
+        row = self.database.fetch_one(
+            "SELECT 1 FROM current_state WHERE room_nid = %s AND type = 'm.room.create'"
+            " AND state_key = '' AND valid_to = 9223372036854775807",
+            (room_nid,),
+        )
+        return row is not None
+
+    def list_tellers(self, user_id: UserId, room_nid: int) -> list[ServerName]:
+        """The server that told the user of a room, with an invite or when they knocked."""
+        rows = self.database.fetch_all(
+            "SELECT told_by FROM stripped_states WHERE user_id = %s AND room_nid = %s",
+            (user_id, room_nid),
+        )
+        return [told_by for (told_by,) in rows]

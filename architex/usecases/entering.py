@@ -10,10 +10,11 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#joining-rooms
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from architex.domain.auth_rules import (
     auth_types_for_event,
@@ -22,7 +23,7 @@ from architex.domain.auth_rules import (
 )
 from architex.domain.errors import Forbidden, InvalidSignature
 from architex.domain.identifiers import EventId
-from architex.domain.pdu import Pdu, StateKey, compute_event_id, parse_pdu
+from architex.domain.pdu import Pdu, StateKey, parse_pdu
 from architex.domain.room.handshakes import AUTHORISED_VIA
 from architex.domain.room.pdu_checks import Verdict, check_signed_and_whole
 from architex.domain.room_versions import RoomVersionRules
@@ -61,14 +62,14 @@ class Entering:
         self,
         rules: RoomVersionRules,
         join: Pdu,
-        pieces: Iterable[bytes],
+        answer: AbstractContextManager[Iterable[bytes]],
         note_progress: Callable[[], None],
     ) -> None:
         """Take the answer to send_join, and be in the room.
 
         Args:
             join: our user's join, as it was sent.
-            pieces: the body of the answer.
+            answer: what gives the body, in pieces.
             note_progress: called now and then.
 
         Raises:
@@ -77,9 +78,10 @@ class Entering:
             RemoteError: the body does not come.
         """
         with ToldRoom(rules, join.room_id) as told:
-            arriving = self._paced(told.read(pieces), note_progress)
-            find_key = self.key_ring.for_events(rules, arriving, timeout_s=KEYS_TIMEOUT_S)
-            join = self._authorised(rules, join, told)
+            with answer as pieces:
+                arriving = self._paced(told.read(pieces), note_progress)
+                find_key = self.key_ring.for_events(rules, arriving, timeout_s=KEYS_TIMEOUT_S)
+            join = self.authorised(rules, join, told.join)
             check_told_state(told, join, find_key)
             self._record(told, find_key, note_progress)
             try:
@@ -87,13 +89,20 @@ class Entering:
             except Forbidden as error:
                 raise BrokenAnswer(f"By what it tells, the join is forbidden: {error}") from error
 
-    def _authorised(self, rules: RoomVersionRules, join: Pdu, told: ToldRoom) -> Pdu:
-        """The join with the signature of the server that authorised it, if one had to.
+    def authorised(
+        self, rules: RoomVersionRules, join: Pdu, theirs: Mapping[str, Any] | None
+    ) -> Pdu:
+        """Our join with the signature of the server that authorised it, if one had to.
+
+        Args:
+            theirs: the join as the other server has it.
+
+        Raises:
+            BrokenAnswer: that server did not sign it.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#restricted-rooms
         """
         must_sign = servers_that_must_sign(rules, join)
-        theirs = told.join
         if AUTHORISED_VIA not in join.content or theirs is None:
             return join
         signatures = theirs.get("signatures")
@@ -112,8 +121,6 @@ class Entering:
             )
         except InvalidSignature as error:
             raise BrokenAnswer(f"The join is not authorised: {error}") from error
-        if compute_event_id(rules, event) != join.event_id:
-            raise BrokenAnswer("It signed another event.")
         return parse_pdu(rules, event, event_id=join.event_id)
 
     def _record(

@@ -1,35 +1,47 @@
 """Memberships: join, knock, invite, leave, kick, ban, unban, forget.
 
+In rooms that this server is in, they are written here; in others by way of servers that are.
+
 Spec: https://spec.matrix.org/v1.19/client-server-api/#room-membership
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from architex.domain.errors import BadState, Forbidden, MatrixError, NotFound
+from architex.domain.errors import (
+    BadState,
+    Forbidden,
+    MatrixError,
+    NotFound,
+    UnableToAuthoriseJoin,
+    UnableToGrantJoin,
+)
 from architex.domain.identifiers import RoomId, ServerName, UserId, parse_user_id, server_name_of
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.aggregate import EventDraft
+from architex.domain.room.handshakes import AUTHORISED_VIA
 from architex.projections.member_reads import MemberReads
+from architex.projections.room_servers import RoomServers
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.event_log import EventLog
 from architex.storage.forgotten_rooms import ForgottenRooms
+from architex.usecases.remote_membership import RemoteMembership
 from architex.usecases.requester import Requester
+from architex.usecases.restricted_joins import RestrictedJoins
 from architex.usecases.room_succession import RoomSuccession, find_predecessor
-from architex.usecases.sending import power_levels, unknown_rooms_forbidden
+from architex.usecases.sending import unknown_rooms_forbidden
 
 T = TypeVar("T")
 
-MAX_AUTHORISING_CANDIDATES: Final = 100
+MAX_CANDIDATES: Final = 10
+"""Servers of a room that are asked for their help."""
 
 # Others check these, or act on them: no client sets them by joining.
-_SERVER_SET_KEYS: Final = frozenset(
-    {"membership", "third_party_invite", "join_authorised_via_users_server", "reason"}
-)
+_SERVER_SET_KEYS: Final = frozenset({"membership", "third_party_invite", AUTHORISED_VIA, "reason"})
 
 _USUAL_KEYS: Final[frozenset[StateKey]] = frozenset(
     {("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.join_rules", "")}
@@ -53,6 +65,9 @@ class Joining:
     profiles: ProfileFinder
     forgotten: ForgottenRooms
     succession: RoomSuccession
+    room_servers: RoomServers
+    restricted: RestrictedJoins
+    remote: RemoteMembership
     server_name: ServerName
 
     def join(
@@ -63,16 +78,21 @@ class Joining:
         reason: str | None = None,
         third_party_signed: Mapping[str, Any] | None = None,
         custom: Mapping[str, Any] | None = None,
+        via: Sequence[ServerName] = (),
     ) -> RoomId:
         """Become a member of a room; who is one already stays one.
 
         Args:
             custom: what the m.room.member event shall hold beside what the server puts there.
             third_party_signed: proof from an identity server, for an invite by e-mail address.
+            via: servers that are said to be in the room.
 
         Raises:
             Forbidden: the join rules do not let the user in.
-            NotFound: this server knows no such room.
+            NotFound: neither this server nor those that it asked know the room.
+            RemoteFailed: this server is not in the room, and others do not help.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#joining-rooms
         """
         user_id = requester.user_id
         kept = {key: value for key, value in (custom or {}).items() if key not in _SERVER_SET_KEYS}
@@ -86,29 +106,57 @@ class Joining:
             if requester.is_guest and not _guests_can_join(session):
                 raise Forbidden("Guests may not join this room.")
             join_content = dict(content)
-            if self._needs_authorising(session, user_id):
-                join_content["join_authorised_via_users_server"] = self._authorising_user(
-                    session, user_id
-                )
+            authoriser = self.restricted.find_authoriser(session, user_id)
+            if authoriser is not None:
+                join_content[AUTHORISED_VIA] = authoriser
             session.append(_member_draft(user_id, user_id, join_content))
             session.also(self.forgotten.remember_again(user_id, room_id))
             create = session.find_state("m.room.create")
             return None if create is None else find_predecessor(create.content)
 
-        predecessor = self._write(room_id, [user_id], decide)
+        if not self._is_here(room_id):
+            if requester.is_guest:
+                raise Forbidden("Guests may not join rooms of other servers.")
+            candidates = self._candidates(user_id, room_id, via)
+            if self.remote.join(user_id, room_id, content, candidates):
+                self._note_joined(user_id, room_id)
+                return room_id
+        try:
+            predecessor = self._write(room_id, [user_id], decide)
+        except (UnableToAuthoriseJoin, UnableToGrantJoin):
+            others = self._candidates(user_id, room_id, via)
+            if not others:
+                raise
+            self.remote.join_authorised(user_id, room_id, content, others)
+            self._note_joined(user_id, room_id)
+            return room_id
         if predecessor is not None:
             self.succession.follow(user_id, predecessor, room_id)
         return room_id
 
-    def knock(self, requester: Requester, room_id: RoomId, *, reason: str | None = None) -> RoomId:
+    def knock(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        *,
+        reason: str | None = None,
+        via: Sequence[ServerName] = (),
+    ) -> RoomId:
         """Ask to be let into a room.
+
+        Args:
+            via: servers that are said to be in the room.
 
         Raises:
             Forbidden: the join rules do not allow knocking, or the user is a member or banned.
-            NotFound: this server knows no such room.
+            NotFound: neither this server nor those that it asked know the room.
+            RemoteFailed: this server is not in the room, and others do not help.
         """
         user_id = requester.user_id
         content = self._member_content(user_id, "knock", reason)
+        if not self._is_here(room_id):
+            self.remote.knock(user_id, room_id, content, self._candidates(user_id, room_id, via))
+            return room_id
 
         def decide(session: RoomSession) -> RoomId:
             if _membership(session, user_id) == "knock":
@@ -126,20 +174,42 @@ class Joining:
         *,
         reason: str | None = None,
     ) -> None:
-        """Invite a user of this server.
+        """Invite a user, of this server or another.
 
         Raises:
-            Forbidden: the inviter may not, or the user is a member or banned.
+            Forbidden: the inviter may not, or the user is a member or banned, or their server
+                wants no such invite.
             NotFound: there is no such user.
+            RemoteFailed: the user's server does not answer.
         """
-        content = self.invite_content(user_id, reason=reason)
+        self.invite_with(requester, room_id, user_id, self.invite_content(user_id, reason=reason))
+
+    def invite_with(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        user_id: UserId,
+        content: Mapping[str, Any],
+    ) -> None:
+        """As `invite`, with what `invite_content` gave."""
 
         def decide(session: RoomSession) -> None:
             _require_member(session, requester.user_id)
             session.append(_member_draft(requester.user_id, user_id, content))
 
+        def check(session: RoomSession) -> None:
+            _require_member(session, requester.user_id)
+
         with unknown_rooms_forbidden():
-            self._write(room_id, [requester.user_id, user_id], decide)
+            if self.is_local(user_id):
+                self._write(room_id, [requester.user_id, user_id], decide)
+            else:
+                self._write(room_id, [requester.user_id], check)
+                self.remote.invite(room_id, _member_draft(requester.user_id, user_id, content))
+
+    def is_local(self, user_id: UserId) -> bool:
+        """Whether a user is one of this server."""
+        return server_name_of(user_id) == self.server_name
 
     def invite_content(
         self, user_id: UserId, *, reason: str | None = None, is_direct: bool = False
@@ -150,11 +220,7 @@ class Joining:
             NotFound: there is no such user.
         """
         parse_user_id(user_id)
-        if server_name_of(user_id) != self.server_name:
-            raise NotFound(
-                f"{user_id} cannot be invited: this server does not talk to other servers yet."
-            )
-        if self.profiles.find_profile(user_id) is None:
+        if self.is_local(user_id) and self.profiles.find_profile(user_id) is None:
             raise NotFound(f"There is no user {user_id} on this server.")
         content = self._member_content(user_id, "invite", reason)
         if is_direct:
@@ -177,6 +243,9 @@ class Joining:
             if membership != "leave":
                 session.append(_member_draft(user_id, user_id, content))
 
+        if self._is_invited_elsewhere(user_id, room_id):
+            self.remote.leave(user_id, room_id, content, self._candidates(user_id, room_id, ()))
+            return
         with unknown_rooms_forbidden():
             self._write(room_id, [user_id], decide)
 
@@ -285,47 +354,50 @@ class Joining:
     ) -> dict[str, Any]:
         return member_content(self.profiles.find_profile(user_id) or {}, membership, reason)
 
-    def _needs_authorising(self, session: RoomSession, user_id: UserId) -> bool:
-        """Whether a restricted room must be told who vouches for the user."""
-        rule = _join_rule(session)
-        restricted = rule in ("restricted", "knock_restricted")
-        return restricted and _membership(session, user_id) not in ("join", "invite")
+    def _is_here(self, room_id: RoomId) -> bool:
+        """Whether what happens in a room is decided here: this server is in it, or nobody is.
 
-    def _authorising_user(self, session: RoomSession, user_id: UserId) -> UserId:
-        """A local member with the power to invite, for a user who is in an allowed room.
-
-        Spec: https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms
+        The last to leave a room of this server's may come back.
         """
-        join_rules = session.find_state("m.room.join_rules")
-        allow = () if join_rules is None else join_rules.content.get("allow", ())
-        allowed_rooms = [
-            entry["room_id"]
-            for entry in (allow if isinstance(allow, list | tuple) else ())
-            if isinstance(entry, Mapping)
-            and entry.get("type") == "m.room_membership"
-            and isinstance(entry.get("room_id"), str)
-        ]
-        if not self.members.is_joined_to_any(user_id, allowed_rooms):
-            raise Forbidden("You are in none of the rooms that give access to this one.")
-        levels = power_levels(session)
-        head = self.event_log.find_head(session.room.room_id)
-        candidates = (
-            self.members.list_local_members(
-                head.room_nid, self.server_name, MAX_AUTHORISING_CANDIDATES
-            )
-            if head is not None
-            else []
+        servers = self.room_servers.list_servers_of_room(room_id)
+        if servers:
+            return self.server_name in servers
+        head = self.event_log.find_head(room_id)
+        return head is not None and self.members.has_create(head.room_nid)
+
+    def _is_invited_elsewhere(self, user_id: UserId, room_id: RoomId) -> bool:
+        """Whether a user is invited to, or knocks at, a room that this server is not in."""
+        head = self.event_log.find_head(room_id)
+        member = None if head is None else self.members.find_member(user_id, head.room_nid)
+        return (
+            member is not None
+            and member.membership in ("invite", "knock")
+            and not self._is_here(room_id)
         )
-        power_event = session.find_state("m.room.power_levels")
-        named = power_event.content.get("users", {}) if power_event is not None else {}
-        for candidate in (*map(str, named), *candidates):
-            if (
-                server_name_of(candidate) == self.server_name
-                and levels.of_user(candidate) >= levels.invite
-                and _membership(session, candidate) == "join"
-            ):
-                return candidate
-        raise Forbidden("Nobody here may let you into the room.")
+
+    def _candidates(
+        self, user_id: UserId, room_id: RoomId, via: Sequence[ServerName]
+    ) -> list[ServerName]:
+        """Other servers that may be in a room, the likeliest first."""
+        candidates = list(via)
+        head = self.event_log.find_head(room_id)
+        if head is not None:
+            member = self.members.find_member(user_id, head.room_nid)
+            if member is not None and member.membership == "invite":
+                candidates.append(server_name_of(member.sender))
+            candidates += self.members.list_tellers(user_id, head.room_nid)
+            candidates += self.room_servers.list_servers(head.room_nid)[:MAX_CANDIDATES]
+        return [name for name in dict.fromkeys(candidates) if name != self.server_name]
+
+    def _note_joined(self, user_id: UserId, room_id: RoomId) -> None:
+        """What follows a join that was made by way of another server."""
+        self.commits.write_rows(self.forgotten.remember_again(user_id, room_id))
+        create = self.commits.write_room(
+            RoomCommand(room_id, lambda session: session.find_state("m.room.create"), _USUAL_KEYS)
+        )
+        predecessor = None if create is None else find_predecessor(create.content)
+        if predecessor is not None:
+            self.succession.follow(user_id, predecessor, room_id)
 
 
 class CannotForget(MatrixError):
@@ -365,11 +437,6 @@ def _membership(session: RoomSession, user_id: UserId) -> str | None:
 def _require_member(session: RoomSession, user_id: UserId) -> None:
     if _membership(session, user_id) != "join":
         raise Forbidden("You are not in this room.")
-
-
-def _join_rule(session: RoomSession) -> object:
-    join_rules = session.find_state("m.room.join_rules")
-    return "invite" if join_rules is None else join_rules.content.get("join_rule")
 
 
 def _guests_can_join(session: RoomSession) -> bool:

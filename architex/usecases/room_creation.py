@@ -5,11 +5,12 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#creation
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from architex.domain.errors import Forbidden, InvalidParam, InvalidRoomState
+from architex.domain.errors import Forbidden, InvalidParam, InvalidRoomState, MatrixError
 from architex.domain.identifiers import (
     RoomAlias,
     RoomId,
@@ -24,6 +25,8 @@ from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.usecases.directory import Directory
 from architex.usecases.joining import Joining, member_content
 from architex.usecases.requester import Requester
+
+log = logging.getLogger(__name__)
 
 PRESETS: Final[Mapping[str, tuple[str, str, str]]] = {
     # Each preset names a join_rule, a history_visibility and a guest_access
@@ -117,6 +120,8 @@ class RoomCreation:
             for draft in drafts:
                 _append(session, draft)
             for user_id, content in invites:
+                if not self.joining.is_local(user_id):
+                    continue
                 session.append(_state(creator, "m.room.member", content, user_id))
             if alias is not None:
                 session.also(self.directory.claim(alias, room_id, creator))
@@ -125,7 +130,20 @@ class RoomCreation:
             return room_id
 
         with self.directory.naming_taken_alias():
-            return self.commits.write_room(RoomCommand(room_id, decide, creates=rules))
+            self.commits.write_room(RoomCommand(room_id, decide, creates=rules))
+        for user_id, content in invites:
+            if not self.joining.is_local(user_id):
+                self._invite_from_elsewhere(requester, room_id, user_id, content)
+        return room_id
+
+    def _invite_from_elsewhere(
+        self, requester: Requester, room_id: RoomId, user_id: UserId, content: Mapping[str, Any]
+    ) -> None:
+        """Invite a user of another server; the room is there even if that server is not."""
+        try:
+            self.joining.invite_with(requester, room_id, user_id, content)
+        except MatrixError as error:
+            log.info("%s was not invited to %s: %s", user_id, room_id, error.message)
 
 
 def new_opaque_room_id(randomness: Randomness) -> str:

@@ -5,7 +5,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#room-membership
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import falcon
 from marshmallow import fields
@@ -13,6 +13,8 @@ from marshmallow import fields
 from architex.api.requests import BodySchema, json_body, load, require_user
 from architex.usecases.directory import Directory
 from architex.usecases.joining import Joining
+
+MAX_VIA: Final = 20
 
 
 class ReasonSchema(BodySchema):
@@ -63,7 +65,7 @@ class JoinResource(_Joining):
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Join a room by its ID."""
         requester = require_user(req, guests=True, suspended=False, limit="joins")
-        joined = self._joining.join(requester, room_id, **self._body(req))
+        joined = self._joining.join(requester, room_id, via=_via(req), **self._body(req))
         resp.media = {"room_id": joined}
 
 
@@ -77,8 +79,9 @@ class JoinByIdOrAliasResource(_Joining):
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id_or_alias: str) -> None:
         """Join a room by its ID or one of its aliases."""
         requester = require_user(req, guests=True, suspended=False, limit="joins")
-        room_id = self._directory.resolve_room(room_id_or_alias)
-        resp.media = {"room_id": self._joining.join(requester, room_id, **self._body(req))}
+        room_id, via = self._directory.locate_room(room_id_or_alias, _via(req))
+        joined = self._joining.join(requester, room_id, via=via, **self._body(req))
+        resp.media = {"room_id": joined}
 
 
 class KnockResource(_Membership):
@@ -91,8 +94,9 @@ class KnockResource(_Membership):
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id_or_alias: str) -> None:
         """Ask to be let into a room."""
         requester = require_user(req, suspended=False, limit="joins")
-        room_id = self._directory.resolve_room(room_id_or_alias)
-        resp.media = {"room_id": self._joining.knock(requester, room_id, **self._body(req))}
+        room_id, via = self._directory.locate_room(room_id_or_alias, _via(req))
+        knocked = self._joining.knock(requester, room_id, via=via, **self._body(req))
+        resp.media = {"room_id": knocked}
 
 
 class InviteResource(_Membership):
@@ -165,3 +169,16 @@ class JoinedRoomsResource(_Membership):
         """The rooms that the user is a member of."""
         requester = require_user(req, guests=True)
         resp.media = {"joined_rooms": self._joining.list_joined_rooms(requester)}
+
+
+def _via(req: falcon.Request) -> list[str]:
+    """The servers that the request names as being in the room.
+
+    `server_name` is what `via` was called before version 1.12.
+    """
+    named = [
+        name
+        for parameter in ("via", "server_name")
+        for name in req.get_param_as_list(parameter) or ()
+    ]
+    return named[:MAX_VIA]
