@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http.client import HTTPMessage
 from random import Random  # noqa: TID251 - seeded, so that a run can be repeated
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from architex.api.middleware import WsgiApp
@@ -84,6 +84,16 @@ class Reply:
     body: bytes
 
 
+class Watcher(Protocol):
+    """Stands on the way."""
+
+    def request(self, request: Request) -> Request:
+        """What arrives of a request."""
+
+    def reply(self, request: Request, reply: Reply) -> Reply:
+        """What arrives of an answer."""
+
+
 @dataclass
 class Network:
     """Brings requests from server to server.
@@ -93,9 +103,9 @@ class Network:
         separated: pairs of servers that do not reach each other; each pair in both directions.
         down: servers that nobody reaches.
         failures: answers that no server may give: 500 and the like, with the request.
-        asked: how often which (method, kind of path) was asked.
+        asked: how often which server asked which, by kind of path.
         trace: when set, is told each request and its fate.
-        tamper: when set, may change what a server answers before its asker sees it.
+        watchers: see (and may change) what goes from server to server.
     """
 
     seed: str
@@ -105,9 +115,9 @@ class Network:
     separated: set[tuple[ServerName, ServerName]] = field(default_factory=set)
     down: set[ServerName] = field(default_factory=set)
     failures: list[tuple[Request, Reply]] = field(default_factory=list)
-    asked: Counter[tuple[str, str]] = field(default_factory=Counter)
+    asked: Counter[tuple[ServerName, ServerName, str]] = field(default_factory=Counter)
     trace: Callable[[str], None] | None = None
-    tamper: Callable[[Request, Reply], Reply] | None = None
+    watchers: list[Watcher] = field(default_factory=list)
     _late: list[Request] = field(default_factory=list)
     _seen: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -163,7 +173,7 @@ class Network:
         """
         chance = self._chance(request)
         with self._lock:
-            self.asked[request.method, _kind(request.path)] += 1
+            self.asked[request.origin, request.destination, _kind(request.path)] += 1
             self.clock.pass_seconds(_ROUND_TRIP_S)
         if not self._is_reachable(request):
             raise self._failed(request, RemoteUnreachable, "not connected")
@@ -189,14 +199,18 @@ class Network:
         if fate < weather.twice:
             self._tell(request, "arrives again")
             reply = self.call(request)
-        return reply if self.tamper is None else self.tamper(request, reply)
+        return reply
 
     def call(self, request: Request) -> Reply:
         """What the destination answers. An answer that no server may give is noted."""
+        for watcher in self.watchers:
+            request = watcher.request(request)
         reply = call_wsgi(self.apps[request.destination], request)
         self._tell(request, str(reply.status))
         if reply.status >= 500 and not _is_permitted(reply):
             self.failures.append((request, reply))
+        for watcher in self.watchers:
+            reply = watcher.reply(request, reply)
         return reply
 
     def _is_reachable(self, request: Request) -> bool:

@@ -14,10 +14,12 @@ from random import Random  # noqa: TID251 - seeded, so that a run can be repeate
 from typing import Any
 from urllib.parse import quote
 
-from architex.bootstrap import build_app, build_core
+from architex.bootstrap import build_app, build_core, build_federation_sender, build_use_cases
 from architex.domain.identifiers import EventId, RoomId, ServerName, server_name_of
 from architex.domain.room_versions import get_room_version
+from architex.followers.housekeeping import Housekeeping, chores_of_receiving
 from architex.followers.runner import Follower
+from architex.followers.workers import InlineWorkers
 from architex.settings import RateLimitSettings
 from tests.api.client import Answer, Server, User, settings_for, stop_server
 from tests.fakes.clock import FakeClock
@@ -109,6 +111,9 @@ class Simulation:
     """A run.
 
     Attributes:
+        room_id: where things happen.
+        club_id: who is in this room may join the other when it is restricted.
+        is_troubled: whether the network fails.
         actions: what was done, for who reads a failure.
     """
 
@@ -119,6 +124,7 @@ class Simulation:
     room_version: str
     room_id: RoomId = ""
     club_id: RoomId = ""
+    is_troubled: bool = True
     actions: list[str] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: iter(range(1, 1_000_000)))
 
@@ -129,16 +135,20 @@ class Simulation:
         """All of them."""
         return [user for server in self.servers for user in server.users]
 
-    def begin(self) -> None:
-        """Make the room, and another one whose members may join it when it is restricted."""
-        founder = self.servers[0].users[0]
+    def begin(self, host: int = 0) -> None:
+        """Make the room, and another one whose members may join it when it is restricted.
+
+        Args:
+            host: whose user makes them: the number of a server.
+        """
+        founder = self.servers[host].users[0]
         self.club_id = founder.create_room(preset="public_chat", name="Club")
         self.room_id = founder.create_room(
             preset="public_chat", room_version=self.room_version, name="Room"
         )
-        for server in self.servers[1:]:
-            for user in server.users:
-                self.join(user, self.room_id, via=[self.servers[0].name])
+        for user in self.users:
+            if user is not founder:
+                self.join(user, self.room_id, via=[self.servers[host].name]).ok()
         self.settle()
 
     def join(self, user: User, room_id: RoomId, via: Sequence[ServerName]) -> Answer:
@@ -162,7 +172,7 @@ class Simulation:
     def step(self) -> None:
         """Something happens."""
         self.network.clock.pass_seconds(self.chance.expovariate(1 / _STEP_S))
-        if self.chance.random() < 0.25:
+        if self.is_troubled and self.chance.random() < 0.25:
             self._trouble()
         if self.chance.random() < 0.6:
             self.chance.choice(self.servers).advance()
@@ -296,9 +306,10 @@ class Simulation:
         owed = {}
         for server in self.servers:
             rows = server.query(
-                "SELECT destination, count(*) FROM federation_outbox"
-                " WHERE delivered < owed GROUP BY destination"
+                "SELECT server_name, delivered, last_error FROM destinations"
+                " WHERE delivered IS NOT NULL"
             )
+            rows += server.query("SELECT origin, event_id, tries FROM waiting_pdus")
             if rows:
                 owed[server.name] = rows
         return owed
@@ -370,20 +381,27 @@ def _differences(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[Any, 
 
 @contextmanager
 def simulation(
-    seed: str, make_database: Callable[[], str], directory: Path
+    seed: str,
+    make_database: Callable[[], str],
+    directory: Path,
+    *,
+    count: int | None = None,
+    room_version: str | None = None,
 ) -> Iterator[Simulation]:
     """The servers of a run, each with two users.
 
     Args:
         make_database: gives the conninfo of an empty, migrated database.
         directory: for keys.
+        count: how many servers; by default the seed decides, and so for the room's version.
     """
     chance = Random(seed)  # noqa: S311 - as above
     clock = FakeClock()
     network = Network(seed, clock)
-    run = Simulation(seed, chance, network, [], chance.choice(ROOM_VERSIONS))
+    room_version = room_version or chance.choice(ROOM_VERSIONS)
+    run = Simulation(seed, chance, network, [], room_version)
     try:
-        for number in range(chance.choice((3, 3, 3, 4, 4, 5, 7))):
+        for number in range(count or chance.choice((3, 3, 3, 4, 4, 5, 7))):
             run.servers.append(
                 _start(f"s{number}.test", network, make_database(), directory, seed)
             )
@@ -408,5 +426,10 @@ def _start(
     app = build_app(settings, core, client)
     network.apps[name] = app
     server = Server(app, core)
+    receiving = build_use_cases(settings, core, client).receiving
+    followers: list[Follower] = [
+        build_federation_sender(settings, core, client, InlineWorkers()),
+        Housekeeping(chores_of_receiving(receiving, core.clock), core.clock, name="inbox"),
+    ]
     users = [server.register(f"{letter}{name[1]}") for letter in "ab"]
-    return SimulatedServer(name, server, users, [])
+    return SimulatedServer(name, server, users, followers)
