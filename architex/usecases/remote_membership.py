@@ -35,6 +35,7 @@ from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.events import StateImported
 from architex.domain.room.handshakes import complete_template
 from architex.domain.room.pdu_checks import Outcome
+from architex.domain.room.stripped_state import StrippedEvent, strip_told_state
 from architex.domain.room_versions import ROOM_VERSIONS, RoomVersionRules, find_room_version
 from architex.domain.signing import sign_event, signatures_of, verify_event_signatures
 from architex.gateways.clock import Clock, Randomness
@@ -45,11 +46,7 @@ from architex.projections.room_servers import RoomServers
 from architex.projections.state_exports import load_stripped_state
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.leases import LeaseStore
-from architex.storage.stripped_states import (
-    StrippedEvent,
-    drop_stripped_state,
-    keep_stripped_state,
-)
+from architex.storage.stripped_states import drop_stripped_state, keep_stripped_state
 from architex.usecases.backfilling import Backfilling
 from architex.usecases.entering import Entering
 from architex.usecases.judging import Judging
@@ -75,7 +72,6 @@ MAX_JOIN_ANSWER_BYTES: Final = 1024**3
 _ASK_FOR_S: Final = 60.0
 
 _MAX_TEMPLATE_BYTES: Final = 256 * 1024
-_MAX_STRIPPED_EVENTS: Final = 50
 _MAX_STRIPPED_BYTES: Final = 512 * 1024
 
 # How long we may stand still before another process may take over, and how often we show that we
@@ -289,7 +285,7 @@ class RemoteMembership:
             max_bytes=_MAX_STRIPPED_BYTES,
             despite_failures=True,
         )
-        told = strip_events(answer.get("knock_room_state"))
+        told = strip_told_state(answer.get("knock_room_state"))
         self._record_membership(rules, knock, told_by=server, told=told)
 
     def _leave_through(
@@ -578,26 +574,6 @@ _SAID: Final = (
     errors.TooLarge,
     errors.InviteBlocked,
 )
-
-
-def strip_events(told: object) -> list[StrippedEvent]:
-    """State events that another server told, as far as they are some, in stripped form.
-
-    Spec: https://spec.matrix.org/v1.19/client-server-api/#stripped-state
-    """
-    stripped: list[StrippedEvent] = []
-    for event in told[:_MAX_STRIPPED_EVENTS] if isinstance(told, list) else ():
-        match event:
-            case {
-                "type": str(type_),
-                "state_key": str(state_key),
-                "sender": str(sender),
-                "content": dict(content),
-            }:
-                stripped.append(
-                    {"type": type_, "state_key": state_key, "sender": sender, "content": content}
-                )
-    return stripped
 
 
 def _outlier(session: RoomSession, pdu: Pdu) -> StateImported:

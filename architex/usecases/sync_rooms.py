@@ -285,6 +285,8 @@ class SyncRooms:
             if row.position not in hidden and row.ordering >= floors.get(row.room_nid, -EVER)
         ]
         rows += self._find_missed_state(connection, request, shown, limit)
+        if limit:
+            rows += _own_events_outside(request, shown, {(r.room_nid, r.position) for r in rows})
         by_room: dict[int, dict[int, TimelineRow]] = {}
         for row in rows:
             by_room.setdefault(row.room_nid, {})[row.ordering] = row
@@ -683,6 +685,37 @@ def _needs_summary(plan: RoomPlan) -> bool:
         and row.is_valid_at(plan.high)
         for row in plan.state
     )
+
+
+def _own_events_outside(
+    request: RoomsRequest, plans: Iterable[RoomPlan], found: Collection[tuple[int, int]]
+) -> list[TimelineRow]:
+    """The user's own leaving of rooms that this server is not in, which have no timeline here.
+
+    So are invites rejected, or taken back, and knocks.
+    """
+    event_filter = request.filter.room.timeline
+    return [
+        TimelineRow(
+            room_nid=view.room_nid,
+            ordering=view.position,
+            position=view.position,
+            sender=view.sender,
+            is_state=True,
+            type="m.room.member",
+            resumes_at=None,
+            redacted_by=None,
+            state_at=None,
+            overlay=None,
+        )
+        for plan in plans
+        if (view := plan.view).membership in ("leave", "ban")
+        and view.left_position is None
+        and view.position > plan.low
+        and (view.room_nid, view.position) not in found
+        and event_filter.includes("m.room.member", view.sender)
+        and event_filter.contains_url is None
+    ]
 
 
 def _newcomers(plans: Iterable[RoomPlan]) -> frozenset[UserId]:
