@@ -198,8 +198,8 @@ def list_changed_room_views(
     if recent:
         where = (
             "WHERE m.user_id = %(user)s AND (m.position > %(since)s OR m.membership = 'join')"
-            " AND m.room_nid IN (SELECT g.room_nid FROM event_graph g"
-            "  WHERE g.position > %(since)s)"
+            " AND r.room_id IN (SELECT s.originator_id FROM stored_events s"
+            "  WHERE s.notification_id > %(since)s)"
         )
     else:
         where = (

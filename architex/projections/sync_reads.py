@@ -35,9 +35,10 @@ class News:
 
 # Own membership changes, then facts of rooms the user is in: by the log when few facts are newer
 # than the token, else by the rooms.
-_RECENT_ROOMS: Final = """EXISTS (SELECT 1 FROM event_graph g JOIN memberships m
-    ON m.room_nid = g.room_nid AND m.user_id = %(user)s
-    WHERE g.position > %(since)s AND (m.membership = 'join' OR m.position > %(since)s))"""
+_RECENT_ROOMS: Final = """EXISTS (SELECT 1 FROM stored_events s
+    JOIN rooms r ON r.room_id = s.originator_id
+    JOIN memberships m ON m.room_nid = r.room_nid AND m.user_id = %(user)s
+    WHERE s.notification_id > %(since)s AND (m.membership = 'join' OR m.position > %(since)s))"""
 
 _OLDER_ROOMS: Final = """EXISTS (SELECT 1 FROM memberships m JOIN rooms r USING (room_nid)
     WHERE m.user_id = %(user)s

@@ -110,7 +110,7 @@ class Receipts:
                     continue
                 places = self.event_reads.find_places(connection, one.event_ids).values()
                 here = [p for p in places if p.room_nid == view.room_nid and p.verdict == 0]
-                place = max(here, key=lambda p: p.position, default=None)
+                place = max(here, key=_ordering, default=None)
                 if place is None or one.thread_id not in (
                     None,
                     self._thread_of(connection, place),
@@ -132,7 +132,7 @@ class Receipts:
 
         def write(execute: Execute, position: int) -> None:
             for receipt, place in held:
-                put_receipt(execute, position, receipt, place.position)
+                put_receipt(execute, position, receipt, _ordering(place))
 
         if held:
             self.commits.write_rows(write, wake_rooms=[held[0][0].room_nid])
@@ -183,7 +183,7 @@ class Receipts:
         place: EventPlace,
     ) -> bool:
         held = find_own_receipt(connection, place.room_nid, receipt_type, user_id, thread_id)
-        return held is not None and held >= place.position
+        return held is not None and held >= _ordering(place)
 
     def _thread_of(self, connection: PgConnection, place: EventPlace) -> str:
         """The thread an event is in.
@@ -216,7 +216,7 @@ class Receipts:
         )
         # Nobody else is to notice private receipts.
         self.commits.write_rows(
-            lambda execute, position: put_receipt(execute, position, receipt, place.position),
+            lambda execute, position: put_receipt(execute, position, receipt, _ordering(place)),
             wake_users=[requester.user_id],
             wake_rooms=[] if receipt_type == PRIVATE else [place.room_nid],
         )
@@ -235,6 +235,11 @@ class Receipts:
             )
 
         self.commits.write_rows(write, wake_users=[requester.user_id])
+
+
+def _ordering(place: EventPlace) -> int:
+    """Where an event stands among those that people read; what has no place there is old."""
+    return place.position if place.ordering is None else place.ordering
 
 
 def _relation_of(event: RecordedEvent) -> tuple[str | None, EventId | None]:
