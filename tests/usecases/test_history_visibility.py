@@ -14,6 +14,7 @@ import pytest
 
 from architex.bootstrap import Core
 from architex.domain.errors import Forbidden, NotFound
+from architex.domain.event_filter import parse_sync_filter
 from architex.domain.identifiers import EventId, RoomId, UserId
 from architex.domain.pdu import Pdu
 from architex.domain.room.pdu_checks import Outcome
@@ -24,12 +25,14 @@ from architex.storage.pool import Database
 from architex.usecases.event_rendering import EventRendering
 from architex.usecases.requester import Requester
 from architex.usecases.room_reading import RoomReading
+from architex.usecases.syncing import SyncRequest
 from tests.builders import ALICE, BOB, CAROL, RoomBuilder
 from tests.conftest import DatabaseFactory
 from tests.core import make_core
 from tests.differential.random_rooms import USERS, RandomRoom
 from tests.usecases.test_importing import enter, find_key, importing, judging, state_events
 from tests.usecases.test_judging import Reference, found_room, judge, signed_by_all
+from tests.usecases.test_sync_model import make_syncing
 
 Json = dict[str, Any]
 
@@ -345,6 +348,102 @@ def test_told_state_can_be_read_though_it_has_no_place(core: Core) -> None:
     with pytest.raises(NotFound):
         room.reading.get_context(Requester(BOB), room.builder.room_id, rules.event_id)
     assert not can_get(room.reading, CAROL, room.past[-1])
+
+
+# ---- /sync
+
+
+def sync(core: Core, user: UserId, since: int | None = None, **filter_: Any) -> tuple[Json, int]:
+    """A response for a user, and the position it leads to."""
+    request = SyncRequest(
+        requester=Requester(user),
+        since=since,
+        set_presence="offline",
+        filter=parse_sync_filter({"room": {"timeline": filter_}}),
+    )
+    response = orjson.loads(orjson.dumps(make_syncing(core, EventRendering()).sync(request)))
+    return response, int(response["next_batch"][1:])
+
+
+def test_first_sync_shows_what_was_backfilled_in_its_order(core: Core) -> None:
+    room = Entered(core, "shared")
+    room.backfill()
+    response, _ = sync(core, BOB, limit=5)
+    told = response["rooms"]["join"][room.builder.room_id]
+    expected = list(room.builder.pdus)
+    assert [e["event_id"] for e in told["timeline"]["events"]] == expected[-5:]
+    assert told["timeline"]["limited"]
+    in_state = {e["event_id"] for e in told["state"]["events"]}
+    assert in_state | set(expected[-5:]) >= set(room.builder.state.values())
+    page = room.reading.get_messages(
+        Requester(BOB),
+        room.builder.room_id,
+        backwards=True,
+        begin=parse_pagination_token(told["timeline"]["prev_batch"]),
+        limit=1,
+    )
+    assert orjson.loads(orjson.dumps(page["chunk"]))[0]["event_id"] == expected[-6]
+
+
+def test_sync_tells_what_was_missed_only_if_it_came_before_the_client_went_on(core: Core) -> None:
+    room = Entered(core, "shared")
+    _, since = sync(core, BOB)
+    missed = room.say("missed")
+    state = [pdu.event_id for pdu in state_events(room.builder)]
+    seen = room.say("seen")
+    judging(core).judge(seen.room_id, [seen.event], find_key, told={seen.event_id: state})
+    response, after_gap = sync(core, BOB, since)
+    (told,) = response["rooms"]["join"].values()
+    assert [e["content"]["body"] for e in told["timeline"]["events"]] == ["seen"]
+    importing(core).import_history(missed.room_id, [missed.event], find_key)
+    response, _ = sync(core, BOB, since)
+    (told,) = response["rooms"]["join"].values()
+    assert [e["content"]["body"] for e in told["timeline"]["events"]] == ["missed", "seen"]
+    assert sync(core, BOB, after_gap)[0]["rooms"]["join"] == {}
+
+
+def test_outlier_that_comes_as_an_event_is_news(core: Core) -> None:
+    room = Entered(core, "shared")
+    topic = room.builder.send_state(ALICE, "m.room.topic", {"topic": "t"})
+    importing(core).import_state(topic.room_id, [topic.event], find_key)
+    _, since = sync(core, BOB)
+    judging(core).judge(topic.room_id, [topic.event], find_key)
+    response, _ = sync(core, BOB, since)
+    (told,) = response["rooms"]["join"].values()
+    assert [e["event_id"] for e in told["timeline"]["events"]] == [topic.event_id]
+
+
+def test_sync_hides_what_stands_on_a_branch_where_the_user_was_not(core: Core) -> None:
+    builder = RoomBuilder("11")
+    builder.send_state(ALICE, "m.room.history_visibility", {"history_visibility": "joined"})
+    builder.join(BOB)
+    branch = builder.fork()
+    builder.join(CAROL)
+    create, *pdus = builder.pdus.values()
+    found_room(core, create, builder.rules)
+    judge(core, create.room_id, pdus)
+    _, since = sync(core, CAROL)
+    late = [branch.message(BOB, f"beside the join {n}") for n in range(4)]
+    seen = [builder.message(BOB, f"after the join {n}") for n in range(2)]
+    judge(core, create.room_id, [*seen, *late])
+    response, _ = sync(core, CAROL, since)
+    timeline = response["rooms"]["join"][create.room_id]["timeline"]
+    assert [e["event_id"] for e in timeline["events"]] == [pdu.event_id for pdu in seen]
+    assert not timeline["limited"]
+    # What was looked at ends before what may be seen: the client has to ask for that.
+    response, _ = sync(core, CAROL, since, limit=2)
+    timeline = response["rooms"]["join"][create.room_id]["timeline"]
+    assert timeline["events"] == []
+    assert timeline["limited"]
+    page = reading_of(core).get_messages(
+        Requester(CAROL),
+        create.room_id,
+        backwards=True,
+        begin=parse_pagination_token(timeline["prev_batch"]),
+        limit=2,
+    )
+    told = orjson.loads(orjson.dumps(page["chunk"]))
+    assert [e["event_id"] for e in told] == [pdu.event_id for pdu in seen[::-1]]
 
 
 # ---- cost
