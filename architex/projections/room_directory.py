@@ -10,6 +10,7 @@ import orjson
 
 from architex.domain.identifiers import EventId, UserId
 from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
+from architex.domain.room_summary import plain_topic, text_in
 from architex.domain.search_text import fold_text
 from architex.projections.base import Execute, Params, Projection, Row, Timing
 
@@ -17,41 +18,19 @@ Content: TypeAlias = Mapping[str, Any]
 Columns: TypeAlias = dict[str, Any]
 
 
-def _text(content: Content, key: str) -> str | None:
-    """A string that says something; PostgreSQL's text cannot hold U+0000."""
-    value = content.get(key)
-    return value.replace("\0", "") or None if isinstance(value, str) else None
-
-
-def _topic(content: Content) -> str | None:
-    """The topic as plain text: of m.topic where that has it.
-
-    Spec: https://spec.matrix.org/v1.19/client-server-api/#mroomtopic
-    """
-    block = content.get("m.topic")
-    texts = block.get("m.text") if isinstance(block, dict) else None
-    if isinstance(texts, list):
-        for text in texts:
-            if isinstance(text, dict) and text.get("mimetype", "text/plain") == "text/plain":
-                return _text(text, "body")
-        if texts:  # there is a topic, and no plain text of it
-            return None
-    return _text(content, "topic")
-
-
 # Event type → the columns that its content gives. Each also takes {}: no such event, or redacted.
 _COLUMNS: Final[Mapping[str, Callable[[Content], Columns]]] = {
-    "m.room.create": lambda c: {"room_type": _text(c, "type")},
-    "m.room.name": lambda c: {"name": _text(c, "name")},
-    "m.room.topic": lambda c: {"topic": _topic(c)},
-    "m.room.canonical_alias": lambda c: {"canonical_alias": _text(c, "alias")},
-    "m.room.avatar": lambda c: {"avatar_url": _text(c, "url")},
-    "m.room.join_rules": lambda c: {"join_rule": _text(c, "join_rule")},
+    "m.room.create": lambda c: {"room_type": text_in(c, "type")},
+    "m.room.name": lambda c: {"name": text_in(c, "name")},
+    "m.room.topic": lambda c: {"topic": plain_topic(c)},
+    "m.room.canonical_alias": lambda c: {"canonical_alias": text_in(c, "alias")},
+    "m.room.avatar": lambda c: {"avatar_url": text_in(c, "url")},
+    "m.room.join_rules": lambda c: {"join_rule": text_in(c, "join_rule")},
     "m.room.guest_access": lambda c: {"guest_can_join": c.get("guest_access") == "can_join"},
     "m.room.history_visibility": lambda c: {
         "world_readable": c.get("history_visibility") == "world_readable"
     },
-    "m.room.encryption": lambda c: {"encryption": _text(c, "algorithm")},
+    "m.room.encryption": lambda c: {"encryption": text_in(c, "algorithm")},
 }
 
 # What the columns show survives a redaction of these.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Final
 
-from architex.domain.identifiers import ServerName
+from architex.domain.identifiers import RoomId, ServerName
 from architex.domain.room_versions import get_room_version
 from architex.domain.server_acl import ServerAcl
-from architex.storage.pool import Database
+from architex.storage.pool import Database, PgConnection
 from architex.storage.room_facts import decode_pdu
 
 MAX_REMEMBERED: Final = 1_000
@@ -21,6 +22,11 @@ MAX_REMEMBERED: Final = 1_000
 _FIND_POSITION: Final = """
 SELECT position FROM current_state WHERE room_nid = %s AND type = 'm.room.server_acl'
 AND state_key = '' AND valid_to = 9223372036854775807"""
+
+_FIND_POSITIONS: Final = """
+SELECT r.room_id, c.position FROM rooms r JOIN current_state c USING (room_nid)
+WHERE r.room_id = ANY(%s) AND c.type = 'm.room.server_acl' AND c.state_key = ''
+AND c.valid_to = 9223372036854775807"""
 
 _LOAD: Final = """
 SELECT s.state, r.room_version FROM stored_events s JOIN rooms r ON r.room_id = s.originator_id
@@ -43,6 +49,15 @@ class ServerAcls:
         """
         row = self._database.fetch_one(_FIND_POSITION, (room_nid,))
         return row is None or self._get(row[0]).allows(server_name)
+
+    def list_denying(
+        self, connection: PgConnection, server_name: ServerName, room_ids: Collection[RoomId]
+    ) -> set[RoomId]:
+        """Those of the rooms in which a server may not take part."""
+        rows = connection.execute(_FIND_POSITIONS, (list(room_ids),)).fetchall()
+        return {
+            room_id for room_id, position in rows if not self._get(position).allows(server_name)
+        }
 
     def _get(self, position: int) -> ServerAcl:
         with self._lock:
