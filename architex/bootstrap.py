@@ -50,6 +50,7 @@ from architex.gateways.timers import call_later
 from architex.projections.base import Projection
 from architex.projections.branch_states import BranchStates
 from architex.projections.current_state import CurrentState, CurrentStateFinder
+from architex.projections.device_list_reads import SharedRooms
 from architex.projections.directory_reads import DirectoryReads
 from architex.projections.event_graph import EventGraph
 from architex.projections.event_lookup import EventLookup
@@ -63,6 +64,7 @@ from architex.projections.room_directory import RoomDirectory
 from architex.projections.room_servers import RoomServers
 from architex.projections.room_upgrade_reads import RoomUpgradeReads
 from architex.projections.server_acls import ServerAcls
+from architex.projections.summary_reads import SummaryReads
 from architex.projections.timeline import Timeline
 from architex.projections.user_profiles import UserProfiles
 from architex.settings import PRIVATE_NETWORKS, Settings
@@ -71,16 +73,20 @@ from architex.storage.account_data import AccountDataStore
 from architex.storage.accounts import AccountStore
 from architex.storage.commit_queue import CommitQueue
 from architex.storage.destinations import Destinations
+from architex.storage.device_keys import DeviceKeyStore
+from architex.storage.device_lists import DeviceListStore
 from architex.storage.devices import DeviceStore
 from architex.storage.event_log import EventLog
 from architex.storage.expiries import Expiries
 from architex.storage.filters import FilterStore
 from architex.storage.forgotten_rooms import ForgottenRooms
 from architex.storage.interactive_auth_sessions import InteractiveAuthSessionStore
+from architex.storage.key_backups import KeyBackupStore
 from architex.storage.key_files import load_or_create_signing_key, load_signing_key
 from architex.storage.lazy_members import LazyMemberStore
 from architex.storage.leases import LeaseStore
 from architex.storage.notifier import Notifier
+from architex.storage.one_time_keys import OneTimeKeyStore
 from architex.storage.openid_tokens import OpenIdTokenStore
 from architex.storage.pool import Database
 from architex.storage.presence import PresenceStore
@@ -90,20 +96,26 @@ from architex.storage.push_rules import PushRuleStore
 from architex.storage.pushers import PusherStore
 from architex.storage.received_transactions import ReceivedTransactions
 from architex.storage.registration_tokens import RegistrationTokenStore
+from architex.storage.remote_devices import RemoteDeviceStore
 from architex.storage.room_aliases import RoomAliasStore
 from architex.storage.server_keys import ServerKeyStore
 from architex.storage.transactions import Transactions
 from architex.storage.waiting_pdus import WaitingPdus
 from architex.usecases.account_data import AccountData
 from architex.usecases.accounts import Accounts
-from architex.usecases.backfilling import Backfilling, Doors
+from architex.usecases.backfilling import Backfilling
+from architex.usecases.backfilling_history import BackfillingHistory
 from architex.usecases.catalogue import UseCases
+from architex.usecases.cross_signing import CrossSigning
+from architex.usecases.device_lists import DeviceLists
 from architex.usecases.devices import Devices
 from architex.usecases.directory import (
     Directory,
     DirectoryPolicy,
     PublicRooms,
 )
+from architex.usecases.doors import Doors
+from architex.usecases.encryption_keys import EncryptionKeys
 from architex.usecases.entering import Entering
 from architex.usecases.event_rendering import EventRendering
 from architex.usecases.federation_check import FederationCheck
@@ -114,7 +126,9 @@ from architex.usecases.importing import Importing
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.judging import Judging
+from architex.usecases.key_backups import KeyBackups
 from architex.usecases.login import Login
+from architex.usecases.notifications import Notifications
 from architex.usecases.openid import OpenId
 from architex.usecases.password_check import PasswordCheck
 from architex.usecases.peeking import Peeking
@@ -128,6 +142,7 @@ from architex.usecases.receiving import Receiving
 from architex.usecases.receiving_edus import EduHandler, ReceivingEdus, RoomEdus
 from architex.usecases.registration import Registration, RegistrationPolicy
 from architex.usecases.remote_invites import RemoteInvites
+from architex.usecases.remote_keys import RemoteKeys
 from architex.usecases.remote_membership import RemoteMembership
 from architex.usecases.remote_queries import FederatedDirectory, FederatedProfiles
 from architex.usecases.requester import Requester
@@ -141,8 +156,10 @@ from architex.usecases.sending import Sending
 from architex.usecases.server_keys import KeyRing, OldKey
 from architex.usecases.serving_history import ServingHistory
 from architex.usecases.sessions import Sessions
+from architex.usecases.spaces import RemoteSpaces, Spaces
 from architex.usecases.sync_rooms import SyncRooms
 from architex.usecases.syncing import Syncing
+from architex.usecases.to_device import ToDevice
 from architex.usecases.typing import Typing
 from architex.usecases.unread_counts import UnreadCounts
 from architex.usecases.user_directory import UserDirectory
@@ -291,6 +308,27 @@ def build_key_ring(settings: Settings, core: Core, client: FederationClient) -> 
     )
 
 
+def build_device_lists(core: Core) -> DeviceLists:
+    """How changes of our users' devices are written and announced."""
+    database = core.database
+    return DeviceLists(DeviceListStore(database), SharedRooms(database), core.commits, core.clock)
+
+
+def build_remote_keys(settings: Settings, core: Core, federation: FederationClient) -> RemoteKeys:
+    """The keys of users on other servers."""
+    database = core.database
+    return RemoteKeys(
+        database,
+        federation,
+        RemoteDeviceStore(database, settings.server_name),
+        DeviceKeyStore(database),
+        SharedRooms(database),
+        core.commits,
+        core.clock,
+        settings.server_name,
+    )
+
+
 def build_use_cases(
     settings: Settings, core: Core, federation: FederationClient | None = None
 ) -> UseCases:
@@ -313,7 +351,10 @@ def build_use_cases(
     rate_limits = RateLimits(clock, _limits(settings), enabled=settings.rate_limits.enabled)
     passwords = Argon2Passwords(weak=settings.registration.weak_password_hashing)
     password_check = PasswordCheck(settings.server_name, accounts, passwords, rate_limits)
-    sessions = Sessions(AccessTokenStore(database), devices, clock, chance)
+    device_lists = build_device_lists(core)
+    device_keys = DeviceKeyStore(database)
+    remote_keys = build_remote_keys(settings, core, federation)
+    sessions = Sessions(AccessTokenStore(database), devices, device_lists, clock, chance)
     interactive_auth = InteractiveAuth(
         InteractiveAuthSessionStore(database), password_check, tokens, clock, chance
     )
@@ -346,13 +387,22 @@ def build_use_cases(
     )
     restricted_joins = RestrictedJoins(members, room_servers, core.event_log, settings.server_name)
     importing = Importing(commits, branches)
-    doors = Doors(key_ring, judging, importing, clock)
-    backfilling = Backfilling(
-        core.event_log,
+    doors = Doors(
+        key_ring,
+        judging,
+        importing,
         KnownEvents(database),
         FetchingEvents(federation, clock),
-        doors,
         clock,
+    )
+    backfilling = Backfilling(core.event_log, doors, clock)
+    history = BackfillingHistory(
+        database=database,
+        event_log=core.event_log,
+        servers=room_servers,
+        doors=doors,
+        clock=clock,
+        server_name=settings.server_name,
     )
     remote_membership = RemoteMembership(
         client=federation,
@@ -397,13 +447,28 @@ def build_use_cases(
             clock=clock,
             leave_all_rooms=leave_all_rooms,
         ),
-        devices=Devices(devices, interactive_auth),
+        cross_signing=CrossSigning(
+            device_keys, device_lists, remote_keys, interactive_auth, clock
+        ),
+        devices=Devices(devices, device_lists, interactive_auth),
+        encryption_keys=EncryptionKeys(
+            database=database,
+            keys=device_keys,
+            one_time_keys=OneTimeKeyStore(database),
+            device_lists=device_lists,
+            remote=remote_keys,
+            clock=clock,
+            server_name=settings.server_name,
+        ),
+        key_backups=KeyBackups(KeyBackupStore(database)),
+        to_device=ToDevice(commits, clock, chance, settings.server_name),
         directory=directory,
         filters=Filters(FilterStore(database)),
         interactive_auth=interactive_auth,
         joining=joining,
         key_ring=key_ring,
         login=Login(accounts, password_check, sessions, rate_limits),
+        notifications=Notifications(database, rendering, clock),
         openid=OpenId(OpenIdTokenStore(database), settings.server_name, clock, chance),
         profiles=Profiles(
             server_name=settings.server_name,
@@ -483,6 +548,14 @@ def build_use_cases(
         serving_history=ServingHistory(
             database, room_servers, server_acls, clock, settings.server_name
         ),
+        spaces=Spaces(
+            database,
+            SummaryReads(rendering.event_reads, settings.server_name),
+            server_acls,
+            RemoteSpaces(federation, clock, settings.server_name),
+            clock,
+            settings.server_name,
+        ),
         sessions=sessions,
         peeking=Peeking(database, rendering, core.notifier, PublishedRoomStore(database), clock),
         presence=presence,
@@ -499,7 +572,7 @@ def build_use_cases(
             clock=clock,
             server_name=settings.server_name,
         ),
-        room_reading=RoomReading(database, rendering, clock),
+        room_reading=RoomReading(database, rendering, clock, history),
         syncing=Syncing(
             database,
             SyncRooms(rendering),

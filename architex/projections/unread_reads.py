@@ -170,3 +170,46 @@ def list_power_pdus(
         elif room_nid in found:
             found[room_nid] = (found[room_nid][0], pdu)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyingEvent:
+    """An event that may have notified a user.
+
+    Attributes:
+        is_read: whether a receipt of theirs is on it or after it.
+    """
+
+    room_nid: int
+    thread: str
+    position: int
+    redacted_by: int | None
+    ordering: int
+    is_read: bool
+
+
+_NEWEST: Final = """
+SELECT s.room_nid, e.thread, e.position, g.redacted_by, e.ordering,
+    EXISTS (SELECT FROM receipts r WHERE r.user_id = %(user)s AND r.room_nid = s.room_nid
+        AND r.thread_id IN ('', e.thread) AND r.event_ordering >= e.ordering)
+FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
+CROSS JOIN LATERAL (SELECT coalesce(t.thread, 'main') AS thread, t.position, t.ordering
+    FROM timeline t WHERE t.room_nid = s.room_nid AND t.ordering > s.low AND t.ordering <= s.high
+        AND t.notifies = ANY(%(classes)s::smallint[]) AND t.sender <> %(user)s
+        AND (t.is_state OR NOT t.sender = ANY(%(ignored)s))
+    ORDER BY t.ordering DESC LIMIT %(limit)s) e
+JOIN event_graph g ON g.position = e.position
+ORDER BY e.ordering DESC LIMIT %(limit)s"""
+
+
+def list_newest(
+    connection: PgConnection,
+    user_id: UserId,
+    spans: Sequence[UnreadSpan],
+    classes: Collection[int],
+    ignored: Collection[UserId],
+    limit: int,
+) -> list[NotifyingEvent]:
+    """The newest events of others in all spans together that may have notified a user."""
+    params = {**_params(user_id, spans, classes, ignored), "limit": limit}
+    return [NotifyingEvent(*row) for row in connection.execute(_NEWEST, params).fetchall()]

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 from architex.usecases.account_data import AccountData
 from architex.usecases.accounts import Accounts
+from architex.usecases.cross_signing import CrossSigning
 from architex.usecases.devices import Devices
 from architex.usecases.directory import Directory, PublicRooms
+from architex.usecases.encryption_keys import EncryptionKeys
 from architex.usecases.filters import Filters
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
+from architex.usecases.key_backups import KeyBackups
 from architex.usecases.login import Login
+from architex.usecases.notifications import Notifications
 from architex.usecases.openid import OpenId
 from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
@@ -31,7 +35,9 @@ from architex.usecases.sending import Sending
 from architex.usecases.server_keys import KeyRing
 from architex.usecases.serving_history import ServingHistory
 from architex.usecases.sessions import Sessions
+from architex.usecases.spaces import Spaces
 from architex.usecases.syncing import Syncing
+from architex.usecases.to_device import ToDevice
 from architex.usecases.typing import Typing
 from architex.usecases.user_directory import UserDirectory
 from architex.usecases.whois import Whois
@@ -43,13 +49,17 @@ class UseCases:
 
     account_data: AccountData
     accounts: Accounts
+    cross_signing: CrossSigning
     devices: Devices
     directory: Directory
+    encryption_keys: EncryptionKeys
     filters: Filters
     interactive_auth: InteractiveAuth
     joining: Joining
     key_ring: KeyRing
+    key_backups: KeyBackups
     login: Login
+    notifications: Notifications
     openid: OpenId
     profiles: Profiles
     public_rooms: PublicRooms
@@ -63,6 +73,7 @@ class UseCases:
     room_upgrades: RoomUpgrades
     sending: Sending
     serving_history: ServingHistory
+    spaces: Spaces
     sessions: Sessions
     user_directory: UserDirectory
     peeking: Peeking
@@ -71,5 +82,6 @@ class UseCases:
     receiving: Receiving
     room_reading: RoomReading
     syncing: Syncing
+    to_device: ToDevice
     typing: Typing
     whois: Whois

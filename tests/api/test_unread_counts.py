@@ -196,3 +196,28 @@ def test_counts_equal_a_recomputation_from_scratch(
         for thread, count in room.get("unread_thread_notifications", {}).items():
             told[thread] = list(count.values())
         assert told == expected()
+
+
+def test_notifications_are_listed_newest_first_and_page_by_page(
+    alice: User, bob: User, room_id: str
+) -> None:
+    other = bob.create_room(preset="public_chat")
+    alice.post(f"/rooms/{other}/join", {}).ok()
+    sent = [send(bob, random_room) for random_room in (room_id, other, room_id)]
+    send(bob, room_id, msgtype="m.notice")
+    send(alice, room_id)
+    sent.append(send(bob, other, **mention(alice.user_id)))
+    alice.post(receipt_path(room_id, sent[0]), {}).ok()
+    page = alice.get("/notifications", limit=3).ok()
+    listed = page["notifications"]
+    assert [n["event"]["event_id"] for n in listed] == sent[:0:-1]
+    assert [n["room_id"] for n in listed] == [other, room_id, other]
+    assert listed[0]["actions"][0] == "notify"
+    assert not any(n["read"] for n in listed)
+    page = alice.get("/notifications", **{"from": page["next_token"]}).ok()
+    assert [(n["event"]["event_id"], n["read"]) for n in page["notifications"]] == [
+        (sent[0], True)
+    ]
+    assert "next_token" not in page
+    only = alice.get("/notifications", only="highlight").ok()["notifications"]
+    assert [n["event"]["event_id"] for n in only] == [sent[3]]
