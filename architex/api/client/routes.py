@@ -13,10 +13,12 @@ from architex.api.client import (
     room_state,
     room_upgrades,
     sending,
+    spaces,
     sync,
     user_directory,
 )
 from architex.api.client.account_routes import account_routes
+from architex.api.client.encryption_routes import encryption_routes
 from architex.api.routing import Route
 from architex.usecases.catalogue import UseCases
 
@@ -31,6 +33,7 @@ def client_routes(use_cases: UseCases) -> list[Route]:
     state = room_state.StateEventResource(use_cases.sending, reading)
     return [
         *account_routes(use_cases),
+        *encryption_routes(use_cases),
         Route("/directory/room/{room_alias}", directories.AliasResource(directory)),
         Route("/rooms/{room_id}/aliases", directories.RoomAliasesResource(directory)),
         Route(
@@ -65,6 +68,11 @@ def client_routes(use_cases: UseCases) -> list[Route]:
         Route(
             "/rooms/{room_id}/redact/{event_id}/{txn_id}",
             sending.RedactResource(use_cases.sending),
+        ),
+        Route("/rooms/{room_id}/hierarchy", spaces.HierarchyResource(use_cases.spaces)),
+        Route(
+            "/room_summary/{room_id_or_alias}",
+            spaces.RoomSummaryResource(use_cases.spaces, directory),
         ),
         Route("/rooms/{room_id}/state", room_state.StateResource(reading)),
         Route("/rooms/{room_id}/state/{event_type}", state),

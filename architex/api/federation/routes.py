@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from architex.api.federation import history, queries
+from architex.api.federation import history, queries, user_keys
 from architex.api.federation.keys import KeyQueryResource, ServerKeysResource
 from architex.api.federation.membership import (
     InviteResource,
@@ -12,6 +12,7 @@ from architex.api.federation.membership import (
     SendLeaveResource,
     TemplateResource,
 )
+from architex.api.federation.spaces import HierarchyResource
 from architex.api.federation.transactions import TransactionResource
 from architex.api.federation.version import VersionResource
 from architex.api.routing import Route
@@ -52,6 +53,19 @@ def federation_routes(use_cases: UseCases, clock: Clock, version: str) -> list[R
             "/_matrix/federation/v1/publicRooms",
             queries.PublicRoomsResource(use_cases.public_rooms),
         ),
+        Route(
+            "/_matrix/federation/v1/user/devices/{user_id}",
+            user_keys.UserDevicesResource(use_cases.encryption_keys),
+        ),
+        Route(
+            "/_matrix/federation/v1/user/keys/query",
+            user_keys.UserKeysQueryResource(use_cases.encryption_keys),
+        ),
+        Route(
+            "/_matrix/federation/v1/user/keys/claim",
+            user_keys.UserKeysClaimResource(use_cases.encryption_keys),
+        ),
+        Route("/_matrix/federation/v1/hierarchy/{room_id}", HierarchyResource(use_cases.spaces)),
         Route("/_matrix/federation/v1/event/{event_id}", history.EventResource(served)),
         Route("/_matrix/federation/v1/state/{room_id}", history.StateResource(served)),
         Route("/_matrix/federation/v1/state_ids/{room_id}", history.StateResource(served), "ids"),
