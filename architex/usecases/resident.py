@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
 import orjson
@@ -42,6 +43,7 @@ from architex.domain.signing import (
     verify_event_signatures,
 )
 from architex.projections.branch_states import BranchStates
+from architex.projections.federation_outbox import forward
 from architex.projections.room_reads import list_heroes
 from architex.projections.room_servers import RoomServers
 from architex.projections.server_acls import ServerAcls
@@ -308,7 +310,9 @@ class Resident:
             InvalidParam: it follows events that are not here.
         """
         find_key = self.key_ring.for_events(rules, [event], timeout_s=_KEYS_TIMEOUT_S)
-        verdict = self.judging.judge(head.room_id, [event], find_key)[0]
+        verdict = self.judging.judge(
+            head.room_id, [event], find_key, also=partial(forward, came_from=origin)
+        )[0]
         pdu = verdict.pdu
         if pdu is None or verdict.outcome in (Outcome.DROPPED, Outcome.MISSING):
             raise InvalidParam(verdict.reason or "This is no event of the room.")

@@ -12,10 +12,11 @@ import falcon.testing
 import orjson
 
 from architex.bootstrap import build_app, build_core
+from architex.domain.errors import MatrixError
 from architex.domain.identifiers import EventId, RoomId, ServerName, UserId
 from architex.domain.pdu import compute_event_id
 from architex.domain.room_versions import ROOM_VERSIONS, get_room_version
-from architex.domain.signing import sign_event
+from architex.domain.signing import SigningKey, sign_event
 from tests.api.client import SERVER_NAME, Answer, Server, settings_for
 from tests.fakes.federation_client import FakeFederation
 from tests.federation.peers import Peer
@@ -36,9 +37,13 @@ class World:
         core = build_core(settings, conninfo=conninfo)
         self.server = Server(build_app(settings, core, self.federation), core)
 
-    def meet(self, server_name: ServerName) -> Visitor:
-        """A server that is new to ours, and reachable."""
-        peer = Peer(server_name)
+    def meet(self, server_name: ServerName, key: SigningKey | None = None) -> Visitor:
+        """A server that is new to ours, and reachable.
+
+        Args:
+            key: by default one of its own.
+        """
+        peer = Peer(server_name) if key is None else Peer(server_name, key)
         told = peer.tell_keys(self.server.core.clock.now_ms() + HOUR_MS)
         self.federation.replies[server_name, KEYS] = told
         return Visitor(self.server, peer)
@@ -100,6 +105,15 @@ class Visitor:
             bare.setdefault("event_id", f"${next(self.server.numbers)}:{self.name}")
         return sign_event(rules, bare, self.name, self.peer.key)
 
+    def sign_anyhow(self, version: str, event: Mapping[str, Any]) -> tuple[Json, EventId]:
+        """The event as `sign` gives it, or something like it where it cannot be signed."""
+        try:
+            return self.sign(version, event)
+        except (MatrixError, AttributeError, KeyError, TypeError, ValueError):
+            signatures = {self.name: {self.peer.key.key_id: "A" * 86}}
+            broken = {**event, "hashes": {"sha256": "A" * 43}, "signatures": signatures}
+            return broken, "$" + "A" * 43
+
     def send(
         self,
         what: str,
@@ -125,6 +139,23 @@ class Visitor:
         """The signed event of a template; `changes` replace fields of it."""
         version, event = self.template(what, room_id, user_id)
         return self.sign(version, {**event, "origin": self.name, **changes})
+
+    def invite(self, version: str, event: Json, told: Any = None, **changes: Any) -> Answer:
+        """PUT /v2/invite with an event; `changes` replace what the request says."""
+        request = {
+            "room_id": event.get("room_id"),
+            "event_id": event_id_of(version, event),
+            "room_version": version,
+            "told": [] if told is None else told,
+            **changes,
+        }
+        content = {
+            "event": event,
+            "room_version": request["room_version"],
+            "invite_room_state": request["told"],
+        }
+        segments = ["v2", "invite", str(request["room_id"]), request["event_id"]]
+        return self.request("PUT", segments, content)
 
     def join(self, room_id: RoomId, user_id: UserId, **query: Any) -> Json:
         """Join a room; the answer to send_join."""
