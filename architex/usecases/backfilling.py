@@ -9,9 +9,7 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrievin
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,19 +19,10 @@ from architex.domain.room.pdu_checks import Outcome, Verdict
 from architex.domain.signing import FindEventKey, servers_that_must_sign, signatures_of
 from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError
-from architex.projections.known_events import KnownEvents
 from architex.storage.event_log import EventLog
-from architex.usecases.fetching_events import (
-    MAX_SINGLE_EVENTS,
-    Fetched,
-    FetchingEvents,
-    Source,
-    parents_first,
-    read_events,
-)
-from architex.usecases.importing import Importing
-from architex.usecases.judging import Judging, ToldStates
-from architex.usecases.server_keys import KeyRing
+from architex.usecases.doors import Doors
+from architex.usecases.fetching_events import Fetched, Source, parents_first, read_events
+from architex.usecases.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +32,8 @@ MAX_ROUNDS: Final = 5
 MAX_STATES: Final = 10
 """So many states are asked for in order to judge one event and what was missing before it."""
 
-MAX_AUTH_ROUNDS: Final = 4
-"""Auth events are fetched one by one to this depth; beyond, by the whole chain."""
-
 _ONE_BY_ONE: Final = 30
 """State events that are not here are fetched one by one if there are no more of them."""
-
-_KEYS_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,60 +52,20 @@ class _Refused(Exception):
     """What an event needs was asked for and not told. The text says what."""
 
 
-@dataclass(frozen=True)
-class Doors:
-    """The two doors by which events come in, with the keys that they ask for.
-
-    Attributes:
-        judging: for events whose place in the room's state can be known.
-        importing: for the others.
-    """
-
-    key_ring: KeyRing
-    judging: Judging
-    importing: Importing
-    clock: Clock
-
-    def judge(
-        self, source: Source, pdus: Sequence[Pdu], told: ToldStates | None = None
-    ) -> dict[EventId, Verdict]:
-        """See `Judging.judge`."""
-        events = [pdu.event for pdu in pdus]
-        find_key = self.find_keys(source, events)
-        verdicts = self.judging.judge(source.room_id, events, find_key, told=told)
-        return {pdu.event_id: verdict for pdu, verdict in zip(pdus, verdicts, strict=True)}
-
-    def import_state(self, source: Source, pdus: Collection[Pdu]) -> None:
-        """See `Importing.import_state`."""
-        events = [pdu.event for pdu in pdus]
-        self.importing.import_state(source.room_id, events, self.find_keys(source, events))
-
-    def find_keys(self, source: Source, events: Sequence[Mapping[str, Any]]) -> FindEventKey:
-        """The keys that events are signed with, as far as they can be had in time."""
-        left_s = max(0.0, source.ends - self.clock.monotonic())
-        return self.key_ring.for_events(
-            source.rules, events, timeout_s=min(left_s, _KEYS_TIMEOUT_S)
-        )
-
-
 class Backfilling:
     """Judges events, and fetches what is lacking for that."""
 
     def __init__(
         self,
         event_log: EventLog,
-        known: KnownEvents,
-        fetching: FetchingEvents,
         doors: Doors,
         clock: Clock,
     ) -> None:
         """Hold the collaborators."""
         self._event_log = event_log
-        self._known = known
-        self._fetching = fetching
         self._doors = doors
         self._clock = clock
-        self._turns = _Turns()
+        self._turns = Turns()
 
     def judge(
         self,
@@ -167,10 +111,8 @@ class Backfilling:
         verdict = self._doors.judge(source, [pdu])[pdu.event_id]
         if verdict.outcome is not Outcome.MISSING:
             return Arrival(verdict)
-        head = self._event_log.get_room(source.room_id)
-        filling = _Filling(
-            self._doors, self._known, self._fetching, source, list(head.extremities), pdu
-        )
+        room = self._event_log.get_room(source.room_id)
+        filling = _Filling(self._doors, source, list(room.extremities), pdu)
         try:
             return Arrival(filling.run(verdict))
         except RemoteError as error:
@@ -191,8 +133,6 @@ class _Filling:
     def __init__(
         self,
         doors: Doors,
-        known: KnownEvents,
-        fetching: FetchingEvents,
         source: Source,
         earliest: Sequence[EventId],
         pdu: Pdu,
@@ -203,8 +143,8 @@ class _Filling:
             earliest: the ends of the room as we know it.
         """
         self._doors = doors
-        self._known = known
-        self._fetching = fetching
+        self._known = doors.known
+        self._fetching = doors.fetching
         self._source = source
         self._earliest = earliest
         self._pdu = pdu
@@ -258,7 +198,7 @@ class _Filling:
         verdict = self._judge_one(pdu)
         lacking = verdict.missing.intersection(pdu.auth_events)
         if verdict.outcome is Outcome.MISSING and lacking:
-            self._fetch_auth_events(pdu, lacking)
+            self._doors.fetch_auth_events(self._source, lacking, [pdu.event_id])
             verdict = self._judge_one(pdu)
         if verdict.outcome is not Outcome.MISSING:
             return verdict
@@ -274,22 +214,6 @@ class _Filling:
 
     def _judge_one(self, pdu: Pdu) -> Verdict:
         return self._doors.judge(self._source, [pdu], self._told)[pdu.event_id]
-
-    def _fetch_auth_events(self, pdu: Pdu, lacking: Collection[EventId]) -> None:
-        """Get the events that authorise an event, and those that authorise them."""
-        found: Fetched = {}
-        for _ in range(MAX_AUTH_ROUNDS):
-            if len(found) + len(lacking) > MAX_SINGLE_EVENTS:
-                break
-            fetched = self._fetching.fetch_events(self._source, lacking)
-            found |= fetched
-            named = {auth for one in fetched.values() for auth in one.auth_events}
-            lacking = self._known.list_unknown(self._source.room_id, named - found.keys())
-            if not lacking:
-                break
-        else:
-            found |= self._fetching.fetch_auth_chain(self._source, pdu.event_id)
-        self._import_unknown(found)
 
     def _fetch_state(self, event_id: EventId) -> frozenset[EventId]:
         """The state before an event, every event of it recorded, and the event itself.
@@ -315,19 +239,8 @@ class _Filling:
             found |= {e: pdu for e, pdu in fetched.items() if e in unknown}
         elif unknown:
             found |= self._fetching.fetch_events(self._source, unknown)
-        named = {auth for one in found.values() for auth in one.auth_events}
-        lacking = self._known.list_unknown(self._source.room_id, named - found.keys())
-        if lacking:
-            found |= self._fetching.fetch_events(self._source, lacking)
-        self._import_unknown(found)
+        self._doors.import_state(self._source, found)
         return told.state
-
-    def _import_unknown(self, found: Fetched) -> None:
-        unknown = self._known.list_unknown(self._source.room_id, found.keys())
-        if unknown:
-            self._doors.import_state(
-                self._source, [pdu for event_id, pdu in found.items() if event_id in unknown]
-            )
 
 
 def _lacks_key(
@@ -355,30 +268,3 @@ def _add_reachable(pulled: Fetched, found: Fetched, lacking: Collection[EventId]
             pulled[event_id] = found[event_id]
             waiting += [prev for prev in found[event_id].prev_events if prev in found]
     return len(pulled) > before
-
-
-class _Turns:
-    """One at a time per room, in this process: so nothing is asked for twice at once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._rooms: dict[RoomId, tuple[threading.Lock, int]] = {}
-
-    @contextmanager
-    def take(self, room_id: RoomId, timeout_s: float) -> Iterator[bool]:
-        """Wait for one's turn; gives whether it came in time."""
-        with self._lock:
-            turn, users = self._rooms.get(room_id, (threading.Lock(), 0))
-            self._rooms[room_id] = (turn, users + 1)
-        is_ours = turn.acquire(timeout=timeout_s)
-        try:
-            yield is_ours
-        finally:
-            if is_ours:
-                turn.release()
-            with self._lock:
-                turn, users = self._rooms[room_id]
-                if users == 1:
-                    del self._rooms[room_id]
-                else:
-                    self._rooms[room_id] = (turn, users - 1)

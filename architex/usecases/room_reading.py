@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from architex.domain.client_event import ClientEvent, RecordedEvent
 from architex.domain.errors import Forbidden, NotFound
@@ -28,6 +28,16 @@ _MEMBER: Final = "m.room.member"
 NO_FILTER: Final = RoomEventFilter()
 
 
+class HistoryFiller(Protocol):
+    """Fetches history that is not here; see `BackfillingHistory`."""
+
+    def fill(self, room_id: RoomId, low: int, high: int, wanted: int) -> bool:
+        """Fetch what is missing before events of `low < ordering <= high`; whether any came."""
+
+    def is_incomplete(self, room_id: RoomId, low: int, high: int) -> bool:
+        """Whether something is missing before events of `low < ordering <= high`."""
+
+
 @dataclass(frozen=True)
 class RoomReading:
     """What people may read of rooms: who is in a room; who was, up to their leaving; and anybody
@@ -39,6 +49,7 @@ class RoomReading:
     database: Database
     rendering: EventRendering
     clock: Clock
+    history: HistoryFiller | None = None
 
     def get_messages(
         self,
@@ -60,7 +71,7 @@ class RoomReading:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages
         """
 
-        def read(reader: RoomReader) -> dict[str, Any]:
+        def read(reader: RoomReader) -> tuple[dict[str, Any], int, int]:
             start = begin if begin is not None else (reader.now if backwards else -EVER)
             stop = end if end is not None else (-EVER if backwards else reader.now)
             page = reader.list_page(
@@ -84,9 +95,16 @@ class RoomReading:
             if event_filter.lazy_load_members and events:
                 members = self._members_of_senders(reader, events, page.rows[0].moment)
                 response["state"] = reader.render(members, with_membership=False)
-            return response
+            return response, stop if page.next is None else page.next + 1, start
 
-        return self._read(requester, room_id, read)
+        response, low, high = self._read(requester, room_id, read)
+        if backwards and self.history is not None:
+            if self.history.fill(room_id, low, high, limit):
+                response, low, high = self._read(requester, room_id, read)
+            if "end" not in response and self.history.is_incomplete(room_id, low, high):
+                # There is more, though nobody tells it now.
+                response["end"] = response["start"]
+        return response
 
     def get_event(self, requester: Requester, room_id: RoomId, event_id: EventId) -> ClientEvent:
         """A single event.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,8 @@ from architex.projections.server_acls import ServerAcls
 from architex.storage.received_transactions import ReceivedTransactions
 from architex.storage.server_keys import ServerKeyStore
 from architex.storage.waiting_pdus import WaitingPdus
-from architex.usecases.backfilling import Backfilling, Doors
+from architex.usecases.backfilling import Backfilling
+from architex.usecases.doors import Doors
 from architex.usecases.fetching_events import FetchingEvents
 from architex.usecases.importing import Importing
 from architex.usecases.judging import Judging
@@ -51,6 +52,7 @@ class World:
     clock: FakeClock
     receiving: Receiving
     importing: Importing
+    doors: Doors
     edus: list[tuple[ServerName, Mapping[str, Any]]]
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -95,7 +97,18 @@ class World:
         return {(type_, state_key): event_id for type_, state_key, event_id in rows}
 
 
-def make_world(core: Core, version: str = "11", limit: RateLimit | None = None) -> World:
+def make_world(
+    core: Core,
+    version: str = "11",
+    limit: RateLimit | None = None,
+    before: Callable[[World], None] = lambda _: None,
+) -> World:
+    """A world with a room in it.
+
+    Args:
+        limit: of transactions.
+        before: what happens in the room before our user joins.
+    """
     room = RoomBuilder(version)
     room.join(BOB)
     peer = RoomPeer(room=room)
@@ -110,19 +123,20 @@ def make_world(core: Core, version: str = "11", limit: RateLimit | None = None) 
     branches = BranchStates()
     importing = Importing(core.commits, branches)
     judging = Judging(core.commits, branches, MemberReads(core.database))
-    doors = Doors(key_ring, judging, importing, clock)
+    doors = Doors(
+        key_ring,
+        judging,
+        importing,
+        KnownEvents(core.database),
+        FetchingEvents(peer, clock),
+        clock,
+    )
     edus: list[tuple[ServerName, Mapping[str, Any]]] = []
     receiving = Receiving(
         event_log=core.event_log,
         servers=RoomServers(core.database),
         acls=ServerAcls(core.database),
-        backfilling=Backfilling(
-            core.event_log,
-            KnownEvents(core.database),
-            FetchingEvents(peer, clock),
-            doors,
-            clock,
-        ),
+        backfilling=Backfilling(core.event_log, doors, clock),
         edus=ReceivingEdus({"test.edu": lambda *told: edus.append(told)}),
         transactions=ReceivedTransactions(core.database),
         waiting=WaitingPdus(core.database),
@@ -130,7 +144,8 @@ def make_world(core: Core, version: str = "11", limit: RateLimit | None = None) 
         clock=clock,
         server_name=SERVER_NAME,
     )
-    world = World(core, room, peer, clock, receiving, importing, edus)
+    world = World(core, room, peer, clock, receiving, importing, doors, edus)
+    before(world)
     world.enter(room)
     return world
 
