@@ -40,7 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "federation": (
         "architex.cli.federation",
         "federation",
-        "See whether servers, ours or another, can be reached.",
+        "See whether servers can be reached, and what waits for them.",
     ),
     "database": ("architex.cli.database", "database", "Migrate, check or run the database."),
     "keys": ("architex.cli.keys", "keys", "Make and show the signing key."),

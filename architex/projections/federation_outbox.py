@@ -222,6 +222,39 @@ def load_outgoing_pdus(
     return loaded
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for a server, in numbers.
+
+    Attributes:
+        since_ts: when the oldest event that waits was made, milliseconds since 1970.
+    """
+
+    events: int
+    rooms: int
+    since_ts: int | None
+
+
+_WAITING_TEMPLATE: Final = """
+SELECT w.server_name, w.events, w.rooms, x.received_ts FROM (
+    SELECT d.server_name, count(*) AS events, count(DISTINCT e.room_nid) AS rooms,
+        min(e.event_position) AS oldest
+    FROM destinations d JOIN room_servers s USING (server_name) JOIN outgoing_events e
+        ON e.room_nid = s.room_nid AND e.position > d.delivered
+    WHERE d.delivered IS NOT NULL AND {is_owed} GROUP BY d.server_name
+) w LEFT JOIN LATERAL (
+    SELECT substring(encode(f.state, 'escape') FROM '"received_ts":([0-9]+)')::int8 AS received_ts
+    FROM stored_events f WHERE f.notification_id = w.oldest
+) x ON true"""
+_WAITING: Final = _WAITING_TEMPLATE.format(is_owed=_IS_OWED)
+
+
+def count_waiting(database: Database, own: ServerName) -> dict[ServerName, Waiting]:
+    """Server → the events that wait for it; servers for which none wait are missing."""
+    rows = database.fetch_all(_WAITING, {"own": own})
+    return {server_name: Waiting(*rest) for server_name, *rest in rows}
+
+
 def prune_outgoing_events(database: Database) -> int:
     """Delete what everybody has, and the oldest of rooms where too much waits; gives the number.
 
