@@ -99,6 +99,7 @@ from architex.storage.registration_tokens import RegistrationTokenStore
 from architex.storage.remote_devices import RemoteDeviceStore
 from architex.storage.room_aliases import RoomAliasStore
 from architex.storage.server_keys import ServerKeyStore
+from architex.storage.to_device import ToDeviceStore
 from architex.storage.transactions import Transactions
 from architex.storage.waiting_pdus import WaitingPdus
 from architex.usecases.account_data import AccountData
@@ -117,6 +118,7 @@ from architex.usecases.directory import (
 from architex.usecases.doors import Doors
 from architex.usecases.encryption_keys import EncryptionKeys
 from architex.usecases.entering import Entering
+from architex.usecases.encryption_keys import EncryptionKeys
 from architex.usecases.event_rendering import EventRendering
 from architex.usecases.federation_check import FederationCheck
 from architex.usecases.fetching_events import FetchingEvents
@@ -145,6 +147,7 @@ from architex.usecases.remote_invites import RemoteInvites
 from architex.usecases.remote_keys import RemoteKeys
 from architex.usecases.remote_membership import RemoteMembership
 from architex.usecases.remote_queries import FederatedDirectory, FederatedProfiles
+from architex.usecases.remote_keys import RemoteKeys
 from architex.usecases.requester import Requester
 from architex.usecases.resident import Resident
 from architex.usecases.restricted_joins import RestrictedJoins
@@ -312,6 +315,29 @@ def build_device_lists(core: Core) -> DeviceLists:
     """How changes of our users' devices are written and announced."""
     database = core.database
     return DeviceLists(DeviceListStore(database), SharedRooms(database), core.commits, core.clock)
+
+
+def build_remote_keys(settings: Settings, core: Core, federation: FederationClient) -> RemoteKeys:
+    """The keys of users on other servers."""
+    database = core.database
+    return RemoteKeys(
+        database,
+        federation,
+        RemoteDeviceStore(database, settings.server_name),
+        DeviceKeyStore(database),
+        SharedRooms(database),
+        core.commits,
+        core.clock,
+        settings.server_name,
+    )
+
+
+def build_device_lists(core: Core) -> DeviceLists:
+    """How changes of our users' devices are written and announced."""
+    database = core.database
+    return DeviceLists(
+        DeviceListStore(database), SharedRooms(database), core.commits, core.clock
+    )
 
 
 def build_remote_keys(settings: Settings, core: Core, federation: FederationClient) -> RemoteKeys:

@@ -1,8 +1,8 @@
 """The shapes of the keys of end-to-end encryption, and the signatures on them.
 
-Whatever a client uploads here is told to other servers and clients, so it is checked closely: what
-we hand on is canonical JSON of the form that the specification gives, and a signature by a key that
-we know is good.
+Whatever a client uploads here is told to other servers and clients, so it is checked closely:
+what we hand on is canonical JSON of the form that the specification gives, and a signature by a
+key that we know is good.
 
 Spec: https://spec.matrix.org/v1.19/client-server-api/#key-distribution
 """
@@ -133,9 +133,8 @@ def is_relayable(keys: Any, user_id: UserId, device_id: str) -> bool:
         _check_size(keys)
     except BadJson:
         return False
-    return (
-        keys.get("user_id", user_id) == user_id and keys.get("device_id", device_id) == device_id
-    )
+    told = (keys.get("user_id", user_id), keys.get("device_id", device_id))
+    return bool(told == (user_id, device_id))
 
 
 def find_device_verify_key(keys: Mapping[str, Any] | None, device_id: str) -> bytes | None:

@@ -18,13 +18,17 @@ from architex.domain.errors import InvalidParam
 _MAX_NUMBER: Final = 2**62
 """Tokens name PostgreSQL's bigints, and leave room to count on from them."""
 
-_SYNC_TOKEN: Final = re.compile(r"s([0-9]{1,19})", re.ASCII)
-_PAGINATION_TOKEN: Final = re.compile(r"(?:s|t)(-?[0-9]{1,19})", re.ASCII)
+_SYNC_TOKEN: Final = re.compile(r"s([0-9]{1,19})(?:_([0-9]{1,19}))?", re.ASCII)
+_PAGINATION_TOKEN: Final = re.compile(r"(?:s|t)(-?[0-9]{1,19})(?:_[0-9]{1,19})?", re.ASCII)
 
 
-def format_sync_token(position: int) -> str:
-    """The token of a reader who has seen everything up to a log position."""
-    return f"s{position}"
+def format_sync_token(position: int, to_device: int | None = None) -> str:
+    """The token of a reader who has seen everything up to a log position.
+
+    Args:
+        to_device: up to where messages to the device were told, when more of them wait.
+    """
+    return f"s{position}" if to_device is None else f"s{position}_{to_device}"
 
 
 def parse_sync_token(text: str) -> int:
@@ -37,6 +41,18 @@ def parse_sync_token(text: str) -> int:
     if match is None or int(match[1]) > _MAX_NUMBER:
         raise InvalidParam("The since token is not one that this server gave.")
     return int(match[1])
+
+
+def parse_to_device_position(text: str) -> int:
+    """Up to which log position the bearer of a sync token has messages to the device.
+
+    Raises:
+        InvalidParam: it is no token that this server gives.
+    """
+    position = parse_sync_token(text)
+    match = _SYNC_TOKEN.fullmatch(text)
+    to_device = None if match is None else match[2]
+    return position if to_device is None else min(position, int(to_device))
 
 
 def format_pagination_token(ordering: int) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 import orjson
 
 from architex.domain.identifiers import RoomId, UserId
+from architex.projections.device_list_reads import HAS_CHANGES
 from architex.storage.pool import Database, PgConnection
 
 
@@ -18,6 +19,7 @@ class News:
 
     Attributes:
         position: up to where the answer holds.
+        received: messages to the device are still here that it has shown to have.
     """
 
     position: int
@@ -26,11 +28,23 @@ class News:
     receipts: bool = False
     typing: bool = False
     presence: bool = False
+    device_lists: bool = False
+    to_device: bool = False
+    received: bool = False
 
     @property
     def is_anything(self) -> bool:
         """Whether it is worth looking closer."""
-        return self.rooms or self.account_data or self.receipts or self.typing or self.presence
+        return (
+            self.rooms
+            or self.account_data
+            or self.receipts
+            or self.typing
+            or self.presence
+            or self.device_lists
+            or self.to_device
+            or self.received
+        )
 
 
 # Own membership changes, then facts of rooms the user is in: by the log when few facts are newer
@@ -53,15 +67,30 @@ SELECT p.position, p.position > %(since)s AND {rooms},
         WHERE a.user_id = %(user)s AND a.position > %(since)s),
     EXISTS (SELECT 1 FROM receipts x WHERE x.position > %(since)s AND {joined}),
     EXISTS (SELECT 1 FROM typing x WHERE x.position > %(since)s AND {joined}),
-    EXISTS (SELECT 1 FROM presence x WHERE x.position > %(since)s)
+    EXISTS (SELECT 1 FROM presence x WHERE x.position > %(since)s),
+    {device_lists},
+    EXISTS (SELECT 1 FROM to_device_messages t WHERE t.user_id = %(user)s
+        AND t.device_id = %(device)s AND t.position > %(received)s),
+    EXISTS (SELECT 1 FROM to_device_messages t WHERE t.user_id = %(user)s
+        AND t.device_id = %(device)s AND t.position <= %(received)s)
 FROM log_position p"""
 
-_NEWS_BY_LOG: Final = _NEWS.format(rooms=_RECENT_ROOMS, joined=_IN_A_JOINED_ROOM)
-_NEWS_BY_ROOMS: Final = _NEWS.format(rooms=_OLDER_ROOMS, joined=_IN_A_JOINED_ROOM)
+_NEWS_BY_LOG: Final = _NEWS.format(
+    rooms=_RECENT_ROOMS, joined=_IN_A_JOINED_ROOM, device_lists=HAS_CHANGES
+)
+_NEWS_BY_ROOMS: Final = _NEWS.format(
+    rooms=_OLDER_ROOMS, joined=_IN_A_JOINED_ROOM, device_lists=HAS_CHANGES
+)
 
 
 def look_for_news(
-    source: Database | PgConnection, user_id: UserId, since: int, *, recent: bool
+    source: Database | PgConnection,
+    user_id: UserId,
+    since: int,
+    *,
+    recent: bool,
+    device_id: str | None = None,
+    received: int = 0,
 ) -> News:
     """In which respects something is new for a user after a position; one statement.
 
@@ -69,9 +98,16 @@ def look_for_news(
         source: a connection inside a snapshot, or the database itself for an answer that is
             its own snapshot.
         recent: whether few facts are expected after `since`; only the way to find them differs.
+        device_id: the user's device that asks.
+        received: up to which position the device has messages to it.
     """
     sql = _NEWS_BY_LOG if recent else _NEWS_BY_ROOMS
-    params = {"user": user_id, "since": since}
+    params = {
+        "user": user_id,
+        "since": since,
+        "device": device_id or "",
+        "received": received,
+    }
     if isinstance(source, Database):
         row = source.fetch_one(sql, params)
     else:

@@ -82,19 +82,22 @@ class AccessTokenStore:
         *,
         display_name: str | None,
         address: str | None,
-    ) -> None:
+    ) -> bool:
         """Give tokens to a device, known or new. Those it had before are void.
+
+        Returns whether the device is new.
 
         Args:
             display_name: of a new device; a known one keeps its name.
             address: where the device was seen just now.
         """
         with self._database.transaction() as connection:
-            connection.execute(
+            row = connection.execute(
                 "INSERT INTO devices"
                 " (user_id, device_id, display_name, created_ts, last_seen_ts, last_seen_ip)"
                 " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (user_id, device_id) DO UPDATE SET"
-                " last_seen_ts = excluded.last_seen_ts, last_seen_ip = excluded.last_seen_ip",
+                " last_seen_ts = excluded.last_seen_ts, last_seen_ip = excluded.last_seen_ip"
+                " RETURNING xmax = 0",
                 (
                     user_id,
                     device_id,
@@ -103,7 +106,7 @@ class AccessTokenStore:
                     tokens.created_ts,
                     address,
                 ),
-            )
+            ).fetchone()
             connection.execute(
                 "DELETE FROM access_tokens WHERE user_id = %s AND device_id = %s",
                 (user_id, device_id),
@@ -113,6 +116,7 @@ class AccessTokenStore:
                 (user_id, device_id),
             )
             _insert_tokens(connection, user_id, device_id, tokens, supersedes=None)
+        return row is not None and bool(row[0])
 
     def refresh(self, refresh_token: TokenHash, tokens: NewTokens) -> tuple[UserId, str] | None:
         """Give new tokens to the device of a refresh token.

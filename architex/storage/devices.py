@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from architex.domain.identifiers import UserId
@@ -58,20 +58,6 @@ class DeviceStore:
             (display_name, user_id, device_id),
         )
         return changed == 1
-
-    def delete_devices(self, user_id: UserId, device_ids: Collection[str]) -> None:
-        """Delete devices of a user and their tokens; IDs the user does not have are ignored."""
-        self._database.execute(
-            "DELETE FROM devices WHERE user_id = %s AND device_id = ANY(%s)",
-            (user_id, list(device_ids)),
-        )
-
-    def delete_all_devices(self, user_id: UserId, *, keep: str | None = None) -> None:
-        """Delete all devices of a user and their tokens, except the one to keep."""
-        self._database.execute(
-            "DELETE FROM devices WHERE user_id = %s AND device_id IS DISTINCT FROM %s",
-            (user_id, keep),
-        )
 
     def note_seen(
         self, user_id: UserId, device_id: str, ip: str, user_agent: str, now_ms: int

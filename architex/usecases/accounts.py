@@ -127,6 +127,8 @@ class Accounts:
         Raises:
             NotFound: there is no such user.
         """
+        # While the devices are there, so that others are told that they go.
+        self.sessions.log_out_everywhere(user_id)
         if not self.accounts.deactivate(user_id, self.clock.now_ms(), erase=erase):
             raise NotFound(f"There is no user {user_id}.")
         self.leave_all_rooms(user_id)

@@ -11,6 +11,7 @@ from typing import Any
 
 from architex.domain.errors import NotFound
 from architex.storage.devices import Device, DeviceStore
+from architex.usecases.device_lists import DeviceLists
 from architex.usecases.interactive_auth import PASSWORD, InteractiveAuth, Operation
 from architex.usecases.requester import Requester
 from architex.usecases.sessions import check_device_name
@@ -21,6 +22,7 @@ class Devices:
     """The devices of whoever asks."""
 
     devices: DeviceStore
+    device_lists: DeviceLists
     interactive_auth: InteractiveAuth
 
     def list_devices(self, requester: Requester) -> Sequence[Device]:
@@ -53,6 +55,7 @@ class Devices:
         check_device_name(display_name)
         if not self.devices.set_display_name(requester.user_id, device_id, display_name):
             raise NotFound("You have no such device.")
+        self.device_lists.note_changed(requester.user_id, [device_id])
 
     def delete_device(self, requester: Requester, device_id: str, auth: Any) -> None:
         """Delete one device and end its tokens, once the user has been authenticated.
@@ -89,6 +92,6 @@ class Devices:
         )
         self.interactive_auth.end(authenticated)
         # A NUL is in no device ID, and PostgreSQL would refuse it.
-        self.devices.delete_devices(
+        self.device_lists.delete_devices(
             requester.user_id, [device_id for device_id in device_ids if "\0" not in device_id]
         )

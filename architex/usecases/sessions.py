@@ -14,6 +14,7 @@ from architex.domain.identifiers import UserId
 from architex.gateways.clock import Clock, Randomness
 from architex.storage.access_tokens import AccessTokenStore, NewTokens, TokenHash, TokenOwner
 from architex.storage.devices import DeviceStore
+from architex.usecases.device_lists import DeviceLists
 from architex.usecases.requester import Requester
 
 MAX_DEVICE_ID_BYTES: Final = 255
@@ -72,6 +73,7 @@ class Sessions:
         self,
         tokens: AccessTokenStore,
         devices: DeviceStore,
+        device_lists: DeviceLists,
         clock: Clock,
         randomness: Randomness,
         *,
@@ -79,6 +81,7 @@ class Sessions:
     ) -> None:
         self._tokens = tokens
         self._devices = devices
+        self._device_lists = device_lists
         self._clock = clock
         self._randomness = randomness
         self._refreshable_lifetime_ms = refreshable_lifetime_ms
@@ -95,9 +98,11 @@ class Sessions:
         check_device_wish(wish)
         device_id = wish.device_id or self._new_device_id()
         session, tokens = self._new_tokens(user_id, device_id, refreshable=wish.refreshable)
-        self._tokens.open_session(
+        is_new = self._tokens.open_session(
             user_id, device_id, tokens, display_name=wish.display_name, address=wish.address
         )
+        if is_new:
+            self._device_lists.note_changed(user_id, [device_id])
         return session
 
     def find_requester(
@@ -165,14 +170,14 @@ class Sessions:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logout
         """
         if requester.device_id is not None:
-            self._devices.delete_devices(requester.user_id, [requester.device_id])
+            self._device_lists.delete_devices(requester.user_id, [requester.device_id])
 
     def log_out_everywhere(self, user_id: UserId, *, keep_device: str | None = None) -> None:
         """End all tokens of a user and delete all devices, except the one to keep.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logoutall
         """
-        self._devices.delete_all_devices(user_id, keep=keep_device)
+        self._device_lists.delete_all_devices(user_id, keep=keep_device)
 
     def _note_seen(self, owner: TokenOwner, address: str, user_agent: str, now_ms: int) -> None:
         age = None if owner.last_seen_ts is None else now_ms - owner.last_seen_ts

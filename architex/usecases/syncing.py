@@ -36,9 +36,15 @@ from architex.storage.pool import Database, PgConnection
 from architex.storage.presence import list_changed_presence, list_present_users
 from architex.storage.push_rules import list_changed_push_rules
 from architex.storage.receipts import Receipt, list_changed_receipts, list_receipts
+from architex.storage.to_device import ToDeviceStore
 from architex.storage.typing import list_changed_typing, list_typing
 from architex.usecases.presence import PresenceUpdates, presence_event
 from architex.usecases.requester import Requester
+from architex.usecases.sync_devices import (
+    DeviceSections,
+    put_key_counts,
+    read_device_sections,
+)
 from architex.usecases.sync_rooms import RoomsRequest, RoomsResponse, SyncRooms
 from architex.usecases.unread_counts import RoomToCount, UnreadCounts, told_in_sync
 
@@ -54,6 +60,7 @@ class SyncRequest:
 
     Attributes:
         since: the position of its last token; None for a fresh start.
+        to_device_since: up to which position it has messages to the device; None: up to `since`.
         timeout_ms: how long to wait when nothing is new.
         full_state: tell all state of joined rooms, at once.
         set_presence: `online`, `unavailable`, or `offline` to leave the presence alone.
@@ -62,11 +69,19 @@ class SyncRequest:
 
     requester: Requester
     since: int | None = None
+    to_device_since: int | None = None
     timeout_ms: int = 0
     filter: SyncFilter = field(default_factory=SyncFilter)
     full_state: bool = False
     set_presence: str = "online"
     use_state_after: bool = False
+
+    @property
+    def received(self) -> int:
+        """Up to which position the device has messages to it."""
+        if self.to_device_since is not None:
+            return self.to_device_since
+        return self.since or 0
 
 
 class Syncing:
@@ -84,6 +99,7 @@ class Syncing:
     ) -> None:
         """Remember the collaborators."""
         self._unread = unread
+        self._to_device = ToDeviceStore(database)
         self._database = database
         self._rooms = rooms
         self._notifier = notifier
@@ -107,7 +123,8 @@ class Syncing:
         deadline = self._clock.monotonic() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
         since = request.since
         # Whoever has seen all there was when their token was looked up, has seen all there is.
-        news = News(since) if request.requester.log_position == since else None
+        knows_all = request.requester.log_position == since == request.received
+        news = News(since) if knows_all else None
         while True:
             news = news or self._look(request, since)
             position = news.position
@@ -117,10 +134,12 @@ class Syncing:
                     return response
             remaining = deadline - self._clock.monotonic()
             if remaining <= 0 or self._notifier.is_stopped:
-                return empty_response(position)
+                if knows_all:
+                    self._note_received(request)
+                return self._nothing(request, position)
             self._wait(request, position, remaining)
             # Up to here there was nothing to tell.
-            since, news = position, None
+            since, news, knows_all = position, None, False
 
     def _look(self, request: SyncRequest, since: int) -> News:
         news = look_for_news(
@@ -128,9 +147,26 @@ class Syncing:
             request.requester.user_id,
             since,
             recent=self._is_recent(since),
+            device_id=request.requester.device_id,
+            received=request.received,
         )
         self._newest = max(self._newest, news.position)
         return news
+
+    def _nothing(self, request: SyncRequest, position: int) -> dict[str, Any]:
+        """The answer when there is nothing to tell."""
+        response = empty_response(position)
+        with self._database.connection() as connection:
+            put_key_counts(connection, request.requester, response)
+        return response
+
+    def _note_received(self, request: SyncRequest) -> None:
+        """Delete the messages that a device has shown to have received."""
+        requester = request.requester
+        if requester.device_id is not None:
+            self._to_device.delete_received(
+                requester.user_id, requester.device_id, request.received
+            )
 
     def _is_recent(self, since: int) -> bool:
         return since >= self._newest - RECENT_POSITIONS
@@ -149,6 +185,8 @@ class Syncing:
             )
             reading.run(recent=since is not None and self._is_recent(since))
         self._newest = max(self._newest, reading.now)
+        if reading.has_received:
+            self._note_received(request)
         self._note_lazy_members(request, reading)
         return reading.response, reading.now, reading.is_empty
 
@@ -189,18 +227,28 @@ class _Reading:
         self.rooms = RoomsResponse({}, {}, {}, {}, frozenset(), frozenset(), [])
         self.response: dict[str, Any] = {}
         self.is_empty = True
+        self.has_received = False
 
     def run(self, *, recent: bool) -> None:
         """Ask for everything, and put the response together."""
         connection, user_id = self._connection, self._user_id
         if self.since is not None:
-            news = look_for_news(connection, user_id, self.since, recent=recent)
+            news = look_for_news(
+                connection,
+                user_id,
+                self.since,
+                recent=recent,
+                device_id=self._request.requester.device_id,
+                received=self._request.received,
+            )
             self.now = news.position
             if self.since > self.now:
                 self.since = None  # a token of the future, as if there were none
         if self.since is None:
             self.now = find_position(connection)
-            news = News(self.now, True, True, True, True, True)
+            news = News(self.now, True, True, True, True, True, True, True)
+        self.has_received = self.since is not None and news.received
+        devices = self._devices(news)
         views = self._views(news, recent=recent)
         if views:
             self.rooms = self._sync_rooms.collect(
@@ -216,9 +264,17 @@ class _Reading:
         presence = self._presence_events(news, new_rooms)
         global_data = self._global_account_data(account_data.pop("", []))
         self.is_empty = not (
-            joined or left or self.rooms.invited or self.rooms.knocked or presence or global_data
+            joined
+            or left
+            or self.rooms.invited
+            or self.rooms.knocked
+            or presence
+            or global_data
+            or devices.is_anything
         )
-        self.response = empty_response(self.now)
+        self.response = empty_response(self.now, devices.seen)
+        devices.put_into(self.response)
+        put_key_counts(connection, self._request.requester, self.response)
         self.response["rooms"] = {
             "join": joined,
             "invite": self.rooms.invited,
@@ -227,6 +283,13 @@ class _Reading:
         }
         self.response["presence"] = {"events": presence}
         self.response["account_data"] = {"events": global_data}
+
+    def _devices(self, news: News) -> DeviceSections:
+        """What is new for the device, for end-to-end encryption."""
+        received = 0 if self.since is None else self._request.received
+        return read_device_sections(
+            self._connection, self._request.requester, self.since, received, news
+        )
 
     # ---- rooms
 
@@ -436,10 +499,14 @@ class _Reading:
         ]
 
 
-def empty_response(position: int) -> dict[str, Any]:
-    """A response that tells nothing but a new token."""
+def empty_response(position: int, to_device: int | None = None) -> dict[str, Any]:
+    """A response that tells nothing but a new token.
+
+    Args:
+        to_device: up to where messages to the device are told, when more of them wait.
+    """
     return {
-        "next_batch": format_sync_token(position),
+        "next_batch": format_sync_token(position, to_device),
         "rooms": {"join": {}, "invite": {}, "knock": {}, "leave": {}},
         "presence": {"events": []},
         "account_data": {"events": []},

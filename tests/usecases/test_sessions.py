@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from architex.bootstrap import build_device_lists
 from architex.domain.errors import UnknownToken
 from architex.gateways.clock import SystemRandomness
 from architex.storage.access_tokens import AccessTokenStore
@@ -11,6 +12,7 @@ from architex.storage.accounts import Account, AccountStore
 from architex.storage.devices import Device, DeviceStore
 from architex.storage.pool import Database
 from architex.usecases.sessions import REFRESHABLE_LIFETIME_MS, DeviceWish, Sessions
+from tests.core import make_core
 from tests.fakes.clock import FakeClock
 
 ALICE = "@alice:test.example"
@@ -27,7 +29,14 @@ def sessions(database: Database, clock: FakeClock) -> Sessions:
     """Sessions on a server with one user."""
     account = Account(user_id=ALICE, password_hash=None, created_ts=clock.now_ms())
     assert AccountStore(database).create_account(account, now_ms=clock.now_ms())
-    return Sessions(AccessTokenStore(database), DeviceStore(database), clock, SystemRandomness())
+    device_lists = build_device_lists(make_core(database))
+    return Sessions(
+        AccessTokenStore(database),
+        DeviceStore(database),
+        device_lists,
+        clock,
+        SystemRandomness(),
+    )
 
 
 def seen(database: Database, device_id: str) -> Device:

@@ -15,7 +15,7 @@ from architex.domain.canonical_json import parse_json
 from architex.domain.errors import InvalidParam, MatrixError
 from architex.domain.event_filter import SyncFilter, parse_sync_filter
 from architex.domain.identifiers import UserId
-from architex.domain.sync_token import parse_sync_token
+from architex.domain.sync_token import parse_sync_token, parse_to_device_position
 from architex.usecases.filters import Filters
 from architex.usecases.presence import STATES
 from architex.usecases.syncing import MAX_TIMEOUT_MS, Syncing, SyncRequest
@@ -43,6 +43,7 @@ class SyncResource:
             SyncRequest(
                 requester=requester,
                 since=parse_sync_token(since) if since else None,
+                to_device_since=parse_to_device_position(since) if since else None,
                 timeout_ms=int_param(req, "timeout", 0, at_most=MAX_TIMEOUT_MS),
                 filter=self._filter(requester.user_id, string_param(req, "filter")),
                 full_state=bool_param(req, "full_state"),

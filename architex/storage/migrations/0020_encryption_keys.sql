@@ -71,12 +71,13 @@ CREATE INDEX device_list_changes_position ON device_list_changes (position);
 -- What other servers are told of our users' devices: a queue with a bound, the newest row per user
 -- stays. The device '' stands for the cross-signing keys.
 CREATE TABLE device_list_updates (
-    position bigint NOT NULL,
     user_id text COLLATE "C" NOT NULL,
+    stream_id bigint NOT NULL,          -- 1024 * position + number of the device in the change
     device_id text COLLATE "C" NOT NULL,
-    previous bigint,                    -- position of the user's update before, of any device
+    previous bigint,                    -- stream_id of the user's update before, of any device
+    position bigint NOT NULL,
     created_ts bigint NOT NULL,
-    PRIMARY KEY (user_id, position, device_id)
+    PRIMARY KEY (user_id, stream_id)
 );
 CREATE INDEX device_list_updates_position ON device_list_updates (position);
 
@@ -85,9 +86,10 @@ CREATE INDEX device_list_updates_position ON device_list_updates (position);
 CREATE TABLE remote_device_lists (
     user_id text COLLATE "C" PRIMARY KEY,
     stream_id bigint,                   -- null: the server did not say
-    fetched_at bigint NOT NULL,         -- the position before it was asked for
-    stale boolean NOT NULL DEFAULT false
-);
+    fetched_at bigint NOT NULL,         -- the position before it was asked for; 0: never
+    applied_at bigint NOT NULL DEFAULT 0, -- the position of the last update of one device
+    stale_at bigint NOT NULL DEFAULT 0  -- what was asked for before this position does not count
+) WITH (fillfactor = 85);
 CREATE TABLE remote_devices (
     user_id text COLLATE "C" NOT NULL REFERENCES remote_device_lists ON DELETE CASCADE,
     device_id text COLLATE "C" NOT NULL,

@@ -1,0 +1,103 @@
+"""What a /sync tells a device for end-to-end encryption: messages, device lists, counts of keys.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from architex.projections.device_list_reads import DeviceListNews, read_device_list_news
+from architex.projections.sync_reads import News
+from architex.storage.one_time_keys import count_keys, list_unused_fallback_algorithms
+from architex.storage.pool import PgConnection
+from architex.storage.to_device import list_waiting
+from architex.usecases.requester import Requester
+
+MAX_MESSAGES: Final = 100
+"""Messages to a device in one response."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSections:
+    """The parts of a response.
+
+    Attributes:
+        to_device: events.
+        seen: up to which position messages were told; None for all there are.
+    """
+
+    to_device: list[dict[str, Any]] = field(default_factory=list)
+    seen: int | None = None
+    device_lists: DeviceListNews = field(default_factory=DeviceListNews)
+
+    @property
+    def is_anything(self) -> bool:
+        """Whether there is something to tell."""
+        return bool(self.to_device) or self.device_lists.is_anything
+
+    def put_into(self, response: dict[str, Any]) -> None:
+        """Add the parts to a response."""
+        response["to_device"] = {"events": self.to_device}
+        response["device_lists"] = {
+            "changed": list(self.device_lists.changed),
+            "left": list(self.device_lists.left),
+        }
+
+
+def read_device_sections(
+    connection: PgConnection, requester: Requester, since: int | None, received: int, news: News
+) -> DeviceSections:
+    """What is new for a device.
+
+    Args:
+        since: the position of its last token; None for a fresh start.
+        received: up to which position it has shown to have messages.
+    """
+    messages = []
+    if news.to_device and requester.device_id is not None:
+        # One more than fits, to see whether that is all.
+        messages = list(
+            list_waiting(
+                connection,
+                requester.user_id,
+                requester.device_id,
+                received,
+                MAX_MESSAGES + 1,
+            )
+        )
+    told = messages[:MAX_MESSAGES]
+    lists = DeviceListNews()
+    if since is not None and (news.device_lists or news.rooms):
+        lists = read_device_list_news(
+            connection,
+            requester.user_id,
+            since,
+            devices=news.device_lists,
+            rooms=news.rooms,
+        )
+    return DeviceSections(
+        to_device=[
+            {"sender": message.sender, "type": message.type, "content": message.content}
+            for message in told
+        ],
+        seen=told[-1].position if len(messages) > MAX_MESSAGES else None,
+        device_lists=lists,
+    )
+
+
+def put_key_counts(
+    connection: PgConnection, requester: Requester, response: dict[str, Any]
+) -> None:
+    """Add how many keys of a device wait to be claimed; every response says so.
+
+    Clients take a missing count for none, and would upload more.
+    """
+    if requester.device_id is None:
+        return
+    user_id, device_id = requester.user_id, requester.device_id
+    response["device_one_time_keys_count"] = dict(count_keys(connection, user_id, device_id))
+    response["device_unused_fallback_key_types"] = list_unused_fallback_algorithms(
+        connection, user_id, device_id
+    )
