@@ -233,7 +233,11 @@ class _Door:
             before = self._told_before(pdu) if is_told else self._state_before(pdu.prev_events)
         find_before = self._find_before(pdu, before)
         verdict = self._check(pdu, find_before)
-        self._record(verdict, pdu, before, redaction_server(self._rules, pdu, find_before))
+        replaced = None
+        if pdu.state_key is not None and verdict.outcome is Outcome.ACCEPTED:
+            replaced = find_before(pdu.type, pdu.state_key)
+        server = redaction_server(self._rules, pdu, find_before)
+        self._record(verdict, pdu, before, server, replaced)
         return verdict
 
     def append_dummy(self, draft: EventDraft, prev_events: Sequence[EventId]) -> None:
@@ -260,7 +264,10 @@ class _Door:
     def _find_before(self, pdu: Pdu, before: StateBefore | None) -> FindState:
         if before is None:
             return self._session.find_state
-        return self._resolving.finder(before, USUAL_KEYS | self._resolving.auth_types(pdu))
+        keys = USUAL_KEYS | self._resolving.auth_types(pdu)
+        if pdu.state_key is not None:
+            keys |= {pdu.key}
+        return self._resolving.finder(before, keys)
 
     def _check(self, pdu: Pdu, find_before: FindState) -> Verdict:
         find_current: FindState = self._session.find_state
@@ -295,17 +302,13 @@ class _Door:
         pdu: Pdu,
         before: StateBefore | None,
         redaction_server: ServerName | None,
+        replaced: Pdu | None = None,
     ) -> None:
         session = self._session
         delta: dict[StateKey, EventId | None] | None = None
-        replaces = None
-        if verdict.outcome is Outcome.ACCEPTED:
-            if before is not None:
-                moves_on = self._only_moves_an_end_on(pdu)
-                delta = {} if moves_on else self._change_of_current_state(pdu, before)
-            if pdu.state_key is not None:
-                replaced = session.find_state(pdu.type, pdu.state_key)
-                replaces = None if replaced is None else replaced.event_id
+        if verdict.outcome is Outcome.ACCEPTED and before is not None:
+            moves_on = self._only_moves_an_end_on(pdu)
+            delta = {} if moves_on else self._change_of_current_state(pdu, before)
         fact_class = _FACT_CLASSES[verdict.outcome]
         known = self._known.get(pdu.event_id)
         follows_missing = any(
@@ -319,7 +322,7 @@ class _Door:
                 originator_version=session.room.version + 1,
                 pdu=pdu,
                 received_ts=session.now_ms,
-                replaces=replaces,
+                replaces=None if replaced is None else replaced.event_id,
                 delta=delta,
                 redaction_server=redaction_server,
                 before=before,

@@ -17,6 +17,7 @@ from typing import Final
 import immutables
 import orjson
 
+from architex.domain.auth_rules import FindState
 from architex.domain.errors import InvalidSignature, MatrixError
 from architex.domain.identifiers import EventId, RoomId, ServerName
 from architex.domain.pdu import (
@@ -699,7 +700,7 @@ class _RoomWalk:
             is_merging and fact.verdict == ACCEPTED
         ):
             self._wrong_verdict(recorded, verdict.outcome, verdict.reason)
-        self._check_changes(recorded, before, current)
+        self._check_changes(recorded, before, current, find_before)
         reach = redaction_server(self._rules, pdu, find_before)
         if fact.redaction_server != reach:
             self._problem_at(
@@ -792,8 +793,9 @@ class _RoomWalk:
         recorded: RecordedFact,
         before: StateBefore | None,
         current: Mapping[StateKey, Pdu],
+        find_before: FindState,
     ) -> None:
-        """What the fact says it changed in the current state."""
+        """What the fact says it changed in the current state, and which event it replaced."""
         fact, pdu = recorded.fact, recorded.pdu
         wanted: Mapping[StateKey, EventId | None] = {}
         replaced: EventId | None = None
@@ -817,8 +819,11 @@ class _RoomWalk:
                     Reset(self.head.room_id, *key, wanted[key], recorded.position, pdu.event_id)
                     for key in change.resets
                 ]
-            if pdu.state_key is not None and pdu.key in current:
-                replaced = current[pdu.key].event_id
+            if pdu.state_key is not None:
+                held = current.get(pdu.key)
+                if before is not None:
+                    held = find_before(pdu.type, pdu.state_key)
+                replaced = None if held is None else held.event_id
         told = fact.state_changes
         for key in sorted({*told, *wanted}):
             if key in told and key in wanted and told[key] == wanted[key]:

@@ -511,3 +511,73 @@ def test_page_costs_the_same_however_many_of_its_events_stand_on_branches(
     else:
         # What the branches say of the reader; who said it; what the room says otherwise.
         assert max(one, many) <= none + 5
+
+
+def test_event_on_a_branch_replaces_what_stood_there(core: Core) -> None:
+    builder = RoomBuilder("11")
+    first = builder.send_state(ALICE, "m.room.topic", {"topic": "first"})
+    branch = builder.fork()
+    main = builder.send_state(ALICE, "m.room.topic", {"topic": "main line"})
+    beside = branch.send_state(ALICE, "m.room.topic", {"topic": "beside it"})
+    create, *pdus = builder.pdus.values()
+    found_room(core, create, builder.rules)
+    judge(core, create.room_id, pdus)
+    reading = reading_of(core)
+    for pdu in (main, beside):
+        told = reading.get_event(Requester(ALICE), create.room_id, pdu.event_id)
+        unsigned = orjson.loads(orjson.dumps(told))["unsigned"]
+        assert unsigned["replaces_state"] == first.event_id
+        assert unsigned["prev_content"] == {"topic": "first"}
+
+
+def test_replaced_content_that_the_reader_may_not_see_is_left_out(core: Core) -> None:
+    builder = RoomBuilder("11")
+    builder.send_state(ALICE, "m.room.history_visibility", {"history_visibility": "joined"})
+    builder.send_state(ALICE, "m.room.topic", {"topic": "before bob"})
+    builder.join(BOB)
+    topic = builder.send_state(ALICE, "m.room.topic", {"topic": "with bob"})
+    create, *pdus = builder.pdus.values()
+    found_room(core, create, builder.rules)
+    judge(core, create.room_id, pdus)
+    told = reading_of(core).get_event(Requester(BOB), create.room_id, topic.event_id)
+    assert "prev_content" not in orjson.loads(orjson.dumps(told))["unsigned"]
+
+
+def test_redaction_of_a_hidden_event_shows_nothing_of_it(core: Core) -> None:
+    builder = RoomBuilder("11")
+    builder.send_state(ALICE, "m.room.history_visibility", {"history_visibility": "joined"})
+    hidden = builder.message(ALICE, "before bob")
+    builder.join(BOB)
+    seen = builder.message(ALICE, "with bob")
+    redactions = [
+        builder.send(ALICE, "m.room.redaction", {"redacts": pdu.event_id}, redacts=None)
+        for pdu in (hidden, seen)
+    ]
+    create, *pdus = builder.pdus.values()
+    found_room(core, create, builder.rules)
+    judge(core, create.room_id, pdus)
+    reading = reading_of(core)
+    events = read_all(reading, BOB, create.room_id, backwards=False)
+    told = {event["event_id"]: event for event in events}
+    assert {pdu.event_id for pdu in redactions} <= told.keys()
+    assert hidden.event_id not in told
+    assert not can_get(reading, BOB, hidden)
+    assert told[seen.event_id]["content"] == {}
+    assert told[seen.event_id]["unsigned"]["redacted_because"]["event_id"] == (
+        redactions[1].event_id
+    )
+
+
+def test_redacted_history_visibility_still_decides(core: Core) -> None:
+    builder = RoomBuilder("11")
+    hiding = builder.send_state(
+        ALICE, "m.room.history_visibility", {"history_visibility": "joined"}
+    )
+    builder.message(ALICE, "hidden")
+    builder.send(ALICE, "m.room.redaction", {"redacts": hiding.event_id})
+    builder.join(BOB)
+    create, *pdus = builder.pdus.values()
+    found_room(core, create, builder.rules)
+    judge(core, create.room_id, pdus)
+    events = read_all(reading_of(core), BOB, create.room_id, backwards=False)
+    assert "m.room.message" not in [event["type"] for event in events]

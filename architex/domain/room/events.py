@@ -52,7 +52,7 @@ class Fact:
         originator_version: 1 for the first fact of the room, then 2, 3, …
         pdu: the event, as signed.
         received_ts: when we learned it, milliseconds since 1970.
-        replaces: the state event that this one replaced in the current state.
+        replaces: the state event that this one replaced in the state before it.
         delta: the changes of the current state, state key by state key (None: the entry went
             away). None stands for the usual case: a state event sets itself, any other nothing.
         sender_device: set for events that a client of ours sent with a transaction ID.
