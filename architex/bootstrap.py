@@ -59,6 +59,7 @@ from architex.projections.guest_reads import GuestReads
 from architex.projections.known_events import KnownEvents
 from architex.projections.member_reads import MemberReads
 from architex.projections.memberships import Memberships
+from architex.projections.message_search import MessageSearch
 from architex.projections.outgoing_edus import EduSource, PresenceEdus, ReceiptEdus, TypingEdus
 from architex.projections.room_directory import RoomDirectory
 from architex.projections.room_servers import RoomServers
@@ -99,7 +100,6 @@ from architex.storage.registration_tokens import RegistrationTokenStore
 from architex.storage.remote_devices import RemoteDeviceStore
 from architex.storage.room_aliases import RoomAliasStore
 from architex.storage.server_keys import ServerKeyStore
-from architex.storage.to_device import ToDeviceStore
 from architex.storage.transactions import Transactions
 from architex.storage.waiting_pdus import WaitingPdus
 from architex.usecases.account_data import AccountData
@@ -118,11 +118,11 @@ from architex.usecases.directory import (
 from architex.usecases.doors import Doors
 from architex.usecases.encryption_keys import EncryptionKeys
 from architex.usecases.entering import Entering
-from architex.usecases.encryption_keys import EncryptionKeys
 from architex.usecases.event_rendering import EventRendering
 from architex.usecases.federation_check import FederationCheck
 from architex.usecases.fetching_events import FetchingEvents
 from architex.usecases.filters import Filters
+from architex.usecases.finding_by_time import FindingByTime
 from architex.usecases.guest_access import GuestAccess
 from architex.usecases.importing import Importing
 from architex.usecases.interactive_auth import InteractiveAuth
@@ -147,7 +147,6 @@ from architex.usecases.remote_invites import RemoteInvites
 from architex.usecases.remote_keys import RemoteKeys
 from architex.usecases.remote_membership import RemoteMembership
 from architex.usecases.remote_queries import FederatedDirectory, FederatedProfiles
-from architex.usecases.remote_keys import RemoteKeys
 from architex.usecases.requester import Requester
 from architex.usecases.resident import Resident
 from architex.usecases.restricted_joins import RestrictedJoins
@@ -155,6 +154,7 @@ from architex.usecases.room_creation import RoomCreation
 from architex.usecases.room_reading import RoomReading
 from architex.usecases.room_succession import RoomSuccession
 from architex.usecases.room_upgrades import RoomUpgrades
+from architex.usecases.searching import Searching
 from architex.usecases.sending import Sending
 from architex.usecases.server_keys import KeyRing, OldKey
 from architex.usecases.serving_history import ServingHistory
@@ -178,7 +178,7 @@ def inline_projections() -> tuple[Projection, ...]:
 
 def followed_projections() -> tuple[Projection, ...]:
     """The projections that followers keep up to date."""
-    return (RoomDirectory(), UserProfiles())
+    return (RoomDirectory(), UserProfiles(), MessageSearch())
 
 
 def all_projections() -> tuple[Projection, ...]:
@@ -332,29 +332,6 @@ def build_remote_keys(settings: Settings, core: Core, federation: FederationClie
     )
 
 
-def build_device_lists(core: Core) -> DeviceLists:
-    """How changes of our users' devices are written and announced."""
-    database = core.database
-    return DeviceLists(
-        DeviceListStore(database), SharedRooms(database), core.commits, core.clock
-    )
-
-
-def build_remote_keys(settings: Settings, core: Core, federation: FederationClient) -> RemoteKeys:
-    """The keys of users on other servers."""
-    database = core.database
-    return RemoteKeys(
-        database,
-        federation,
-        RemoteDeviceStore(database, settings.server_name),
-        DeviceKeyStore(database),
-        SharedRooms(database),
-        core.commits,
-        core.clock,
-        settings.server_name,
-    )
-
-
 def build_use_cases(
     settings: Settings, core: Core, federation: FederationClient | None = None
 ) -> UseCases:
@@ -463,6 +440,18 @@ def build_use_cases(
     def leave_all_rooms(user_id: UserId) -> None:
         joining.leave_all(Requester(user_id))
 
+    remote_invites = RemoteInvites(
+        commits=commits,
+        branches=branches,
+        key_ring=key_ring,
+        room_servers=room_servers,
+        acls=server_acls,
+        members=members,
+        profiles=profile_store,
+        account_data=AccountDataStore(database),
+        rate_limits=rate_limits,
+    )
+
     return UseCases(
         account_data=AccountData(AccountDataStore(database), commits, push_rules),
         accounts=Accounts(
@@ -490,6 +479,9 @@ def build_use_cases(
         to_device=ToDevice(commits, clock, chance, settings.server_name),
         directory=directory,
         filters=Filters(FilterStore(database)),
+        finding_by_time=FindingByTime(
+            database, rendering, room_servers, federation, history, clock, settings.server_name
+        ),
         interactive_auth=interactive_auth,
         joining=joining,
         key_ring=key_ring,
@@ -514,16 +506,7 @@ def build_use_cases(
         push_rules=push_rules,
         pushers=Pushers(PusherStore(database), clock),
         rate_limits=rate_limits,
-        remote_invites=RemoteInvites(
-            commits=commits,
-            branches=branches,
-            key_ring=key_ring,
-            room_servers=room_servers,
-            acls=server_acls,
-            profiles=profile_store,
-            account_data=AccountDataStore(database),
-            rate_limits=rate_limits,
-        ),
+        remote_invites=remote_invites,
         resident=Resident(
             database=database,
             commits=commits,
@@ -570,6 +553,7 @@ def build_use_cases(
             randomness=chance,
             server_name=settings.server_name,
         ),
+        searching=Searching(database, rendering, clock),
         sending=Sending(commits=commits, events=EventLookup(database), aliases=directory),
         serving_history=ServingHistory(
             database, room_servers, server_acls, clock, settings.server_name
@@ -597,6 +581,7 @@ def build_use_cases(
             rate_limits=rate_limits,
             clock=clock,
             server_name=settings.server_name,
+            take_elsewhere=remote_invites.take_back,
         ),
         room_reading=RoomReading(database, rendering, clock, history),
         syncing=Syncing(

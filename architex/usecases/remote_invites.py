@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 import orjson
@@ -32,7 +33,7 @@ from architex.domain.identifiers import (
 )
 from architex.domain.pdu import Pdu, StateKey, has_valid_content_hash, parse_pdu
 from architex.domain.room.events import StateImported
-from architex.domain.room.pdu_checks import Outcome, Verdict, check_form
+from architex.domain.room.pdu_checks import Verdict, check_form
 from architex.domain.room.stripped_state import (
     StrippedEvent,
     find_told,
@@ -47,6 +48,7 @@ from architex.domain.signing import (
     verify_event_signatures,
 )
 from architex.projections.branch_states import BranchStates
+from architex.projections.member_reads import MemberReads
 from architex.projections.room_servers import RoomServers
 from architex.projections.server_acls import ServerAcls
 from architex.storage.account_data import GLOBAL
@@ -88,6 +90,7 @@ class RemoteInvites:
     key_ring: KeyRing
     room_servers: RoomServers
     acls: ServerAcls
+    members: MemberReads
     profiles: ProfileFinder
     account_data: AccountDataFinder
     rate_limits: RateLimits
@@ -167,39 +170,44 @@ class RemoteInvites:
         unsigned = {key: event[key] for key in ("unsigned",) if key in event}
         return {**signed, **unsigned}
 
-    def receive_outside(
-        self, origin: ServerName, room_id: RoomId, event: Mapping[str, Any]
-    ) -> Verdict:
-        """Judge an event of a room that this server is not in, which came in a transaction.
+    def take_back(self, origin: ServerName, event: Mapping[str, Any]) -> bool:
+        """Take an event of a room that this server is not in, if it ends an invite or a knock.
 
-        Only that an invite of one of our users was taken back, or a knock refused, concerns us,
-        and only from the server by whose word we know of the room, or from the inviter's.
+        One of our users was uninvited or their knock refused. That is believed of the server by
+        whose word we know of the room, and of users of the inviter's server.
 
-        Returns ACCEPTED or KNOWN, or DROPPED with the reason.
+        Args:
+            event: as it came in a transaction of `origin`.
+
+        Returns whether it was taken, now or before; there is no other use for such events.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#leaving-rooms-rejecting-invites
         """
+        room_id, user_id = event.get("room_id"), event.get("state_key")
+        if not isinstance(room_id, str) or not isinstance(user_id, str):
+            return False
         head = self.commits.event_log.find_head(room_id)
-        if head is None:
-            return _dropped(f"This server is not in {room_id}.")
+        if (
+            head is None
+            or not is_user_id(user_id)
+            or server_name_of(user_id) != self.server_name
+            or self._is_here(room_id)
+        ):
+            return False
+        member = self.members.find_member(user_id, head.room_nid)
+        if member is None:
+            return False
         rules = self.commits.event_log.rules_of(room_id)
         bare = {key: value for key, value in event.items() if key != "unsigned"}
         find_key = self.key_ring.for_events(rules, [bare], timeout_s=_KEYS_TIMEOUT_S)
         pdu = check_form(rules, room_id, bare, find_key)
-        if isinstance(pdu, Verdict):
-            return pdu
-        user_id = pdu.state_key
         if (
-            pdu.membership not in ("leave", "ban")
-            or user_id is None
+            isinstance(pdu, Verdict)
+            or pdu.membership not in ("leave", "ban")
             or pdu.sender == user_id
-            or server_name_of(user_id) != self.server_name
         ):
-            return _dropped(f"This server is not in {room_id}.")
-
-        def decide(session: RoomSession) -> Verdict:
-            return self._take_back(session, origin, pdu)
-
+            return False
+        decide = partial(self._take_back, origin, pdu)
         return self.commits.write_room(RoomCommand(room_id, decide, frozenset({pdu.key})))
 
     # ---- checks
@@ -336,22 +344,25 @@ class RemoteInvites:
         prefetch: frozenset[StateKey] = frozenset({pdu.key})
         self.commits.write_room(RoomCommand(pdu.room_id, decide, prefetch, creates=rules))
 
-    def _take_back(self, session: RoomSession, origin: ServerName, pdu: Pdu) -> Verdict:
+    def _take_back(self, origin: ServerName, pdu: Pdu, session: RoomSession) -> bool:
         current = session.find_state(*pdu.key)
         if current is not None and current.event_id == pdu.event_id:
-            return Verdict(Outcome.KNOWN, pdu)
-        if current is None or current.membership not in ("invite", "knock"):
-            return _dropped(f"{pdu.state_key} is not invited.")
-        if self._is_known(session, pdu):
-            return Verdict(Outcome.KNOWN, pdu)
+            return True
+        if (
+            current is None
+            or current.membership not in ("invite", "knock")
+            or self._is_known(session, pdu)
+        ):
+            return False
         user_id, room_nid = pdu.key[1], session.head.room_nid
         told = list_stripped_states(session.connection, user_id, [room_nid]).get(room_nid)
         believed = {server_name_of(current.sender)} | ({told.told_by} if told else set())
-        if not believed & {origin, server_name_of(pdu.sender)}:
-            return _dropped("Nobody whom we believe about this room says so.")
+        # Of a knock, the sender's server is ours.
+        if not (believed - {self.server_name}) & {origin, server_name_of(pdu.sender)}:
+            return False
         session.record(_outside_fact(session, pdu, current))
         session.also(drop_stripped_state(user_id, room_nid))
-        return Verdict(Outcome.ACCEPTED, pdu)
+        return True
 
     def _is_known(self, session: RoomSession, pdu: Pdu) -> bool:
         """Whether the log has an event of that ID, in this room or another."""
@@ -370,7 +381,3 @@ def _outside_fact(session: RoomSession, pdu: Pdu, current: Pdu | None) -> StateI
         received_ts=session.now_ms,
         replaces=None if current is None else current.event_id,
     )
-
-
-def _dropped(reason: str) -> Verdict:
-    return Verdict(Outcome.DROPPED, reason=reason)
