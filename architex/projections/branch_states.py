@@ -234,7 +234,8 @@ class BranchStates:
         told = list(told)
         rows = connection.execute(
             "WITH told AS MATERIALIZED (SELECT DISTINCT g.position FROM unnest(%(told)s::text[])"
-            "  AS t (event_id) JOIN event_graph g USING (event_id)"
+            "  AS t (event_id), LATERAL (SELECT g.position, g.room_nid, g.is_state, g.verdict"
+            "   FROM event_graph g WHERE g.event_id = t.event_id OFFSET 0) g"
             "  WHERE g.room_nid = %(room)s AND g.is_state AND g.verdict < 2),"
             " held AS MATERIALIZED (SELECT type, state_key, position FROM current_state"
             "  WHERE room_nid = %(room)s AND valid_to = 9223372036854775807)"
