@@ -7,11 +7,13 @@ every key and every name come from it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random  # noqa: TID251 - seeded, so that a run can be repeated
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import quote
 
 from architex.bootstrap import build_app, build_core, build_federation_sender, build_use_cases
@@ -23,6 +25,7 @@ from architex.followers.workers import InlineWorkers
 from architex.settings import RateLimitSettings
 from tests.api.client import Answer, Server, User, settings_for, stop_server
 from tests.fakes.clock import FakeClock
+from tests.fakes.inline import InlineExecutor, Timers
 from tests.fakes.randomness import SeededRandomness
 from tests.federation.network import Network, Weather
 
@@ -122,6 +125,7 @@ class Simulation:
     network: Network
     servers: list[SimulatedServer]
     room_version: str
+    timers: Timers
     room_id: RoomId = ""
     club_id: RoomId = ""
     is_troubled: bool = True
@@ -172,6 +176,7 @@ class Simulation:
     def step(self) -> None:
         """Something happens."""
         self.network.clock.pass_seconds(self.chance.expovariate(1 / _STEP_S))
+        self.timers.run_due()
         if self.is_troubled and self.chance.random() < 0.25:
             self._trouble()
         if self.chance.random() < 0.6:
@@ -299,6 +304,7 @@ class Simulation:
             if not self.waiting():
                 return
             self.network.clock.pass_seconds(_REST_S)
+            self.timers.run_due()
         raise AssertionError(f"still waiting: {self.waiting()}")
 
     def waiting(self) -> dict[ServerName, Any]:
@@ -351,7 +357,8 @@ class Simulation:
         for one in inside:
             for other in inside:
                 # A server whose join the others soft-failed is in a room of its own.
-                if one.name < other.name and other.name in views[one.name]:
+                is_mutual = other.name in views[one.name] and one.name in views[other.name]
+                if one.name < other.name and is_mutual:
                     self._check_pair(one, other)
         for server in inside:
             extremities = server.extremities(self.room_id)
@@ -399,16 +406,26 @@ def simulation(
     clock = FakeClock()
     network = Network(seed, clock)
     room_version = room_version or chance.choice(ROOM_VERSIONS)
-    run = Simulation(seed, chance, network, [], room_version)
-    try:
+    run = Simulation(seed, chance, network, [], room_version, Timers(clock))
+    with ExitStack() as stack:
+        for part in _in_one_thread(clock, run.timers):
+            stack.enter_context(part)
         for number in range(count or chance.choice((3, 3, 3, 4, 4, 5, 7))):
-            run.servers.append(
-                _start(f"s{number}.test", network, make_database(), directory, seed)
-            )
+            name = f"s{number}.test"
+            started = _start(name, network, make_database(), directory, seed)
+            stack.callback(stop_server, started.server)
+            run.servers.append(started)
         yield run
-    finally:
-        for server in run.servers:
-            stop_server(server.server)
+
+
+def _in_one_thread(clock: FakeClock, timers: Timers) -> list[AbstractContextManager[Any]]:
+    """Stand-ins for threads and timers: what they do would come in another order each time."""
+    pools = ("fetching_events", "profiles", "receiving", "remote_keys", "server_keys")
+    return [
+        patch("architex.bootstrap.call_later", timers.call_later),
+        patch("architex.storage.destinations.time", SimpleNamespace(monotonic=clock.monotonic)),
+        *(patch(f"architex.usecases.{name}.ThreadPoolExecutor", InlineExecutor) for name in pools),
+    ]
 
 
 def _start(
