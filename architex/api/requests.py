@@ -25,6 +25,7 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 """Of a JSON body. An event has at most 65,536 bytes; some requests carry many."""
 
 _CHUNK_BYTES: Final = 65_536
+_MAX_TS: Final = 2**53 - 1
 
 
 class RequesterFinder(Protocol):
@@ -224,3 +225,18 @@ def bool_param(req: falcon.Request, name: str, default: bool = False) -> bool:
     if text not in ("true", "false"):
         raise InvalidParam(f"{name} must be true or false.")
     return text == "true"
+
+
+def moment_params(req: falcon.Request) -> tuple[int, bool]:
+    """`ts` and `dir` of a question for the event nearest to a moment: the moment, backwards?
+
+    Raises:
+        MissingParam: one of them is absent.
+        InvalidParam: one of them is not of its form.
+    """
+    direction = string_param(req, "dir")
+    if direction is None or not string_param(req, "ts"):
+        raise MissingParam("Missing: ts or dir.")
+    if direction not in ("b", "f"):
+        raise InvalidParam("dir must be b or f.")
+    return int_param(req, "ts", 0, at_least=-_MAX_TS, at_most=_MAX_TS), direction == "b"

@@ -14,9 +14,10 @@ from architex.projections.base import Execute, Projection, Row, Timing
 # What stands next above a backfilled event tells where the history goes on that we saw happen.
 _INSERT_BACKFILLED: Final = """
 INSERT INTO timeline
-    (room_nid, ordering, position, type, sender, is_state, has_url, thread, resumes_at)
+    (room_nid, ordering, position, type, sender, is_state, has_url, thread, origin_server_ts,
+    resumes_at)
 SELECT %(room)s, %(ordering)s, %(position)s, %(type)s, %(sender)s, %(is_state)s, %(has_url)s,
-    %(thread)s,
+    %(thread)s, %(origin_server_ts)s,
     coalesce((SELECT coalesce(t.resumes_at, t.ordering) FROM timeline t
         WHERE t.room_nid = %(room)s AND t.ordering > %(ordering)s
         ORDER BY t.ordering LIMIT 1), %(fact)s)"""
@@ -49,8 +50,8 @@ class Timeline(Projection):
                 continue
             execute(
                 "INSERT INTO timeline (room_nid, ordering, position, type, sender, is_state,"
-                " has_url, on_branch, notifies, thread)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                " has_url, on_branch, notifies, thread, origin_server_ts)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 (
                     r.room_nid,
                     r.position,
@@ -62,6 +63,7 @@ class Timeline(Projection):
                     r.fact.before is not None,
                     notifying_class(r.pdu.type, r.content, r.pdu.state_key),
                     _thread(r),
+                    r.pdu.origin_server_ts,
                 ),
             )
 
@@ -78,6 +80,7 @@ def _add_backfilled(execute: Execute, r: RecordedFact, ordering: int) -> None:
             "is_state": r.pdu.is_state,
             "has_url": _has_url(r),
             "thread": _thread(r),
+            "origin_server_ts": r.pdu.origin_server_ts,
             "fact": r.position,
         },
     )

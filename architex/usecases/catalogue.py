@@ -11,6 +11,7 @@ from architex.usecases.devices import Devices
 from architex.usecases.directory import Directory, PublicRooms
 from architex.usecases.encryption_keys import EncryptionKeys
 from architex.usecases.filters import Filters
+from architex.usecases.finding_by_time import FindingByTime
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.key_backups import KeyBackups
@@ -31,6 +32,7 @@ from architex.usecases.resident import Resident
 from architex.usecases.room_creation import RoomCreation
 from architex.usecases.room_reading import RoomReading
 from architex.usecases.room_upgrades import RoomUpgrades
+from architex.usecases.searching import Searching
 from architex.usecases.sending import Sending
 from architex.usecases.server_keys import KeyRing
 from architex.usecases.serving_history import ServingHistory
@@ -54,6 +56,7 @@ class UseCases:
     directory: Directory
     encryption_keys: EncryptionKeys
     filters: Filters
+    finding_by_time: FindingByTime
     interactive_auth: InteractiveAuth
     joining: Joining
     key_ring: KeyRing
@@ -71,6 +74,7 @@ class UseCases:
     resident: Resident
     room_creation: RoomCreation
     room_upgrades: RoomUpgrades
+    searching: Searching
     sending: Sending
     serving_history: ServingHistory
     spaces: Spaces

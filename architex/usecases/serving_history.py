@@ -31,6 +31,7 @@ from architex.projections.serving_reads import (
     list_state_positions,
 )
 from architex.storage.pool import Database, PgConnection
+from architex.usecases.finding_by_time import iterate_events_near
 from architex.usecases.server_visibility import list_hidden
 
 MAX_BACKFILL: Final = 100
@@ -170,6 +171,34 @@ class ServingHistory:
             events = walk.run_before(latest[:MAX_NAMED], without=earliest)
             events.sort(key=lambda event: (event.pdu["depth"], event.ordering))
             return {"events": self._render(connection, room, origin, events)}
+
+    def find_event_at(
+        self, origin: ServerName, room_id: RoomId, ts: int, *, backwards: bool
+    ) -> dict[str, Any]:
+        """The event nearest to a moment, on one side of it, that the server may see.
+
+        Args:
+            ts: the moment, in milliseconds since 1970.
+
+        Raises:
+            NotFound: there is none.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1timestamp_to_eventroomid
+        """
+        with self.database.snapshot() as connection:
+            room = self._admit(connection, origin, room_id)
+            for piece in iterate_events_near(connection, room.room_nid, ts, backwards=backwards):
+                ids = [event.event_id for event in piece]
+                served = find_events(connection, ids, room.room_nid)
+                hidden = list_hidden(connection, room.room_nid, origin, served.values())
+                for event in piece:
+                    if event.event_id not in hidden:
+                        return {
+                            "event_id": event.event_id,
+                            "origin_server_ts": event.origin_server_ts,
+                        }
+        direction = "backward" if backwards else "forward"
+        raise NotFound(f"Unable to find event from {ts} in {direction} direction")
 
     # Within
 

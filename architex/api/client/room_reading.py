@@ -9,11 +9,12 @@ from typing import Final
 
 import falcon
 
-from architex.api.requests import int_param, require_user, string_param
+from architex.api.requests import int_param, moment_params, require_user, string_param
 from architex.domain.canonical_json import parse_json
 from architex.domain.errors import InvalidParam, MissingParam
 from architex.domain.event_filter import RoomEventFilter, parse_room_event_filter
 from architex.domain.sync_token import parse_pagination_token
+from architex.usecases.finding_by_time import FindingByTime
 from architex.usecases.room_reading import NO_FILTER, RoomReading
 
 MAX_PAGE: Final = 1000
@@ -109,6 +110,23 @@ class JoinedMembersResource:
         """Who is in the room, with names and avatars."""
         requester = require_user(req, guests=True)
         resp.media = {"joined": self._room_reading.list_joined_members(requester, room_id)}
+
+
+class TimestampResource:
+    """GET /rooms/{roomId}/timestamp_to_event"""
+
+    def __init__(self, finding: FindingByTime) -> None:
+        self._finding = finding
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
+        """The event nearest to a moment.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidtimestamp_to_event
+        """
+        requester = require_user(req, guests=True)
+        ts, backwards = moment_params(req)
+        found = self._finding.find_event(requester, room_id, ts, backwards=backwards)
+        resp.media = found.as_json()
 
 
 def _token_param(req: falcon.Request, name: str) -> int | None:

@@ -79,6 +79,10 @@ def client_routes(use_cases: UseCases) -> list[Route]:
         Route("/rooms/{room_id}/state/{event_type}/{state_key}", state),
         Route("/rooms/{room_id}/messages", room_reading.MessagesResource(reading)),
         Route("/rooms/{room_id}/event/{event_id}", room_reading.EventResource(reading)),
+        Route(
+            "/rooms/{room_id}/timestamp_to_event",
+            room_reading.TimestampResource(use_cases.finding_by_time),
+        ),
         Route("/rooms/{room_id}/context/{event_id}", room_reading.ContextResource(reading)),
         Route("/rooms/{room_id}/members", room_reading.MembersResource(reading)),
         Route("/rooms/{room_id}/joined_members", room_reading.JoinedMembersResource(reading)),

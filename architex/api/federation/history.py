@@ -13,7 +13,14 @@ from marshmallow import fields
 
 from architex.api.federation.authentication import require_server, signed_content
 from architex.api.fields import WholeNumber
-from architex.api.requests import BodySchema, int_param, list_param, load, string_param
+from architex.api.requests import (
+    BodySchema,
+    int_param,
+    list_param,
+    load,
+    moment_params,
+    string_param,
+)
 from architex.domain.errors import BadJson, MissingParam
 from architex.domain.identifiers import EventId, parse_event_id, parse_room_id
 from architex.usecases.serving_history import DEFAULT_MISSING, MAX_BACKFILL, ServingHistory
@@ -134,6 +141,24 @@ class MissingEventsResource:
             earliest=wanted["earliest_events"],
             limit=wanted["limit"],
             min_depth=wanted["min_depth"],
+        )
+
+
+class TimestampResource:
+    """GET /timestamp_to_event/{roomId}"""
+
+    def __init__(self, history: ServingHistory) -> None:
+        self._history = history
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
+        """The event nearest to a moment.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1timestamp_to_eventroomid
+        """
+        origin = require_server(req)
+        ts, backwards = moment_params(req)
+        resp.media = self._history.find_event_at(
+            origin, parse_room_id(room_id), ts, backwards=backwards
         )
 
 

@@ -66,24 +66,16 @@ def federation_routes(use_cases: UseCases, clock: Clock, version: str) -> list[R
             user_keys.UserKeysClaimResource(use_cases.encryption_keys),
         ),
         Route("/_matrix/federation/v1/hierarchy/{room_id}", HierarchyResource(use_cases.spaces)),
-        Route(
-            "/_matrix/federation/v1/user/devices/{user_id}",
-            user_keys.UserDevicesResource(use_cases.encryption_keys),
-        ),
-        Route(
-            "/_matrix/federation/v1/user/keys/query",
-            user_keys.UserKeysQueryResource(use_cases.encryption_keys),
-        ),
-        Route(
-            "/_matrix/federation/v1/user/keys/claim",
-            user_keys.UserKeysClaimResource(use_cases.encryption_keys),
-        ),
         Route("/_matrix/federation/v1/event/{event_id}", history.EventResource(served)),
         Route("/_matrix/federation/v1/state/{room_id}", history.StateResource(served)),
         Route("/_matrix/federation/v1/state_ids/{room_id}", history.StateResource(served), "ids"),
         Route(
             "/_matrix/federation/v1/event_auth/{room_id}/{event_id}",
             history.EventAuthResource(served),
+        ),
+        Route(
+            "/_matrix/federation/v1/timestamp_to_event/{room_id}",
+            history.TimestampResource(served),
         ),
         Route("/_matrix/federation/v1/backfill/{room_id}", history.BackfillResource(served)),
         Route(
