@@ -144,11 +144,12 @@ class Visitor:
         """PUT /v2/invite with an event; `changes` replace what the request says."""
         request = {
             "room_id": event.get("room_id"),
-            "event_id": event_id_of(version, event),
             "room_version": version,
             "told": [] if told is None else told,
             **changes,
         }
+        if "event_id" not in request:
+            request["event_id"] = event_id_of(version, event)
         content = {
             "event": event,
             "room_version": request["room_version"],
