@@ -711,7 +711,9 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
         *chores_of_time(
             Transactions(database), Expiries(database), typing.announce_expired, clock
         ),
-        Chore("tell others who goes on typing", 20.0, lambda: typing.announce_again(core.server_name)),
+        Chore(
+            "tell others who goes on typing", 20.0, lambda: typing.announce_again(core.server_name)
+        ),
         Chore("send guests away", 3.0, guest_access.send_guests_away),
         Chore("show who fell silent as offline", 10.0, presence.announce_silent),
         Chore("forget told members", 3600.0, LazyMemberStore(database).forget_old),

@@ -448,7 +448,7 @@ def list_timeline(
     filtered = is_hiding(event_filter, ignored)
     if filtered:
         params |= _filter_params(event_filter or RoomEventFilter())
-        params |= {"ignored": _sendable(ignored), "scanned": MAX_SCANNED}
+        params |= {"ignored": sendable(ignored), "scanned": MAX_SCANNED}
     whole, with_branches = _TIMELINE_SQL[filtered, "DESC" if newest_first else "ASC"]
     if branches:
         params |= _stretch_params("branch", branches)
@@ -527,20 +527,20 @@ def find_scan_end(
 def _filter_params(event_filter: RoomEventFilter) -> dict[str, Any]:
     types, senders = event_filter.types, event_filter.senders
     return {
-        "types": None if types is None else [_like_pattern(type_) for type_ in _sendable(types)],
-        "not_types": [_like_pattern(type_) for type_ in _sendable(event_filter.not_types)],
-        "senders": None if senders is None else _sendable(senders),
-        "not_senders": _sendable(event_filter.not_senders),
+        "types": None if types is None else [like_pattern(type_) for type_ in sendable(types)],
+        "not_types": [like_pattern(type_) for type_ in sendable(event_filter.not_types)],
+        "senders": None if senders is None else sendable(senders),
+        "not_senders": sendable(event_filter.not_senders),
         "contains_url": event_filter.contains_url,
     }
 
 
-def _sendable(texts: Iterable[str]) -> list[str]:
+def sendable(texts: Iterable[str]) -> list[str]:
     """Without those that hold U+0000: PostgreSQL's text cannot hold it, so they match nothing."""
     return [text for text in texts if "\0" not in text]
 
 
-def _like_pattern(pattern: str) -> str:
+def like_pattern(pattern: str) -> str:
     r"""A filter's pattern in SQL's terms: `*` becomes `%`, and `\`, `%`, `_` mean themselves."""
     for special in "\\%_":
         pattern = pattern.replace(special, "\\" + special)

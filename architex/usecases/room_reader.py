@@ -222,6 +222,10 @@ class RoomReader:
             self.connection, self.room_nid, place.position, self.state_at
         )
 
+    def note_place(self, place: Placed) -> None:
+        """Remember where an event stands that is going to be rendered."""
+        self._places[place.position] = place
+
     def load_access(self) -> None:
         """Look up the room's history visibility."""
         self.rendering.standings.load_access(

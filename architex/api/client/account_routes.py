@@ -17,6 +17,7 @@ from architex.api.client import (
     registration,
 )
 from architex.api.client.notifications import NotificationsResource
+from architex.api.client.search import SearchResource
 from architex.api.routing import Route
 from architex.usecases.catalogue import UseCases
 
@@ -74,6 +75,7 @@ def account_routes(use_cases: UseCases) -> list[Route]:
             account_data.FilterResource(use_cases.filters),
         ),
         *_push_routes(use_cases),
+        Route("/search", SearchResource(use_cases.searching)),
         Route("/notifications", NotificationsResource(use_cases.notifications)),
         Route("/pushers", pushers.PushersResource(use_cases.pushers)),
         Route("/pushers/set", pushers.SetPusherResource(use_cases.pushers)),

@@ -1,0 +1,251 @@
+"""Searching: messages, names and topics by their words, in the rooms of whoever asks.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#server-side-search
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from architex.domain.client_event import RecordedEvent
+from architex.domain.event_filter import RoomEventFilter
+from architex.domain.room.visibility import EVER
+from architex.domain.sync_token import format_pagination_token
+from architex.gateways.clock import Clock
+from architex.projections.room_reads import (
+    StateSpan,
+    find_position,
+    list_room_views,
+    list_state,
+)
+from architex.projections.search_reads import (
+    Match,
+    Search,
+    count_matches,
+    list_best_matches,
+    list_recent_matches,
+    list_words,
+)
+from architex.storage.pool import Database, PgConnection
+from architex.usecases.event_rendering import EventRendering
+from architex.usecases.requester import Requester
+from architex.usecases.room_reader import RoomReader
+
+#: What can be searched → its label in `message_search`.
+SEARCH_KEYS: Final[Mapping[str, str]] = {
+    "content.body": "A",
+    "content.name": "B",
+    "content.topic": "C",
+}
+MAX_COUNTED: Final = 10_000
+MAX_ROUNDS: Final = 5
+"""How often more matches are looked for when few of them may be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextWanted:
+    """How much of the surroundings of a result to tell."""
+
+    before: int = 5
+    after: int = 5
+    with_profiles: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """What is searched.
+
+    Attributes:
+        begin: where to go on: an ordering for the newest first, else how many to leave out.
+        group_by: `room_id`, `sender`.
+    """
+
+    term: str
+    keys: Collection[str] = tuple(SEARCH_KEYS)
+    event_filter: RoomEventFilter = field(default_factory=RoomEventFilter)
+    newest_first: bool = False
+    limit: int = 10
+    begin: int | None = None
+    context: ContextWanted | None = None
+    with_state: bool = False
+    group_by: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    match: Match
+    event: RecordedEvent
+    reader: RoomReader
+
+
+@dataclass(frozen=True)
+class Searching:
+    """Finds events by their words."""
+
+    database: Database
+    rendering: EventRendering
+    clock: Clock
+
+    def search(self, requester: Requester, request: SearchRequest) -> dict[str, Any]:
+        """The results, as clients are told them under `room_events`, and `next`: where to go on.
+
+        Rooms that the requester has left are searched up to their leaving.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3search
+        """
+        with self.database.snapshot() as connection:
+            return self._search(connection, requester, request)
+
+    def _search(
+        self, connection: PgConnection, requester: Requester, request: SearchRequest
+    ) -> dict[str, Any]:
+        views = {
+            view.room_nid: view
+            for view in list_room_views(connection, requester.user_id, ["join", "leave", "ban"])
+            if (view.is_joined or view.left_position is not None)
+            and not view.is_forgotten
+            and request.event_filter.is_room_included(view.room_id)
+        }
+        words = list_words(connection, request.term)
+        results: dict[str, Any] = {"count": 0, "highlights": words, "results": []}
+        if not views or not words or request.event_filter.passes_nothing:
+            return results
+        search = Search(
+            request.term,
+            [SEARCH_KEYS[key] for key in request.keys],
+            list(views),
+            request.event_filter,
+        )
+        readers: dict[int, RoomReader] = {}
+        found: list[_Found] = []
+        begin = request.begin
+        for _ in range(MAX_ROUNDS):
+            matches, begin = self._look(connection, search, request, begin, len(found))
+            for match in matches:
+                if match.room_nid not in readers:
+                    readers[match.room_nid] = RoomReader(
+                        connection,
+                        self.rendering,
+                        requester,
+                        views[match.room_nid].room_id,
+                        self.clock.now_ms(),
+                    )
+            found += self._visible(connection, requester, matches, readers)
+            if begin is None or len(found) >= request.limit:
+                break
+        results["count"] = count_matches(connection, search, at_most=MAX_COUNTED)
+        results["results"] = [self._result(one, request) for one in found]
+        if request.group_by:
+            results["groups"] = _groups(found, request.group_by)
+        if request.with_state:
+            results["state"] = {one.reader.room_id: [] for one in found}
+            for reader in {one.reader.room_nid: one.reader for one in found}.values():
+                results["state"][reader.room_id] = _state(reader)
+        if begin is not None:
+            results["next"] = begin
+        return results
+
+    def _look(
+        self,
+        connection: PgConnection,
+        search: Search,
+        request: SearchRequest,
+        begin: int | None,
+        found: int,
+    ) -> tuple[list[Match], int | None]:
+        """Some more matches, and where to go on after them; None when there are no more."""
+        limit = request.limit - found
+        if request.newest_first:
+            up_to = find_position(connection) if begin is None else begin
+            matches = list_recent_matches(connection, search, up_to=up_to, limit=limit)
+            return matches, matches[-1].ordering - 1 if len(matches) == limit else None
+        offset = begin or 0
+        matches = list_best_matches(connection, search, offset=offset, limit=limit)
+        return matches, offset + limit if len(matches) == limit else None
+
+    def _visible(
+        self,
+        connection: PgConnection,
+        requester: Requester,
+        matches: Sequence[Match],
+        readers: Mapping[int, RoomReader],
+    ) -> list[_Found]:
+        """Those of the matches that the requester may see."""
+        places = self.rendering.event_reads.find_places(
+            connection, [match.event_id for match in matches]
+        )
+        pairs = [
+            (readers[match.room_nid].standing, places[match.event_id])
+            for match in matches
+            if match.event_id in places
+        ]
+        self.rendering.standings.decide(connection, requester.user_id, pairs)
+        events = self.rendering.load(connection, [match.reference for match in matches])
+        found = []
+        for match in matches:
+            reader = readers[match.room_nid]
+            place, event = places.get(match.event_id), events.get(match.position)
+            if place is not None and event is not None and reader.standing.is_visible(place):
+                reader.note_place(place)
+                found.append(_Found(match, event, reader))
+        return found
+
+    def _result(self, found: _Found, request: SearchRequest) -> dict[str, Any]:
+        reader = found.reader
+        result = {"rank": found.match.rank, "result": reader.render([found.event])[0]}
+        if request.context is not None:
+            result["context"] = _context(found, request.context)
+        return result
+
+
+def _context(found: _Found, wanted: ContextWanted) -> dict[str, Any]:
+    reader, at = found.reader, found.match.ordering
+    everything = RoomEventFilter()
+    before = reader.list_page(
+        -EVER, at - 1, limit=wanted.before, newest_first=True, event_filter=everything
+    ).rows
+    after = reader.list_page(
+        at, EVER, limit=wanted.after, newest_first=False, event_filter=everything
+    ).rows
+    events_before, events_after = reader.load(before), reader.load(after)
+    context: dict[str, Any] = {
+        "start": format_pagination_token((before[-1].ordering if before else at) - 1),
+        "end": format_pagination_token(after[-1].ordering if after else at),
+        "events_before": reader.render(events_before),
+        "events_after": reader.render(events_after),
+    }
+    if wanted.with_profiles:
+        senders = {event.sender for event in (*events_before, found.event, *events_after)}
+        members = reader.find_state(
+            [("m.room.member", sender) for sender in sorted(senders)], reader.find_moment(at)
+        )
+        context["profile_info"] = {
+            str(member.state_key): {
+                key: value
+                for key in ("displayname", "avatar_url")
+                if isinstance(value := member.content.get(key), str)
+            }
+            for member in members
+        }
+    return context
+
+
+def _state(reader: RoomReader) -> list[Any]:
+    """The state of a room as the reader sees it."""
+    span = StateSpan(reader.room_nid, reader.state_at, reader.state_at)
+    rows = list_state(reader.connection, [span], with_members=True)
+    return reader.render(reader.load(rows), with_membership=False)
+
+
+def _groups(found: Sequence[_Found], group_by: Sequence[str]) -> dict[str, Any]:
+    groups: dict[str, Any] = {}
+    for key in group_by:
+        named: dict[str, Any] = {}
+        for one in found:
+            name = one.reader.room_id if key == "room_id" else one.event.sender
+            group = named.setdefault(name, {"results": [], "order": len(named)})
+            group["results"].append(one.match.event_id)
+        groups[key] = named
+    return groups
