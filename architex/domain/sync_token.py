@@ -37,10 +37,7 @@ def parse_sync_token(text: str) -> int:
     Raises:
         InvalidParam: it is no token that this server gives.
     """
-    match = _SYNC_TOKEN.fullmatch(text)
-    if match is None or int(match[1]) > _MAX_NUMBER:
-        raise InvalidParam("The since token is not one that this server gave.")
-    return int(match[1])
+    return _parse(text)[0]
 
 
 def parse_to_device_position(text: str) -> int:
@@ -49,10 +46,7 @@ def parse_to_device_position(text: str) -> int:
     Raises:
         InvalidParam: it is no token that this server gives.
     """
-    position = parse_sync_token(text)
-    match = _SYNC_TOKEN.fullmatch(text)
-    to_device = None if match is None else match[2]
-    return position if to_device is None else min(position, int(to_device))
+    return _parse(text)[1]
 
 
 def format_pagination_token(ordering: int) -> str:
@@ -70,3 +64,14 @@ def parse_pagination_token(text: str) -> int:
     if match is None or abs(int(match[1])) > _MAX_NUMBER:
         raise InvalidParam("The pagination token is not one that this server gave.")
     return int(match[1])
+
+
+def _parse(text: str) -> tuple[int, int]:
+    """The log position of a sync token, and the one for messages to the device."""
+    match = _SYNC_TOKEN.fullmatch(text)
+    if match is not None:
+        position = int(match[1])
+        to_device = position if match[2] is None else int(match[2])
+        if to_device <= position <= _MAX_NUMBER:
+            return position, to_device
+    raise InvalidParam("The since token is not one that this server gave.")

@@ -8,6 +8,7 @@ from architex.domain.sync_token import (
     format_sync_token,
     parse_pagination_token,
     parse_sync_token,
+    parse_to_device_position,
 )
 
 
@@ -15,6 +16,13 @@ from architex.domain.sync_token import (
 def test_sync_token_survives_the_round_trip(position: int) -> None:
     assert parse_sync_token(format_sync_token(position)) == position
     assert parse_pagination_token(format_sync_token(position)) == position
+
+
+def test_sync_token_says_up_to_where_messages_to_the_device_were_told() -> None:
+    token = format_sync_token(70, 65)
+    assert (parse_sync_token(token), parse_to_device_position(token)) == (70, 65)
+    assert parse_pagination_token(token) == 70
+    assert parse_to_device_position(format_sync_token(70)) == 70
 
 
 @pytest.mark.parametrize("ordering", [0, -5, 77])
