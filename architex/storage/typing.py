@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from architex.domain.identifiers import UserId
+from architex.domain.identifiers import ServerName, UserId
 from architex.storage.commit_queue import Execute
 from architex.storage.pool import Database, PgConnection
 
@@ -74,6 +74,33 @@ def list_expired_rooms(connection: PgConnection, now_ms: int) -> list[int]:
         (now_ms,),
     ).fetchall()
     return [room_nid for (room_nid,) in rows]
+
+
+_TYPING_AMONG_OTHERS: Final = """
+FROM room_servers s WHERE s.room_nid = t.room_nid AND s.server_name <> %(own)s AND s.joined > 0
+    AND t.expires_ts > %(now)s
+    AND substring(t.user_id FROM position(':' IN t.user_id) + 1) = %(own)s"""
+
+_COUNT_TEMPLATE: Final = "SELECT count(*) FROM typing t WHERE EXISTS (SELECT 1 {among_others})"
+_COUNT: Final = _COUNT_TEMPLATE.format(among_others=_TYPING_AMONG_OTHERS)
+_REPEAT_TEMPLATE: Final = "UPDATE typing t SET position = %(position)s {among_others}"
+_REPEAT: Final = _REPEAT_TEMPLATE.format(among_others=_TYPING_AMONG_OTHERS)
+
+
+def count_typing_among_others(connection: PgConnection, own: ServerName, now_ms: int) -> int:
+    """How many of our users are typing in rooms with members of other servers."""
+    row = connection.execute(_COUNT.encode(), {"own": own, "now": now_ms}).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def repeat_typing_among_others(
+    execute: Execute, position: int, *, own: ServerName, now_ms: int
+) -> None:
+    """Give those users a new position, so that other servers are told again."""
+    execute(
+        _REPEAT,
+        {"position": position, "own": own, "now": now_ms},
+    )
 
 
 def is_typing(connection: PgConnection, room_nid: int, user_id: UserId, now_ms: int) -> bool:

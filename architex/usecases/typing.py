@@ -11,19 +11,21 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from architex.domain.errors import Forbidden, MatrixError
-from architex.domain.identifiers import RoomId, UserId
+from architex.domain.identifiers import RoomId, ServerName, UserId
 from architex.gateways.clock import Clock
 from architex.projections.room_reads import find_position, find_room_view
 from architex.storage.commit_queue import CommitQueue, Execute
 from architex.storage.pool import Database
 from architex.storage.typing import (
     STOPPED,
+    count_typing_among_others,
     delete_stopped_typing,
     find_next_expiry,
     is_typing,
     list_expired_rooms,
     prolong_typing,
     put_typing,
+    repeat_typing_among_others,
     stop_expired_typing,
 )
 from architex.usecases.requester import Requester
@@ -144,6 +146,27 @@ class Typing:
 
         self._commits.write_rows(write, wake_rooms=room_nids, durable=False)
         return len(room_nids)
+
+    def announce_again(self, server_name: ServerName) -> int:
+        """Have other servers told again who of ours is typing; returns how many are.
+
+        Users who go on typing are announced once, and other servers give them a minute or so. For
+        whoever does the housekeeping; call it more often than that.
+
+        Args:
+            server_name: ours.
+        """
+        now_ms = self._clock.now_ms()
+        with self._database.connection() as connection:
+            count = count_typing_among_others(connection, server_name, now_ms)
+        if count:
+            self._commits.write_rows(
+                lambda execute, position: repeat_typing_among_others(
+                    execute, position, own=server_name, now_ms=now_ms
+                ),
+                durable=False,
+            )
+        return count
 
     def _check_at(self, expires_ts: int) -> None:
         """Have `announce_expired` called when that moment has come."""

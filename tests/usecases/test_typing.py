@@ -8,12 +8,13 @@ import pytest
 
 from architex.bootstrap import Core
 from architex.domain.identifiers import RoomId
+from architex.projections.outgoing_edus import TypingEdus
 from architex.projections.sync_reads import look_for_news
 from architex.storage.pool import Database
 from architex.storage.typing import list_changed_typing
 from architex.usecases.requester import Requester
 from architex.usecases.typing import MAX_TIMEOUT_MS, Typing
-from tests.core import ALICE, BOB, append, create_room, make_core, member_draft
+from tests.core import ALICE, BOB, SERVER_NAME, append, create_room, make_core, member_draft
 from tests.fakes.clock import FakeClock
 
 
@@ -114,3 +115,26 @@ def test_who_is_not_in_the_room_is_told_nothing(core: Core, room_id: RoomId) -> 
     for recent in (True, False):
         assert not look_for_news(core.database, stranger, began, recent=recent).is_anything
         assert look_for_news(core.database, BOB, began, recent=recent).typing
+
+
+def test_other_servers_are_told_again_of_who_goes_on_typing(core: Core, room_id: RoomId) -> None:
+    clock = FakeClock()
+    typing = Typing(core.database, core.commits, clock)
+    typing.set_typing(Requester(ALICE), ALICE, room_id, typing=True, timeout_ms=60_000)
+    assert typing.announce_again(SERVER_NAME) == 0  # there is no other server
+    carol = "@carol:c.example"
+    append(core, room_id, member_draft(carol, carol, "join"))
+    typing.set_remote_typing(carol, room_id, typing=True)
+    edus = TypingEdus(SERVER_NAME, clock.now_ms)
+
+    def told(since: int) -> list[str]:
+        with core.database.connection() as connection:
+            batch = edus.list_edus(connection, "c.example", since, position(core), 100)
+        return [edu["content"]["user_id"] for edu in batch.edus]
+
+    before = position(core)
+    assert told(before) == []
+    assert typing.announce_again(SERVER_NAME) == 1
+    assert told(before) == [ALICE]
+    clock.pass_seconds(61)
+    assert typing.announce_again(SERVER_NAME) == 0
