@@ -208,9 +208,10 @@ class Receiving:
         self, origin: ServerName, room_id: RoomId, incoming: Sequence[_Incoming], ends: float
     ) -> dict[EventId, Json]:
         try:
-            problem = self._find_problem(origin, room_id)
-            if problem is not None:
-                return self._receive_elsewhere(origin, incoming, problem)
+            if not self._is_here(room_id):
+                return self._receive_elsewhere(origin, incoming)
+            if not self._allows(origin, room_id):
+                return _all_failed(incoming, "The room's server ACL denies it.")
             events = [one.event for one in incoming]
             arrivals = self._backfilling.judge(origin, room_id, events, ends)
             return self._answer(origin, room_id, incoming, arrivals)
@@ -223,22 +224,24 @@ class Receiving:
             log.exception("Receiving events of %s from %s failed", room_id, origin)
             return _all_failed(incoming, "This server failed to judge it.")
 
-    def _find_problem(self, origin: ServerName, room_id: RoomId) -> str | None:
-        """Why a server may not send events of a room here; None if it may."""
+    def _is_here(self, room_id: RoomId) -> bool:
+        """Whether this server is in the room."""
         head = self._event_log.find_head(room_id)
-        if head is None or not self._servers.is_in_room(head.room_nid, self._server_name):
-            return "This server is not in the room."
-        if not self._acls.allows(head.room_nid, origin):
-            return "The room's server ACL denies it."
-        return None
+        return head is not None and self._servers.is_in_room(head.room_nid, self._server_name)
+
+    def _allows(self, origin: ServerName, room_id: RoomId) -> bool:
+        """Whether the room's ACL lets a server take part."""
+        head = self._event_log.find_head(room_id)
+        return head is not None and self._acls.allows(head.room_nid, origin)
 
     def _receive_elsewhere(
-        self, origin: ServerName, incoming: Sequence[_Incoming], problem: str
+        self, origin: ServerName, incoming: Sequence[_Incoming]
     ) -> dict[EventId, Json]:
         """Events of a room that we are not in: perhaps an invite is taken back."""
         take = self._take_elsewhere or (lambda *_: False)
+        problem = {"error": "This server is not in the room."}
         return {
-            one.event_id: {} if take(origin, one.event) else {"error": problem}
+            one.event_id: {} if take(origin, one.event) else problem
             for one in incoming
             if one.event_id is not None
         }
@@ -289,7 +292,7 @@ class Receiving:
         room_id, origin = pdus[0].room_id, pdus[0].origin
         ends = self._clock.monotonic() + RETRY_TIME_S
         try:
-            if self._find_problem(origin, room_id) is not None:
+            if not self._is_here(room_id) or not self._allows(origin, room_id):
                 arrivals = [Arrival(Verdict(Outcome.DROPPED)) for _ in pdus]
             else:
                 events = [pdu.event for pdu in pdus]
