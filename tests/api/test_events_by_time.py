@@ -87,10 +87,14 @@ def test_nearest_event_on_either_side_is_found(
         clock.pass_seconds(60)
         times.append(clock.now_ms())
         said.append(say(alice, room_id))
-    for asking in (
-        lambda ts, direction: ask(alice, room_id, ts, direction),
-        lambda ts, direction: ask_as_server(visitor, room_id, ts, direction),
-    ):
+
+    def as_person(ts: int, direction: str) -> Answer:
+        return ask(alice, room_id, ts, direction)
+
+    def as_server(ts: int, direction: str) -> Answer:
+        return ask_as_server(visitor, room_id, ts, direction)
+
+    for asking in (as_person, as_server):
         for number, ts in enumerate(times):
             expected = {"event_id": said[number], "origin_server_ts": ts}
             assert asking(ts, "f").ok() == expected
