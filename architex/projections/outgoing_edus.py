@@ -122,19 +122,36 @@ _RECEIPTS: Final = _OF_ROOMS.format(
     own=_OWN,
     more=_PUBLIC,
 )
+# Who is to hear of whose presence, from which position on: when it changes, when a server comes
+# into a room, when a user of ours does. (Our users' joins are events that are owed to others.)
+_PRESENCE_NEWS_TEMPLATE: Final = """
+SELECT s.server_name, x.user_id, x.position AS at FROM presence x
+    JOIN memberships m USING (user_id) JOIN room_servers s USING (room_nid)
+WHERE {range} AND {own} AND m.membership = 'join' AND s.joined > 0{to}
+UNION ALL
+SELECT s.server_name, x.user_id, s.since FROM room_servers s
+    JOIN memberships m USING (room_nid) JOIN presence x USING (user_id)
+WHERE s.since > %(after)s AND s.since <= %(up_to)s AND s.joined > 0{to}
+    AND {own} AND m.membership = 'join' AND x.presence <> 'offline'
+UNION ALL
+SELECT s.server_name, x.user_id, e.position FROM outgoing_events e
+    JOIN memberships m ON m.room_nid = e.room_nid AND m.join_position = e.position
+    JOIN presence x USING (user_id) JOIN room_servers s ON s.room_nid = e.room_nid
+WHERE e.position > %(after)s AND e.position <= %(up_to)s AND s.joined > 0{to}
+    AND {own} AND x.presence <> 'offline'"""
+
 _SERVERS_OF_PRESENCE_TEMPLATE: Final = """
-SELECT s.server_name, min(x.position) FROM presence x JOIN memberships m USING (user_id)
-JOIN room_servers s USING (room_nid)
-WHERE {range} AND {own} AND m.membership = 'join' AND s.joined > 0 AND s.server_name <> %(own)s
-GROUP BY s.server_name"""
-_SERVERS_OF_PRESENCE: Final = _SERVERS_OF_PRESENCE_TEMPLATE.format(range=_RANGE, own=_OWN)
+SELECT server_name, min(at) FROM ({news}) n WHERE server_name <> %(own)s GROUP BY server_name"""
+_SERVERS_OF_PRESENCE: Final = _SERVERS_OF_PRESENCE_TEMPLATE.format(
+    news=_PRESENCE_NEWS_TEMPLATE.format(range=_RANGE, own=_OWN, to="")
+)
 _PRESENCE_TEMPLATE: Final = """
-SELECT x.position, x.user_id, x.presence, x.status_msg, x.last_active_ts, x.last_sync_ts
-FROM presence x WHERE {range} AND {own} AND EXISTS (SELECT 1 FROM memberships m
-    JOIN room_servers s USING (room_nid) WHERE m.user_id = x.user_id AND m.membership = 'join'
-    AND s.server_name = %(to)s AND s.joined > 0)
-ORDER BY x.position FETCH FIRST %(limit)s ROWS WITH TIES"""
-_PRESENCE: Final = _PRESENCE_TEMPLATE.format(range=_RANGE, own=_OWN)
+SELECT n.at, p.user_id, p.presence, p.status_msg, p.last_active_ts, p.last_sync_ts
+FROM (SELECT user_id, max(at) AS at FROM ({news}) u GROUP BY user_id) n
+JOIN presence p USING (user_id) ORDER BY n.at FETCH FIRST %(limit)s ROWS WITH TIES"""
+_PRESENCE: Final = _PRESENCE_TEMPLATE.format(
+    news=_PRESENCE_NEWS_TEMPLATE.format(range=_RANGE, own=_OWN, to=" AND s.server_name = %(to)s")
+)
 
 _PRESENCES_PER_EDU: Final = 20
 

@@ -247,3 +247,32 @@ def test_presence_alone_reaches_so_many_servers_a_second(
     clock.pass_seconds(10)
     run(sender)
     assert sum(map(len, others.transactions.values())) == 100 + 121
+
+
+def test_server_that_comes_into_a_room_hears_who_is_there(
+    core: Core, sender: FederationSender, others: Others, room_id: RoomId
+) -> None:
+    write_presence(core, ALICE, "online")
+    write_presence(core, BOB, "offline")
+    run(sender)
+    append(core, room_id, member_draft(DAVE, DAVE, "join"))
+    run(sender)
+    (told,) = others.edus("d.example", "m.presence")
+    assert [one["user_id"] for one in told["push"]] == [ALICE]
+    append(core, room_id, member_draft("@dora:d.example", "@dora:d.example", "join"))
+    run(sender)
+    assert len(others.edus("d.example", "m.presence")) == 1
+
+
+def test_servers_hear_of_the_presence_of_who_of_ours_comes_into_their_room(
+    core: Core, sender: FederationSender, others: Others
+) -> None:
+    room_id = create_room(core)
+    write_presence(core, BOB, "online")
+    append(core, room_id, member_draft(CAROL, CAROL, "join"))
+    run(sender)
+    assert others.edus("c.example", "m.presence") == []
+    append(core, room_id, member_draft(BOB, BOB, "join"))
+    run(sender)
+    (told,) = others.edus("c.example", "m.presence")
+    assert [one["user_id"] for one in told["push"]] == [BOB]

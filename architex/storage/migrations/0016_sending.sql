@@ -11,6 +11,7 @@ CREATE TABLE room_servers (
     PRIMARY KEY (room_nid, server_name)
 ) WITH (fillfactor = 85);
 CREATE INDEX room_servers_rooms ON room_servers (server_name, room_nid);
+CREATE INDEX room_servers_since ON room_servers (since);
 INSERT INTO room_servers (room_nid, server_name, joined, since)
     SELECT room_nid, substring(user_id FROM position(':' IN user_id) + 1), count(*),
         coalesce(min(join_position), 0)
