@@ -25,10 +25,10 @@ ON CONFLICT (user_id) DO UPDATE SET position = excluded.position"""
 # A stream ID per device: servers tell updates apart by it, and find gaps by the one before.
 _INSERT_UPDATES: Final = """
 INSERT INTO device_list_updates (user_id, stream_id, device_id, previous, position, created_ts)
-SELECT %(user)s, %(position)s * 1024 + n, device_id,
+SELECT %(user)s, %(position)s::int8 * 1024 + n, device_id,
     CASE WHEN n = 1 THEN (SELECT max(stream_id) FROM device_list_updates
         WHERE user_id = %(user)s AND device_id <> '')
-    ELSE %(position)s * 1024 + n - 1 END,
+    ELSE %(position)s::int8 * 1024 + n - 1 END,
     %(position)s, %(now)s FROM numbered"""
 
 _NOTE_CHANGES: Final = f"""
