@@ -41,23 +41,37 @@ class CurrentState(Projection):
     ) -> None:
         """End the entries that the facts replace, begin those that they set."""
         said = memberships_said(recorded, answer)
-        for r in recorded:
-            changes = r.fact.state_changes
-            if changes:
-                self._end(execute, r, list(changes))
-            earlier = []
-            for (type_, state_key), event_id in changes.items():
-                if event_id == r.pdu.event_id:
-                    membership = r.content.get("membership") if type_ == "m.room.member" else None
-                    execute(
-                        "INSERT INTO current_state (room_nid, type, state_key, position,"
-                        " valid_from, membership) VALUES (%s, %s, %s, %s, %s, %s)",
-                        (r.room_nid, type_, state_key, r.event_position, r.position, membership),
-                    )
-                elif event_id is not None:
-                    earlier.append((type_, state_key, event_id))
-            if earlier:
-                self._set(execute, r, earlier, said)
+        for run in _runs(recorded):
+            if len(run) > 1:
+                _set_at_once(execute, run)
+            else:
+                self._apply(execute, run[0], said)
+
+    def _apply(
+        self, execute: Execute, r: RecordedFact, said: Mapping[EventId, str | None]
+    ) -> None:
+        changes = r.fact.state_changes
+        if changes:
+            self._end(execute, r, list(changes))
+        earlier = []
+        for (type_, state_key), event_id in changes.items():
+            if event_id == r.pdu.event_id:
+                execute(
+                    "INSERT INTO current_state (room_nid, type, state_key, position,"
+                    " valid_from, membership) VALUES (%s, %s, %s, %s, %s, %s)",
+                    (
+                        r.room_nid,
+                        type_,
+                        state_key,
+                        r.event_position,
+                        r.position,
+                        _membership_said(r, type_),
+                    ),
+                )
+            elif event_id is not None:
+                earlier.append((type_, state_key, event_id))
+        if earlier:
+            self._set(execute, r, earlier, said)
 
     def _end(self, execute: Execute, r: RecordedFact, keys: Sequence[StateKey]) -> None:
         """Let entries end with a fact."""
@@ -100,6 +114,66 @@ class CurrentState(Projection):
                 "memberships": [said.get(event_id) for _, _, event_id in entries],
             },
         )
+
+
+def _runs(recorded: Sequence[RecordedFact]) -> list[list[RecordedFact]]:
+    """The facts, cut into runs of those that set nothing but themselves, at different places.
+
+    All others are alone.
+    """
+    runs: list[list[RecordedFact]] = []
+    places: set[tuple[int, StateKey]] | None = None
+    for r in recorded:
+        changes = r.fact.state_changes
+        own_change = next(iter(changes.items())) if len(changes) == 1 else None
+        if own_change is None or own_change[1] != r.pdu.event_id:
+            runs.append([r])
+            places = None
+            continue
+        place = (r.room_nid, own_change[0])
+        if places is None or place in places:
+            runs.append([])
+            places = set()
+        runs[-1].append(r)
+        places.add(place)
+    return runs
+
+
+def _set_at_once(execute: Execute, run: Sequence[RecordedFact]) -> None:
+    """Let many facts, each of a place of its own, end what stood there and set themselves."""
+    keys = [next(iter(r.fact.state_changes)) for r in run]
+    columns = {
+        "rooms": [r.room_nid for r in run],
+        "types": [type_ for type_, _ in keys],
+        "keys": [state_key for _, state_key in keys],
+        "froms": [r.position for r in run],
+    }
+    execute(
+        "UPDATE current_state u SET valid_to = e.valid_from FROM ("
+        " SELECT c.ctid AS place, k.valid_from"
+        " FROM unnest(%(rooms)s::int8[], %(types)s::text[], %(keys)s::text[], %(froms)s::int8[])"
+        "  AS k (room_nid, type, state_key, valid_from), LATERAL"
+        " (SELECT c.ctid FROM current_state c WHERE c.room_nid = k.room_nid AND c.type = k.type"
+        "  AND c.state_key = k.state_key AND c.valid_to = 9223372036854775807 LIMIT 1) c) e"
+        " WHERE u.ctid = e.place",
+        columns,
+    )
+    execute(
+        "INSERT INTO current_state (room_nid, type, state_key, position, valid_from, membership)"
+        " SELECT * FROM unnest(%(rooms)s::int8[], %(types)s::text[], %(keys)s::text[],"
+        " %(positions)s::int8[], %(froms)s::int8[], %(memberships)s::text[])",
+        {
+            **columns,
+            "positions": [r.event_position for r in run],
+            "memberships": [
+                _membership_said(r, type_) for r, (type_, _) in zip(run, keys, strict=True)
+            ],
+        },
+    )
+
+
+def _membership_said(r: RecordedFact, type_: str) -> str | None:
+    return r.content.get("membership") if type_ == "m.room.member" else None
 
 
 class CurrentStateFinder:

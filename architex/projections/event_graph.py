@@ -73,8 +73,12 @@ class EventGraph(Projection):
             for event_id in referred_events(recorded_fact.fact):
                 if event_id not in positions and event_id in self._positions:
                     positions[event_id] = self._positions[event_id]
+        plain = [r for r in recorded if _is_plain(r.fact)]
+        if len(plain) > 1:
+            _write_events(execute, plain, positions)
         for r in recorded:
-            _write_event(execute, r, positions)
+            if len(plain) <= 1 or not _is_plain(r.fact):
+                _write_event(execute, r, positions)
             _write_overlay(execute, r, positions)
             target = r.pdu.redacts
             if r.fact.verdict == ACCEPTED and target is not None:
@@ -93,18 +97,12 @@ class EventGraph(Projection):
 
 def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, int]) -> None:
     """Add an event; or say of one that was an outlier where it stands."""
-
-    def known(event_ids: Iterable[EventId]) -> list[int]:
-        # Of events that came in later we did not know when this one came.
-        found = (positions[event_id] for event_id in event_ids if event_id in positions)
-        return [position for position in found if position < r.position]
-
     before = r.fact.before
     state_at = None if before is None else before.at
     overlay = None if before is None else before.overlay
     if before is not None and before.entries:
         overlay = r.position
-    prev_events = known(r.pdu.prev_events)
+    prev_events = _known(r, r.pdu.prev_events, positions)
     is_placed = _is_placed(r.fact)
     if r.fact.known_at is not None:
         execute(
@@ -136,7 +134,7 @@ def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, 
             r.fact.verdict,
             r.pdu.depth,
             prev_events,
-            known(r.pdu.auth_events),
+            _known(r, r.pdu.auth_events, positions),
             r.pdu.is_state,
             state_at,
             overlay,
@@ -147,6 +145,57 @@ def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, 
             server_name_of(r.pdu.sender),
         ),
     )
+
+
+def _is_plain(fact: Fact) -> bool:
+    """Whether nothing is to be said of an event but what itself says: an outlier, new to us.
+
+    It has no place yet, so it does not matter to others whether it comes before or after them.
+    """
+    return not _is_placed(fact) and fact.known_at is None and fact.before is None
+
+
+def _write_events(
+    execute: Execute, plain: Sequence[RecordedFact], positions: Mapping[EventId, int]
+) -> None:
+    """Add many such events, as they come with a large room."""
+    execute(
+        "INSERT INTO event_graph (position, room_nid, event_id, verdict, depth,"
+        " prev_events, auth_events, is_state, is_outlier, is_placed, redacted_by)"
+        " SELECT e.position, e.room_nid, e.event_id, e.verdict, e.depth, e.prev_events::int8[],"
+        "  e.auth_events::int8[], e.is_state, true, false,"
+        "  (SELECT min(r.position) FROM redactions r WHERE r.room_nid = e.room_nid"
+        "   AND r.event_id = e.event_id AND (r.server IS NULL OR r.server = e.server))"
+        " FROM unnest(%s::int8[], %s::int8[], %s::text[], %s::int2[], %s::int8[], %s::text[],"
+        "  %s::text[], %s::bool[], %s::text[])"
+        " AS e (position, room_nid, event_id, verdict, depth, prev_events, auth_events, is_state,"
+        "  server)",
+        (
+            [r.position for r in plain],
+            [r.room_nid for r in plain],
+            [r.pdu.event_id for r in plain],
+            [r.fact.verdict for r in plain],
+            [r.pdu.depth for r in plain],
+            # Arrays of arrays must be rectangular; so each is a text.
+            [_array_text(_known(r, r.pdu.prev_events, positions)) for r in plain],
+            [_array_text(_known(r, r.pdu.auth_events, positions)) for r in plain],
+            [r.pdu.is_state for r in plain],
+            [server_name_of(r.pdu.sender) for r in plain],
+        ),
+    )
+
+
+def _known(
+    r: RecordedFact, event_ids: Iterable[EventId], positions: Mapping[EventId, int]
+) -> list[int]:
+    """The positions of those of the events that we knew when this one came."""
+    found = (positions[event_id] for event_id in event_ids if event_id in positions)
+    return [position for position in found if position < r.position]
+
+
+def _array_text(numbers: Iterable[int]) -> str:
+    """An array as PostgreSQL writes it."""
+    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def _write_overlay(execute: Execute, r: RecordedFact, positions: Mapping[EventId, int]) -> None:

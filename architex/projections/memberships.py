@@ -24,7 +24,8 @@ JOIN stored_events s ON s.notification_id = g.position WHERE g.event_id = ANY(%s
 _UPSERT: Final = """
 INSERT INTO memberships
     (user_id, room_nid, membership, position, sender, join_position, left_position)
-VALUES (%s, %s, %s, %s, %s, %s, %s)
+SELECT * FROM unnest(%s::text[], %s::int8[], %s::text[], %s::int8[], %s::text[], %s::int8[],
+    %s::int8[])
 ON CONFLICT (user_id, room_nid) DO UPDATE SET membership = excluded.membership,
     position = excluded.position, sender = excluded.sender,
     join_position = excluded.join_position, left_position = excluded.left_position"""
@@ -95,8 +96,8 @@ class Memberships(Projection):
                 count = counts.setdefault(r.room_nid, [0, 0])
                 count[0] += (new == "join") - (old == "join")
                 count[1] += (new == "invite") - (old == "invite")
-        for row in written.values():
-            execute(_UPSERT, row)
+        if written:
+            execute(_UPSERT, [list(column) for column in zip(*written.values(), strict=True)])
         for room_nid, (joined_change, invited_change) in counts.items():
             execute(_COUNT, (room_nid, joined_change, invited_change))
         write_changes(execute, servers)
