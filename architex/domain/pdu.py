@@ -130,9 +130,10 @@ def parse_pdu(
     if event["type"] == "m.room.redaction":
         redacts = (content if rules.redacts_in_content else event).get("redacts")
     prev_events, auth_events = event["prev_events"], event["auth_events"]
-    if rules.event_id_format == "domain":
-        prev_events = [pair[0] for pair in prev_events]
-        auth_events = [pair[0] for pair in auth_events]
+    # Versions 1 and 2 have pairs of event ID and hashes. Here their form tells, not the version:
+    # of a room of which we only got an invite, that may have been told wrongly.
+    prev_events = [ref if type(ref) is str else ref[0] for ref in prev_events]
+    auth_events = [ref if type(ref) is str else ref[0] for ref in auth_events]
     return Pdu(
         event_id,
         room_id,

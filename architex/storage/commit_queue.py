@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import immutables
@@ -21,11 +21,16 @@ import psycopg
 from psycopg import errors
 
 from architex.domain.auth_rules import FindState
-from architex.domain.errors import DatabaseUnavailable, MatrixError, UnknownRoom
+from architex.domain.errors import (
+    DatabaseUnavailable,
+    IncompatibleRoomVersion,
+    MatrixError,
+    UnknownRoom,
+)
 from architex.domain.identifiers import EventId, RoomId, UserId
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.aggregate import EventDraft, Room, Signer
-from architex.domain.room.events import Fact, RecordedFact
+from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
 from architex.domain.room.resets import find_unresolved
 from architex.domain.room_versions import RoomVersionRules
 from architex.storage.event_log import EventLog, RoomHead
@@ -103,7 +108,8 @@ class RoomCommand(Generic[T]):
         prefetch: entries of the state that it will look at.
         transaction: the client's transaction; then `decide` returns the event ID, and a second
             command of the same transaction returns the first one's, and decides nothing.
-        creates: for a room that does not exist yet, its version's rules.
+        creates: for a room that does not exist yet, its version's rules; they also count where a
+            room is known by invites only, and nobody knows better.
     """
 
     room_id: RoomId
@@ -471,7 +477,8 @@ class _Batch:
                 connection.execute(_BOUND_TRANSACTION)
             heads = (
                 connection.execute(
-                    "SELECT room_id, room_nid, room_version, version, last_position FROM rooms"
+                    "SELECT room_id, room_nid, room_version, version, last_position,"
+                    " is_version_settled FROM rooms"
                     " WHERE room_id = ANY(%s) ORDER BY room_id FOR NO KEY UPDATE",
                     (self.room_ids,),
                 )
@@ -490,6 +497,11 @@ class _Batch:
             )
         if heads is not None:
             self._heads = {row[0]: RoomHead(*row) for row in heads.fetchall()}
+        for command in creations:
+            head = self._heads.get(command.room_id)
+            if head is not None and not head.is_version_settled and command.creates is not None:
+                told = command.creates.version
+                self._heads[command.room_id] = replace(head, room_version=told)
         if numbers is not None:
             for command, (room_nid,) in zip(creations, numbers.fetchall(), strict=True):
                 if command.room_id not in self._heads and command.creates is not None:
@@ -560,6 +572,11 @@ class _Batch:
             if command.creates is None:
                 raise UnknownRoom(f"{command.room_id} is not a room this server knows.")
             room = Room(room_id=command.room_id, rules=command.creates, state=immutables.Map())
+        elif command.creates is not None and command.creates is not room.rules:
+            raise IncompatibleRoomVersion(
+                f"{command.room_id} has version {room.rules.version}.",
+                room_version=room.rules.version,
+            )
         head = self._head_of_room(command.room_id)
         return RoomSession(room, head, self._commits.now_ms(), self)
 
@@ -642,19 +659,38 @@ class _Batch:
     def _write_heads(self, execute: Execute, recorded: Sequence[RecordedFact]) -> None:
         """Move the heads of the rooms on; take snapshots where it is time."""
         last_positions = {r.fact.originator_id: r.position for r in recorded}
+        created = {
+            r.fact.originator_id
+            for r in recorded
+            if r.pdu.type == "m.room.create" and r.fact.verdict == ACCEPTED
+        }
         for room_id, position in last_positions.items():
             room = self._rooms[room_id]
             head = self._head_of_room(room_id)
             if head.version == 0:
                 execute(
-                    "INSERT INTO rooms (room_nid, room_id, room_version, version, last_position)"
-                    " VALUES (%s, %s, %s, %s, %s)",
-                    (head.room_nid, room_id, head.room_version, room.version, position),
+                    "INSERT INTO rooms (room_nid, room_id, room_version, version, last_position,"
+                    " is_version_settled) VALUES (%s, %s, %s, %s, %s, %s)",
+                    (
+                        head.room_nid,
+                        room_id,
+                        head.room_version,
+                        room.version,
+                        position,
+                        room_id in created,
+                    ),
                 )
             else:
                 execute(
-                    "UPDATE rooms SET version = %s, last_position = %s WHERE room_nid = %s",
-                    (room.version, position, head.room_nid),
+                    "UPDATE rooms SET version = %s, last_position = %s, room_version = %s,"
+                    " is_version_settled = %s WHERE room_nid = %s",
+                    (
+                        room.version,
+                        position,
+                        head.room_version,
+                        head.is_version_settled or room_id in created,
+                        head.room_nid,
+                    ),
                 )
             if room.version // INTERVAL > head.version // INTERVAL:
                 execute(UPSERT_SNAPSHOT, snapshot_row(encode_snapshot(room)))

@@ -37,6 +37,8 @@ class RoomHead:
     Attributes:
         version: how many facts the room has.
         last_position: of its newest fact.
+        is_version_settled: whether the room's m.room.create event is known; else its version is
+            what somebody said who invited one of our users.
     """
 
     room_id: RoomId
@@ -44,6 +46,7 @@ class RoomHead:
     room_version: str
     version: int
     last_position: int
+    is_version_settled: bool = True
 
 
 class EventLog(Application[str]):
@@ -89,13 +92,15 @@ class EventLog(Application[str]):
             head = self.find_head(room_id)
             if head is None:
                 raise UnknownRoom(f"{room_id} is not a room this server knows.")
-            rules = self._rules[room_id] = get_room_version(head.room_version)
+            rules = get_room_version(head.room_version)
+            if head.is_version_settled:
+                self._rules[room_id] = rules
         return rules
 
     def find_head(self, room_id: RoomId) -> RoomHead | None:
         """The room's row; None when this server does not know the room."""
         row = self._database.fetch_one(
-            "SELECT room_id, room_nid, room_version, version, last_position"
+            "SELECT room_id, room_nid, room_version, version, last_position, is_version_settled"
             " FROM rooms WHERE room_id = %s",
             (room_id,),
         )
@@ -106,8 +111,8 @@ class EventLog(Application[str]):
         return [
             RoomHead(*row)
             for row in self._database.fetch_all(
-                "SELECT room_id, room_nid, room_version, version, last_position"
-                " FROM rooms ORDER BY room_nid"
+                "SELECT room_id, room_nid, room_version, version, last_position,"
+                " is_version_settled FROM rooms ORDER BY room_nid"
             )
         ]
 
@@ -141,8 +146,10 @@ class EventLog(Application[str]):
         """The room at its head: remembered or from its snapshot, and then the later facts."""
         rules = get_room_version(head.room_version)
         room = self._find_cached(head.room_id)
-        if room is None or room.version > head.version:
+        if not _is_earlier(room, head):
             room = self._load_snapshot(connection, head)
+        if not _is_earlier(room, head):
+            room = None
         if room is None or room.version < head.version:
             stored = self.facts_recorder.select_events(
                 head.room_id,
@@ -183,6 +190,15 @@ class EventLog(Application[str]):
         with self._lock:
             for room_id in room_ids:
                 self._rooms.pop(room_id, None)
+
+
+def _is_earlier(room: Room | None, head: RoomHead) -> bool:
+    """Whether a value of a room is one that it had on its way to its head."""
+    return (
+        room is not None
+        and room.version <= head.version
+        and room.rules.version == head.room_version
+    )
 
 
 def recorded_fact(row: tuple[Any, ...]) -> RecordedFact:

@@ -480,3 +480,37 @@ def test_denied_server_does_not_take_back_invites_to_rooms_that_we_are_in(
     signed, event_id = visitor.sign(version, leave)
     assert "error" in send(visitor, signed)[event_id]
     assert room_id in invited_rooms(bob)
+
+
+# ---- lies about the version of a room
+
+
+@pytest.mark.parametrize(("lie", "truth"), [("1", "11"), ("11", "1"), ("6", "10")])
+def test_nobody_spoils_a_room_for_us_by_a_lie_about_its_version(
+    world: World, visitor: Visitor, alice: User, lie: str, truth: str
+) -> None:
+    bob = world.server.register()
+    room = TheirRoom(visitor, truth)
+    room.room_id = f"!room{next(_numbers)}:{visitor.name}"
+    mallory = world.meet(f"mallory{next(_numbers)}.example", TEST_KEY)
+    lying = TheirRoom(mallory, lie)
+    lying.room_id = room.room_id
+    for user in (alice, bob):
+        mallory.invite(lie, lying.invitation(user.user_id)).ok()
+    visitor.invite(truth, room.invitation(alice.user_id), room.told()).ok()
+    shown = invited_rooms(alice)[room.room_id]["invite_state"]["events"]
+    assert {"name": "Over there"} in [entry["content"] for entry in shown]
+    leave = {"membership": "leave"}
+    end = room.compose(room.creator, "m.room.member", leave, state_key=alice.user_id)
+    assert list(send(visitor, end.event).values()) == [{}]
+    assert room.room_id not in invited_rooms(alice)
+    assert room.room_id in invited_rooms(bob)
+
+
+def test_version_of_a_room_that_we_were_in_is_settled(visitor: Visitor, alice: User) -> None:
+    room_id = alice.create_room(preset="public_chat", room_version="11")
+    alice.post(f"/rooms/{room_id}/leave").ok()
+    room = TheirRoom(visitor, "1")
+    room.room_id = room_id
+    answer = visitor.invite("1", room.invitation(alice.user_id))
+    answer.refused(400, "M_INCOMPATIBLE_ROOM_VERSION")

@@ -8,3 +8,7 @@ CREATE TABLE stripped_states (
     events bytea NOT NULL,              -- stripped state events, a JSON array
     PRIMARY KEY (user_id, room_nid)
 );
+
+-- Of a room that we know by nothing but invites, whoever invites says which version it has, and may
+-- lie. It is settled when we know the room's m.room.create event.
+ALTER TABLE rooms ADD COLUMN is_version_settled boolean NOT NULL DEFAULT true;
