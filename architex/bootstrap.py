@@ -29,6 +29,7 @@ from architex.followers.federation_sender import FederationSender
 from architex.followers.housekeeping import (
     Chore,
     Housekeeping,
+    chores_of_devices,
     chores_of_receiving,
     chores_of_sending,
     chores_of_time,
@@ -60,6 +61,7 @@ from architex.projections.known_events import KnownEvents
 from architex.projections.member_reads import MemberReads
 from architex.projections.memberships import Memberships
 from architex.projections.message_search import MessageSearch
+from architex.projections.outgoing_device_edus import DeviceListEdus, ToDeviceEdus
 from architex.projections.outgoing_edus import EduSource, PresenceEdus, ReceiptEdus, TypingEdus
 from architex.projections.room_directory import RoomDirectory
 from architex.projections.room_servers import RoomServers
@@ -100,6 +102,7 @@ from architex.storage.registration_tokens import RegistrationTokenStore
 from architex.storage.remote_devices import RemoteDeviceStore
 from architex.storage.room_aliases import RoomAliasStore
 from architex.storage.server_keys import ServerKeyStore
+from architex.storage.to_device import ToDeviceStore
 from architex.storage.transactions import Transactions
 from architex.storage.waiting_pdus import WaitingPdus
 from architex.usecases.account_data import AccountData
@@ -131,6 +134,7 @@ from architex.usecases.judging import Judging
 from architex.usecases.key_backups import KeyBackups
 from architex.usecases.login import Login
 from architex.usecases.notifications import Notifications
+from architex.usecases.old_sync import OldSyncing
 from architex.usecases.openid import OpenId
 from architex.usecases.password_check import PasswordCheck
 from architex.usecases.peeking import Peeking
@@ -141,6 +145,7 @@ from architex.usecases.pushers import Pushers
 from architex.usecases.rate_limits import RateLimit, RateLimits
 from architex.usecases.receipts import Receipts
 from architex.usecases.receiving import Receiving
+from architex.usecases.receiving_devices import DeviceEdus
 from architex.usecases.receiving_edus import EduHandler, ReceivingEdus, RoomEdus
 from architex.usecases.registration import Registration, RegistrationPolicy
 from architex.usecases.remote_invites import RemoteInvites
@@ -435,7 +440,16 @@ def build_use_cases(
     typing = Typing(database, commits, clock, call_later)
     receipts = Receipts(database, rendering.event_reads, commits, clock)
     room_edus = RoomEdus(typing, receipts, presence, core.event_log, server_acls)
-    edu_handlers: dict[str, EduHandler] = {**room_edus.handlers()}
+    to_device = ToDevice(commits, clock, chance, settings.server_name)
+    device_edus = DeviceEdus(
+        to_device=to_device,
+        remote=remote_keys,
+        lists=RemoteDeviceStore(database, settings.server_name),
+        shared_rooms=SharedRooms(database),
+        commits=commits,
+        server_name=settings.server_name,
+    )
+    edu_handlers: dict[str, EduHandler] = {**room_edus.handlers(), **device_edus.handlers()}
 
     def leave_all_rooms(user_id: UserId) -> None:
         joining.leave_all(Requester(user_id))
@@ -452,6 +466,16 @@ def build_use_cases(
         rate_limits=rate_limits,
     )
 
+    room_reading = RoomReading(database, rendering, clock, history)
+    syncing = Syncing(
+        database,
+        SyncRooms(rendering),
+        core.notifier,
+        LazyMemberStore(database),
+        presence,
+        clock,
+        UnreadCounts(rendering.event_reads),
+    )
     return UseCases(
         account_data=AccountData(AccountDataStore(database), commits, push_rules),
         accounts=Accounts(
@@ -476,7 +500,7 @@ def build_use_cases(
             server_name=settings.server_name,
         ),
         key_backups=KeyBackups(KeyBackupStore(database)),
-        to_device=ToDevice(commits, clock, chance, settings.server_name),
+        to_device=to_device,
         directory=directory,
         filters=Filters(FilterStore(database)),
         finding_by_time=FindingByTime(
@@ -567,6 +591,15 @@ def build_use_cases(
             settings.server_name,
         ),
         sessions=sessions,
+        old_syncing=OldSyncing(
+            database,
+            syncing,
+            room_reading,
+            rendering.event_reads,
+            EventLookup(database),
+            PublishedRoomStore(database),
+            clock,
+        ),
         peeking=Peeking(database, rendering, core.notifier, PublishedRoomStore(database), clock),
         presence=presence,
         receipts=receipts,
@@ -583,16 +616,8 @@ def build_use_cases(
             server_name=settings.server_name,
             take_elsewhere=remote_invites.take_back,
         ),
-        room_reading=RoomReading(database, rendering, clock, history),
-        syncing=Syncing(
-            database,
-            SyncRooms(rendering),
-            core.notifier,
-            LazyMemberStore(database),
-            presence,
-            clock,
-            UnreadCounts(rendering.event_reads),
-        ),
+        room_reading=room_reading,
+        syncing=syncing,
         typing=typing,
         user_directory=UserDirectory(directory_reads),
         whois=Whois(accounts, devices),
@@ -680,7 +705,12 @@ def build_federation_sender(
         workers: who does the sending, instead of threads.
     """
     own, now_ms = settings.server_name, core.clock.now_ms
-    sources: list[EduSource] = [TypingEdus(own, now_ms), ReceiptEdus(own)]
+    sources: list[EduSource] = [
+        ToDeviceEdus(),
+        DeviceListEdus(own),
+        TypingEdus(own, now_ms),
+        ReceiptEdus(own),
+    ]
     if settings.presence.enabled:
         sources.append(PresenceEdus(own, now_ms, presence_content))
     return FederationSender(
@@ -717,6 +747,13 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
         Chore("send guests away", 3.0, guest_access.send_guests_away),
         Chore("show who fell silent as offline", 10.0, presence.announce_silent),
         Chore("forget told members", 3600.0, LazyMemberStore(database).forget_old),
+        *chores_of_devices(
+            OneTimeKeyStore(database),
+            DeviceListStore(database),
+            RemoteDeviceStore(database, core.server_name),
+            ToDeviceStore(database),
+            clock,
+        ),
         *chores_of_sending(Destinations(database), lambda: prune_outgoing_events(database), clock),
     ]
     federation = build_federation_client(settings, core)

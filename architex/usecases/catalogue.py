@@ -17,6 +17,7 @@ from architex.usecases.joining import Joining
 from architex.usecases.key_backups import KeyBackups
 from architex.usecases.login import Login
 from architex.usecases.notifications import Notifications
+from architex.usecases.old_sync import OldSyncing
 from architex.usecases.openid import OpenId
 from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
@@ -63,6 +64,7 @@ class UseCases:
     key_backups: KeyBackups
     login: Login
     notifications: Notifications
+    old_syncing: OldSyncing
     openid: OpenId
     profiles: Profiles
     public_rooms: PublicRooms

@@ -5,9 +5,11 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#room-previews
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from architex.domain.client_event import RecordedEvent
 from architex.domain.event_filter import RoomEventFilter
 from architex.domain.identifiers import RoomId
 from architex.domain.room.visibility import EVER
@@ -17,10 +19,15 @@ from architex.projections.room_reads import StateSpan, list_state
 from architex.projections.sync_reads import list_account_data
 from architex.storage.notifier import Notifier
 from architex.storage.pool import Database
+from architex.storage.presence import list_present_users
 from architex.storage.published_rooms import PublishedRoomStore
+from architex.storage.receipts import list_receipts
 from architex.usecases.event_rendering import EventRendering
+from architex.usecases.old_sync import old_events, old_presence
+from architex.usecases.presence import presence_event
 from architex.usecases.requester import Requester
 from architex.usecases.room_reader import RoomReader
+from architex.usecases.syncing import receipt_events
 
 MAX_EVENTS: Final = 100
 MAX_TIMEOUT_MS: Final = 600_000
@@ -62,13 +69,19 @@ class Peeking:
             state = reader.load(list_state(connection, [span], with_members=True))
             rows = page.rows[::-1]
             account_data = list_account_data(connection, requester.user_id, EVER, [room_id])
+            receipts = list_receipts(connection, requester.user_id, [reader.room_nid])
             response: dict[str, Any] = {
                 "room_id": room_id,
                 "messages": {
-                    "chunk": reader.render(reader.load(rows)),
+                    "chunk": list(old_events(reader.render(reader.load(rows)), room_id)),
                     "end": format_sync_token(reader.now),
                 },
-                "state": reader.render(state, with_membership=False),
+                "state": list(old_events(reader.render(state, with_membership=False), room_id)),
+                "presence": self._presence(reader, state),
+                "receipts": [
+                    {**event, "room_id": room_id}
+                    for event in receipt_events(receipts).get(reader.room_nid, [])
+                ],
                 "account_data": [
                     {"type": entry.type, "content": entry.content} for entry in account_data
                 ],
@@ -80,6 +93,25 @@ class Peeking:
                 response["membership"] = reader.view.membership
         is_public = self.published.is_published(room_id)
         return response | {"visibility": "public" if is_public else "private"}
+
+    def _presence(
+        self, reader: RoomReader, state: Iterable[RecordedEvent]
+    ) -> list[dict[str, Any]]:
+        """The presence of the members, for one of them."""
+        if not reader.is_joined:
+            return []
+        members = {
+            event.state_key
+            for event in state
+            if event.type == "m.room.member" and event.content.get("membership") == "join"
+        }
+        present = list_present_users(reader.connection, reader.requester.user_id)
+        events = (
+            presence_event(presence, self.clock.now_ms())
+            for presence in present
+            if presence.user_id in members
+        )
+        return list(old_presence(events))
 
     def listen(
         self, requester: Requester, room_id: RoomId, *, since: int | None, timeout_ms: int
@@ -101,7 +133,7 @@ class Peeking:
                 page = reader.list_page(
                     start, EVER, limit=MAX_EVENTS, newest_first=False, event_filter=NO_FILTER
                 )
-                chunk = reader.render(reader.load(page.rows))
+                chunk = list(old_events(reader.render(reader.load(page.rows)), room_id))
             end = reader.now if page.next is None else page.next
             remaining = deadline - self.clock.monotonic()
             if chunk or remaining <= 0 or self.notifier.is_stopped:

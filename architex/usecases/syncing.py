@@ -470,8 +470,8 @@ class _Reading:
             if new_rooms:
                 receipts = [r for r in receipts if r.room_nid not in new_rooms]
                 receipts += list_receipts(self._connection, self._user_id, new_rooms)
-            for room_nid, receipt_events in _receipt_events(receipts).items():
-                events.setdefault(room_nid, []).extend(receipt_events)
+            for room_nid, told in receipt_events(receipts).items():
+                events.setdefault(room_nid, []).extend(told)
         return events
 
     # ---- presence
@@ -517,7 +517,7 @@ def empty_response(position: int, to_device: int | None = None) -> dict[str, Any
     }
 
 
-def _receipt_events(receipts: Collection[Receipt]) -> dict[int, list[dict[str, Any]]]:
+def receipt_events(receipts: Collection[Receipt]) -> dict[int, list[dict[str, Any]]]:
     """One m.receipt event per room and thread.
 
     Spec: https://spec.matrix.org/v1.19/client-server-api/#mreceipt

@@ -5,6 +5,7 @@ from __future__ import annotations
 from architex.api.client import directory as directories
 from architex.api.client import (
     membership,
+    old_sync,
     peeking,
     presence,
     receipts,
@@ -93,6 +94,8 @@ def client_routes(use_cases: UseCases) -> list[Route]:
         Route("/rooms/{room_id}/typing/{user_id}", receipts.TypingResource(typing)),
         Route("/presence/{user_id}/status", presence.PresenceResource(use_cases.presence)),
         Route("/rooms/{room_id}/initialSync", peeking.RoomInitialSyncResource(use_cases.peeking)),
-        Route("/events", peeking.RoomEventsResource(use_cases.peeking)),
+        Route("/events", old_sync.EventsResource(use_cases.peeking, use_cases.old_syncing)),
+        Route("/events/{event_id}", old_sync.OneEventResource(use_cases.old_syncing)),
+        Route("/initialSync", old_sync.InitialSyncResource(use_cases.old_syncing)),
         Route("/sync", sync.SyncResource(use_cases.syncing, use_cases.filters)),
     ]
