@@ -9,7 +9,11 @@ from typing import Final
 
 from architex.gateways.clock import Clock
 from architex.storage.destinations import Destinations
+from architex.storage.device_lists import DeviceListStore
 from architex.storage.expiries import Expiries
+from architex.storage.one_time_keys import OneTimeKeyStore
+from architex.storage.remote_devices import RemoteDeviceStore
+from architex.storage.to_device import ToDeviceStore
 from architex.storage.transactions import Transactions
 from architex.usecases.receiving import Receiving
 
@@ -20,6 +24,13 @@ REFUSED_KEPT_MS: Final = 30 * DAY_MS
 """How long it is remembered what other servers would not take."""
 TRANSACTIONS_KEPT_MS: Final = DAY_MS
 """How long the answer to a transaction ID is remembered after it was given."""
+
+CLAIMED_KEYS_KEPT_MS: Final = 90 * DAY_MS
+"""How long it is remembered that a one-time key was given out."""
+DEVICE_UPDATES_KEPT_MS: Final = 30 * DAY_MS
+"""A server that was away for longer asks for whole device lists."""
+MAX_WAITING_MESSAGES: Final = 100_000
+"""Messages that wait for one device; of more, the oldest go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,32 @@ def chores_of_receiving(receiving: Receiving, clock: Clock) -> list[Chore]:
     return [
         Chore("judge events that wait", 1.0, receiving.retry_waiting),
         Chore("forget answers to other servers", 60.0, forget_answers),
+    ]
+
+
+def chores_of_devices(
+    one_time_keys: OneTimeKeyStore,
+    device_lists: DeviceListStore,
+    remote_devices: RemoteDeviceStore,
+    to_device: ToDeviceStore,
+    clock: Clock,
+) -> list[Chore]:
+    """The chores that end-to-end encryption brings."""
+
+    def forget_claimed() -> int:
+        return one_time_keys.forget_claimed(clock.now_ms() - CLAIMED_KEYS_KEPT_MS)
+
+    def forget_updates() -> int:
+        return device_lists.delete_old_updates(clock.now_ms() - DEVICE_UPDATES_KEPT_MS)
+
+    def delete_surplus() -> int:
+        return to_device.delete_surplus(MAX_WAITING_MESSAGES)
+
+    return [
+        Chore("forget one-time keys given out long ago", 600.0, forget_claimed),
+        Chore("forget what other servers heard of devices", 600.0, forget_updates),
+        Chore("forget devices of users who are gone", 600.0, remote_devices.delete_unused),
+        Chore("bound what waits for devices", 3600.0, delete_surplus),
     ]
 
 

@@ -117,14 +117,13 @@ def put_device(
     *,
     known_stream_id: int,
     stream_id: int,
+    device_id: str,
     device: RemoteDevice | None,
-    deleted: str | None = None,
 ) -> None:
     """Apply an update of one device to the list that has the stream ID it builds on.
 
     Args:
         device: None when it has no keys any more, or was deleted.
-        deleted: the device ID then.
     """
     # When another update came first, this one may not follow it: the list is asked for anew.
     execute(
@@ -137,7 +136,7 @@ def put_device(
         "user": user_id,
         "known": known_stream_id,
         "stream": stream_id,
-        "device": deleted,
+        "device": device_id,
     }
     if device is None:
         execute(_APPLY_DELETION, params)
@@ -146,7 +145,6 @@ def put_device(
         _APPLY_CHANGE,
         {
             **params,
-            "device": device.device_id,
             "keys": orjson.dumps(device.keys).decode(),
             "name": device.display_name,
         },

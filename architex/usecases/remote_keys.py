@@ -214,7 +214,7 @@ class RemoteKeys:
                         for device_id, keys in _object(of_users, user_id).items()
                     ],
                 ),
-                read_cross_signing_keys(user_id, masters.get(user_id), self_signing.get(user_id)),
+                read_told_keys(user_id, masters.get(user_id), self_signing.get(user_id)),
             )
             for user_id in user_ids
             if user_id in of_users or user_id in masters
@@ -289,7 +289,7 @@ class RemoteKeys:
 
         def write(execute: Execute, position: int) -> None:
             put_list(execute, told.user_id, told.stream_id, fetched_at, told.devices)
-            _put_keys(execute, told)
+            put_keys(execute, told)
             if is_news:
                 note_list_change(execute, position, told.user_id)
 
@@ -312,7 +312,7 @@ class RemoteKeys:
 
     def _hold_cross_signing_keys(self, told: ToldList) -> None:
         if told.cross_signing_keys:
-            self._commits.write_rows(lambda execute, _: _put_keys(execute, told))
+            self._commits.write_rows(lambda execute, _: put_keys(execute, told))
 
     # ---- claiming
 
@@ -366,9 +366,7 @@ class RemoteKeys:
             return find_position(connection)
 
 
-def read_cross_signing_keys(
-    user_id: UserId, master: Any, self_signing: Any
-) -> list[CrossSigningKey]:
+def read_told_keys(user_id: UserId, master: Any, self_signing: Any) -> list[CrossSigningKey]:
     """The cross-signing keys that another server tells, as far as they are valid.
 
     A self-signing key that the master key did not sign is none.
@@ -410,7 +408,7 @@ def _read_list(user_id: UserId, answer: Mapping[str, Any]) -> ToldList:
         user_id,
         stream_id if is_number and abs(stream_id or 0) < 2**62 else None,
         _read_devices(user_id, told),
-        read_cross_signing_keys(user_id, answer.get("master_key"), answer.get("self_signing_key")),
+        read_told_keys(user_id, answer.get("master_key"), answer.get("self_signing_key")),
     )
 
 
@@ -423,7 +421,8 @@ def _read_devices(user_id: UserId, told: Iterable[tuple[Any, Any, Any]]) -> list
     return list(read.values())
 
 
-def _put_keys(execute: Execute, told: ToldList) -> None:
+def put_keys(execute: Execute, told: ToldList) -> None:
+    """Replace a user's cross-signing keys by those told, within a batch of the commit queue."""
     for key in told.cross_signing_keys:
         content = encode_canonical_json(key.content).decode()
         put_cross_signing_key(execute, key.user_id, key.usage, key.public_key, content)

@@ -1,7 +1,7 @@
 """Messages to devices: at once on their way, and kept until each device has shown to have them.
 
-What waits for a device is kept as long as the device exists; when more than MAX_WAITING messages
-wait, the oldest go. What waits for another server is kept until that server has taken it.
+What waits for a device is kept as long as the device exists; when very many wait, housekeeping
+lets the oldest go. What waits for another server is kept until that server has taken it.
 
 Spec: https://spec.matrix.org/v1.19/client-server-api/#send-to-device-messaging
 """
@@ -30,9 +30,6 @@ from architex.storage.to_device import (
 )
 from architex.storage.transactions import TransactionKey
 from architex.usecases.requester import Requester
-
-MAX_WAITING: Final = 100_000
-"""Messages that wait for one device."""
 
 EDU_TYPE: Final = "m.direct_to_device"
 
