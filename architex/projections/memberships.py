@@ -13,10 +13,12 @@ from architex.projections.earlier_members import (
 )
 from architex.projections.room_servers import Change, write_changes
 
+# (LATERAL with a LIMIT has the planner look up member by member; else it may read all members of
+# a room for each.)
 _SELECT_MEMBERS: Final = """
 SELECT m.user_id, m.room_nid, m.membership, m.join_position, m.left_position, NULL::bytea
-FROM unnest(%s::text[], %s::text[]) AS k (room_id, user_id)
-JOIN rooms USING (room_id) JOIN memberships m USING (user_id, room_nid)
+FROM unnest(%s::text[], %s::text[]) AS k (room_id, user_id) JOIN rooms r USING (room_id), LATERAL
+(SELECT * FROM memberships m WHERE m.user_id = k.user_id AND m.room_nid = r.room_nid LIMIT 1) m
 UNION ALL
 SELECT g.event_id, NULL, NULL, NULL, NULL, s.state FROM event_graph g
 JOIN stored_events s ON s.notification_id = g.position WHERE g.event_id = ANY(%s)"""
