@@ -167,6 +167,7 @@ from architex.usecases.sessions import Sessions
 from architex.usecases.spaces import RemoteSpaces, Spaces
 from architex.usecases.sync_rooms import SyncRooms
 from architex.usecases.syncing import Syncing
+from architex.usecases.third_party_invites import ThirdPartyInvites
 from architex.usecases.to_device import ToDevice
 from architex.usecases.typing import Typing
 from architex.usecases.unread_counts import UnreadCounts
@@ -619,6 +620,16 @@ def build_use_cases(
         room_reading=room_reading,
         syncing=syncing,
         typing=typing,
+        third_party_invites=ThirdPartyInvites(
+            commits=commits,
+            inviter=remote_membership,
+            client=federation,
+            room_servers=room_servers,
+            acls=server_acls,
+            profiles=profile_store,
+            rate_limits=rate_limits,
+            clock=clock,
+        ),
         user_directory=UserDirectory(directory_reads),
         whois=Whois(accounts, devices),
     )

@@ -40,6 +40,7 @@ from architex.usecases.serving_history import ServingHistory
 from architex.usecases.sessions import Sessions
 from architex.usecases.spaces import Spaces
 from architex.usecases.syncing import Syncing
+from architex.usecases.third_party_invites import ThirdPartyInvites
 from architex.usecases.to_device import ToDevice
 from architex.usecases.typing import Typing
 from architex.usecases.user_directory import UserDirectory
@@ -89,5 +90,6 @@ class UseCases:
     room_reading: RoomReading
     syncing: Syncing
     to_device: ToDevice
+    third_party_invites: ThirdPartyInvites
     typing: Typing
     whois: Whois

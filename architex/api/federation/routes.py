@@ -13,6 +13,7 @@ from architex.api.federation.membership import (
     TemplateResource,
 )
 from architex.api.federation.spaces import HierarchyResource
+from architex.api.federation.third_party_invites import ExchangeResource, OnBindResource
 from architex.api.federation.transactions import TransactionResource
 from architex.api.federation.version import VersionResource
 from architex.api.routing import Route
@@ -90,6 +91,11 @@ def federation_routes(use_cases: UseCases, clock: Clock, version: str) -> list[R
             "/_matrix/federation/v2/invite/{room_id}/{event_id}",
             InviteResource(use_cases.remote_invites),
         ),
+        Route(
+            "/_matrix/federation/v1/exchange_third_party_invite/{room_id}",
+            ExchangeResource(use_cases.third_party_invites),
+        ),
+        Route("/_matrix/federation/v1/3pid/onbind", OnBindResource(use_cases.third_party_invites)),
         Route("/_matrix/federation/v1/make_join/{room_id}/{user_id}", templates, "join"),
         Route("/_matrix/federation/v1/make_knock/{room_id}/{user_id}", templates, "knock"),
         Route("/_matrix/federation/v1/make_leave/{room_id}/{user_id}", templates, "leave"),
