@@ -95,7 +95,8 @@ class RoomReading:
             if event_filter.lazy_load_members and events:
                 members = self._members_of_senders(reader, events, page.rows[0].moment)
                 response["state"] = reader.render(members, with_membership=False)
-            return response, stop if page.next is None else page.next + 1, start
+            # What is missing before the event that the page before ended with belongs to this one.
+            return response, stop if page.next is None else page.next + 1, start + 1
 
         response, low, high = self._read(requester, room_id, read)
         if backwards and self.history is not None:

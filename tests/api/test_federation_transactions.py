@@ -361,3 +361,37 @@ def test_odd_edus_are_left_out(alice: User, visitor: Visitor, edu_type: Any) -> 
     for start in range(0, len(edus), 100):
         guest.send(edus=edus[start : start + 100]).ok()
     alice.get("/sync").ok()
+
+
+# ---- reading beyond a gap
+
+
+def test_messages_ask_for_what_is_missing_before_the_page(
+    alice: User, visitor: Visitor, world: World
+) -> None:
+    guest = let_in(alice, visitor)
+    missing, missing_id = guest.say("missing")
+    after, _ = guest.say("after")
+    last, _ = guest.say("last")
+    room = segment(guest.room_id)
+    path = "/_matrix/federation/v1"
+    answers: dict[str, Json] = {
+        f"{path}/get_missing_events/{room}": {"events": [after]},
+        f"{path}/state_ids/{room}": {
+            "pdu_ids": list(guest.state.values()),
+            "auth_chain_ids": [],
+        },
+        f"{path}/event/{segment(missing_id)}": {"pdus": [missing]},
+    }
+    for answered, answer in answers.items():
+        world.federation.replies[visitor.name, answered] = answer
+    guest.send(last).ok()
+    told = alice.get("/sync", filter='{"room": {"timeline": {"limit": 2}}}').ok()
+    timeline = told["rooms"]["join"][guest.room_id]["timeline"]
+    assert [event["content"]["body"] for event in timeline["events"]] == ["after", "last"]
+    world.federation.replies[visitor.name, f"{path}/backfill/{room}"] = {"pdus": [missing]}
+    page = alice.get(
+        f"/rooms/{room}/messages", dir="b", limit=5, **{"from": timeline["prev_batch"]}
+    )
+    assert page.ok()["chunk"][0]["event_id"] == missing_id
+    assert bodies(alice, guest.room_id) == ["missing", "after", "last"]
