@@ -39,7 +39,7 @@ from architex.projections.federation_outbox import (
     load_outgoing_pdus,
 )
 from architex.projections.following import FollowerOvertaken
-from architex.projections.outgoing_edus import EduSource
+from architex.projections.outgoing_edus import EduBatch, EduSource
 from architex.storage.destinations import (
     RETRY_NOW,
     SENDER,
@@ -333,7 +333,12 @@ class FederationSender:
             EVENTS: list_owed_servers(connection, self._server_name, known, end)
         }
         for name, source in self._sources.items():
-            found[name] = source.list_destinations(connection, known, end)
+            try:
+                found[name] = source.list_destinations(connection, known, end)
+            except Exception as error:
+                if source.is_durable or isinstance(error, DatabaseUnavailable):
+                    raise
+                log.exception("Nobody is told of %s between %s and %s", name, known, end)
         return found
 
     def _mark(self, marks: Mapping[str, Mapping[ServerName, int]], end: int) -> list[ServerName]:
@@ -515,9 +520,15 @@ class FederationSender:
                     up_to = min(up_to, reached)  # no receipts of events that come later
                 if up_to <= after:
                     continue
-                batch = source.list_edus(
-                    connection, queue.server_name, after, up_to, MAX_EDUS - len(edus)
-                )
+                try:
+                    batch = source.list_edus(
+                        connection, queue.server_name, after, up_to, MAX_EDUS - len(edus)
+                    )
+                except Exception as error:
+                    if source.is_durable or isinstance(error, DatabaseUnavailable):
+                        raise
+                    log.exception("%s is not told of %s", queue.server_name, name)
+                    batch = EduBatch((), up_to)
                 edus += batch.edus
                 if source.is_durable:
                     lasting += batch.edus

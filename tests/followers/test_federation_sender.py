@@ -796,6 +796,34 @@ def test_poisonous_edu_is_set_aside_too(core: Core, others: Others, clock: FakeC
     assert refused.what == "letter"
 
 
+def test_kind_of_edu_that_fails_keeps_no_event_back(
+    core: Core, others: Others, clock: FakeClock, room_id: RoomId
+) -> None:
+    @dataclass
+    class Broken(Letters):
+        name: str = "broken"
+        is_durable: bool = False
+        fails_in: str = "list_edus"
+
+        def list_destinations(
+            self, connection: PgConnection, after: int, up_to: int
+        ) -> Mapping[ServerName, int]:
+            if self.fails_in == "list_destinations":
+                raise KeyError("a bug")
+            return {"c.example": up_to}
+
+        def list_edus(self, *_: Any) -> EduBatch:
+            raise KeyError("another bug")
+
+    for fails_in in ("list_destinations", "list_edus"):
+        sender = make_sender(core, others, clock, [Broken(fails_in=fails_in)])
+        send_message(core, room_id, ALICE, fails_in)
+        run(sender)
+        clock.pass_seconds(5)
+        run(sender)
+    assert others.events["c.example"] == ["list_destinations", "list_edus"]
+
+
 # ---- threads
 
 
