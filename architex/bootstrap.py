@@ -100,12 +100,14 @@ from architex.storage.pushers import PusherStore
 from architex.storage.received_transactions import ReceivedTransactions
 from architex.storage.registration_tokens import RegistrationTokenStore
 from architex.storage.remote_devices import RemoteDeviceStore
+from architex.storage.reports import ReportStore
 from architex.storage.room_aliases import RoomAliasStore
 from architex.storage.server_keys import ServerKeyStore
 from architex.storage.to_device import ToDeviceStore
 from architex.storage.transactions import Transactions
 from architex.storage.waiting_pdus import WaitingPdus
 from architex.usecases.account_data import AccountData
+from architex.usecases.account_moderation import AccountModeration
 from architex.usecases.accounts import Accounts
 from architex.usecases.backfilling import Backfilling
 from architex.usecases.backfilling_history import BackfillingHistory
@@ -133,6 +135,7 @@ from architex.usecases.joining import Joining
 from architex.usecases.judging import Judging
 from architex.usecases.key_backups import KeyBackups
 from architex.usecases.login import Login
+from architex.usecases.mutual_rooms import MutualRooms
 from architex.usecases.notifications import Notifications
 from architex.usecases.old_sync import OldSyncing
 from architex.usecases.openid import OpenId
@@ -152,6 +155,7 @@ from architex.usecases.remote_invites import RemoteInvites
 from architex.usecases.remote_keys import RemoteKeys
 from architex.usecases.remote_membership import RemoteMembership
 from architex.usecases.remote_queries import FederatedDirectory, FederatedProfiles
+from architex.usecases.reporting import Reporting
 from architex.usecases.requester import Requester
 from architex.usecases.resident import Resident
 from architex.usecases.restricted_joins import RestrictedJoins
@@ -169,6 +173,7 @@ from architex.usecases.sync_rooms import SyncRooms
 from architex.usecases.syncing import Syncing
 from architex.usecases.third_party_invites import ThirdPartyInvites
 from architex.usecases.to_device import ToDevice
+from architex.usecases.turn_servers import TurnServers
 from architex.usecases.typing import Typing
 from architex.usecases.unread_counts import UnreadCounts
 from architex.usecases.user_directory import UserDirectory
@@ -335,6 +340,7 @@ def build_remote_keys(settings: Settings, core: Core, federation: FederationClie
         core.commits,
         core.clock,
         settings.server_name,
+        call_later,
     )
 
 
@@ -479,6 +485,7 @@ def build_use_cases(
     )
     return UseCases(
         account_data=AccountData(AccountDataStore(database), commits, push_rules),
+        account_moderation=AccountModeration(accounts, settings.server_name),
         accounts=Accounts(
             accounts=accounts,
             sessions=sessions,
@@ -511,6 +518,7 @@ def build_use_cases(
         joining=joining,
         key_ring=key_ring,
         login=Login(accounts, password_check, sessions, rate_limits),
+        mutual_rooms=MutualRooms(members),
         notifications=Notifications(database, rendering, clock),
         openid=OpenId(OpenIdTokenStore(database), settings.server_name, clock, chance),
         profiles=Profiles(
@@ -578,10 +586,20 @@ def build_use_cases(
             randomness=chance,
             server_name=settings.server_name,
         ),
+        reporting=Reporting(
+            reports=ReportStore(database),
+            accounts=accounts,
+            event_log=core.event_log,
+            events=EventLookup(database),
+            members=members,
+            rate_limits=rate_limits,
+            server_name=settings.server_name,
+            clock=clock,
+        ),
         searching=Searching(database, rendering, clock),
         sending=Sending(commits=commits, events=EventLookup(database), aliases=directory),
         serving_history=ServingHistory(
-            database, room_servers, server_acls, clock, settings.server_name
+            database, room_servers, server_acls, clock, settings.server_name, rate_limits
         ),
         spaces=Spaces(
             database,
@@ -590,6 +608,7 @@ def build_use_cases(
             RemoteSpaces(federation, clock, settings.server_name),
             clock,
             settings.server_name,
+            rate_limits,
         ),
         sessions=sessions,
         old_syncing=OldSyncing(
@@ -619,6 +638,13 @@ def build_use_cases(
         ),
         room_reading=room_reading,
         syncing=syncing,
+        turn_servers=TurnServers(
+            clock,
+            settings.turn.uris,
+            settings.turn.shared_secret,
+            settings.turn.lifetime_seconds,
+            settings.turn.guests,
+        ),
         typing=typing,
         third_party_invites=ThirdPartyInvites(
             commits=commits,
@@ -658,6 +684,12 @@ def _limits(settings: Settings) -> dict[str, RateLimit]:
         "registrations": RateLimit(limits.registrations.per_second, limits.registrations.burst),
         "logins": RateLimit(limits.logins.per_second, limits.logins.burst),
         "federation": RateLimit(limits.federation.per_second, limits.federation.burst),
+        "federation_reads": RateLimit(
+            limits.federation_reads.per_second, limits.federation_reads.burst
+        ),
+        "federation_states": RateLimit(
+            limits.federation_states.per_second, limits.federation_states.burst
+        ),
     }
 
 

@@ -196,6 +196,13 @@ class RateLimitSettings:
     )
     media: RateLimit = _key("uploads, per user", RateLimit(per_second=1, burst=50))
     federation: RateLimit = _key("transactions, per server", RateLimit(per_second=50, burst=500))
+    federation_reads: RateLimit = _key(
+        "events and history that a server fetches, in requests",
+        RateLimit(per_second=50, burst=1000),
+    )
+    federation_states: RateLimit = _key(
+        "whole states and auth chains that a server fetches", RateLimit(per_second=2, burst=100)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +251,16 @@ class MediaSettings:
     url_preview_ip_blocklist: tuple[str, ...] = _key(
         "networks whose pages are never fetched", PRIVATE_NETWORKS, is_network=True
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnSettings:
+    """TURN servers, which relay voice and video calls."""
+
+    uris: tuple[str, ...] = _key('like "turn:turn.example.org?transport=udp"; none: no relay', ())
+    shared_secret: str | None = _key("static-auth-secret of coturn", None, is_secret=True)
+    lifetime_seconds: int = _key("how long credentials count", 86_400, at_least=60)
+    guests: bool = _key("relay the calls of guests, too", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,6 +366,7 @@ class Settings:
     federation: FederationSettings = _key("", FederationSettings())
     outbound: OutboundSettings = _key("", OutboundSettings())
     appservices: AppserviceSettings = _key("", AppserviceSettings())
+    turn: TurnSettings = _key("", TurnSettings())
     identity: IdentitySettings = _key("", IdentitySettings())
     well_known: WellKnownSettings = _key("", WellKnownSettings())
     email: EmailSettings | None = _key("", None)

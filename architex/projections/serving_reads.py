@@ -18,7 +18,7 @@ from architex.domain.room.events import FACT_CLASSES, REJECTED, StateBefore
 from architex.domain.room_versions import RoomVersionRules, get_room_version
 from architex.storage.pool import Database, PgConnection
 
-PIECE: Final = 500
+PIECE: Final = 250
 """Events loaded at once by whoever sends a long list of them."""
 
 _PDU_KEY: Final = b',"pdu":'
@@ -36,11 +36,10 @@ _EVENTS: Final = (
     " WHERE g.event_id = ANY(%s) AND (%s::int8 IS NULL OR g.room_nid = %s)"
 )
 
-_EVENTS_BELOW: Final = (
-    f"{_EVENT_COLUMNS} FROM (SELECT l.ordering, l.position FROM timeline l"
-    " WHERE l.room_nid = %s AND l.ordering < %s ORDER BY l.ordering DESC LIMIT %s) t"
-    " JOIN event_graph g USING (position) JOIN stored_events s ON s.notification_id = g.position"  # noqa: S608 - all of it is our own text
-)
+_EVENTS_BELOW: Final = f"""{_EVENT_COLUMNS}
+FROM (SELECT l.ordering, l.position FROM timeline l
+ WHERE l.room_nid = %s AND l.ordering < %s ORDER BY l.ordering DESC LIMIT %s) t
+JOIN event_graph g USING (position) JOIN stored_events s ON s.notification_id = g.position"""  # noqa: S608 - all of it is our own text
 
 _STATE: Final = """
 WITH RECURSIVE stack (overlay, parent, above) AS (

@@ -32,6 +32,7 @@ from architex.projections.serving_reads import (
 )
 from architex.storage.pool import Database, PgConnection
 from architex.usecases.finding_by_time import iterate_events_near
+from architex.usecases.rate_limits import RateLimits
 from architex.usecases.server_visibility import list_hidden
 
 MAX_BACKFILL: Final = 100
@@ -52,7 +53,8 @@ class ServingHistory:
     """Answers servers that are in a room.
 
     Every method raises Forbidden when the server is not in the room, or its list of servers
-    denies it; also when there is no such room, so that nobody learns which rooms there are.
+    denies it; also when there is no such room, so that nobody learns which rooms there are. And
+    LimitExceeded when the server asks too much.
 
     Attributes:
         server_name: ours.
@@ -63,6 +65,7 @@ class ServingHistory:
     acls: ServerAcls
     clock: Clock
     server_name: ServerName
+    rate_limits: RateLimits
 
     def get_event(self, origin: ServerName, event_id: EventId) -> dict[str, Any]:
         """A transaction with a single event; pruned when the server may not see its content.
@@ -72,6 +75,7 @@ class ServingHistory:
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1eventeventid
         """
+        self.rate_limits.spend("federation_reads", origin)
         with self.database.snapshot() as connection:
             event = find_events(connection, [event_id]).get(event_id)
             if event is None or not is_served(event):
@@ -90,6 +94,7 @@ class ServingHistory:
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1stateroomid
         """
+        self.rate_limits.spend("federation_states", origin)
         with self.database.snapshot() as connection:
             room = self._admit(connection, origin, room_id)
             state, chain = _state_and_chain(connection, room, event_id)
@@ -108,6 +113,7 @@ class ServingHistory:
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1state_idsroomid
         """
+        self.rate_limits.spend("federation_states", origin)
         with self.database.snapshot() as connection:
             room = self._admit(connection, origin, room_id)
             state, chain = _state_and_chain(connection, room, event_id)
@@ -126,6 +132,7 @@ class ServingHistory:
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1event_authroomideventid
         """
+        self.rate_limits.spend("federation_states", origin)
         with self.database.snapshot() as connection:
             room = self._admit(connection, origin, room_id)
             event = _get_event(connection, room, event_id)
@@ -142,6 +149,7 @@ class ServingHistory:
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1backfillroomid
         """
+        self.rate_limits.spend("federation_reads", origin)
         with self.database.snapshot() as connection:
             room = self._admit(connection, origin, room_id)
             walk = _Walk(connection, room, min(limit, MAX_BACKFILL))
@@ -165,6 +173,7 @@ class ServingHistory:
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1get_missing_eventsroomid
         """
+        self.rate_limits.spend("federation_reads", origin)
         with self.database.snapshot() as connection:
             room = self._admit(connection, origin, room_id)
             walk = _Walk(connection, room, min(limit, MAX_MISSING), min_depth=min_depth)
@@ -185,6 +194,7 @@ class ServingHistory:
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1timestamp_to_eventroomid
         """
+        self.rate_limits.spend("federation_reads", origin)
         with self.database.snapshot() as connection:
             room = self._admit(connection, origin, room_id)
             for piece in iterate_events_near(connection, room.room_nid, ts, backwards=backwards):

@@ -30,6 +30,7 @@ from architex.projections.summary_reads import (
     list_rooms_with_invited,
 )
 from architex.storage.pool import Database, PgConnection
+from architex.usecases.rate_limits import RateLimits
 from architex.usecases.requester import Requester
 from architex.usecases.timed_cache import TimedCache
 
@@ -132,6 +133,7 @@ class Spaces:
     remote: RemoteSpaces
     clock: Clock
     server_name: ServerName
+    rate_limits: RateLimits
 
     def get_summary(
         self, requester: Requester | None, room_id: RoomId, via: Sequence[ServerName] = ()
@@ -201,9 +203,11 @@ class Spaces:
 
         Raises:
             NotFound: there is no such room here, or the server's users could not enter it.
+            LimitExceeded: the server asks too much.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid
         """
+        self.rate_limits.spend("federation_reads", origin)
         with self.database.snapshot() as connection:
             room = self.reads.find_summaries(connection, [room_id]).get(room_id)
             if room is None or not self._list_enterable(connection, origin, [room]):

@@ -17,7 +17,7 @@ from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.pdu_checks import Outcome
 from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
-from architex.settings import RateLimitSettings
+from architex.settings import RateLimit, RateLimitSettings
 from architex.storage.commit_queue import RoomCommand
 from architex.usecases.judging import Judging
 from architex.usecases.serving_history import MAX_BACKFILL, MAX_MISSING
@@ -235,6 +235,28 @@ def test_events_of_other_rooms_are_not_told(alice: User, visitor: Visitor) -> No
     ask("GET", ["v1", "event_auth", room_id, event_id]).refused(404, "M_NOT_FOUND")
     assert backfill(visitor, room_id, event_id) == []
     assert missing(visitor, room_id, [event_id]) == []
+
+
+def test_server_that_asks_too_much_is_told_to_wait(
+    module_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    limit = RateLimit(per_second=0.001, burst=2)
+    world = World(
+        module_database_url,
+        tmp_path_factory.mktemp("busy"),
+        rate_limits=RateLimitSettings(federation_reads=limit, federation_states=limit),
+    )
+    greedy, modest = world.meet(next(_names)), world.meet(next(_names))
+    room_id = f"!nowhere:{SERVER_NAME}"
+    for what in ("backfill", "state_ids"):
+        query = {"v": "$a", "limit": 1, "event_id": "$a"}
+        path = ["v1", what, room_id]
+        for _ in range(2):
+            greedy.request("GET", path, **query).refused(403, "M_FORBIDDEN")
+        told = greedy.request("GET", path, **query).refused(429, "M_LIMIT_EXCEEDED")
+        assert told["retry_after_ms"] > 0
+        modest.request("GET", path, **query).refused(403, "M_FORBIDDEN")
+    stop_server(world.server)
 
 
 # ---- single events

@@ -20,6 +20,7 @@ from architex.projections.room_servers import RoomServers
 from architex.projections.server_acls import ServerAcls
 from architex.usecases.importing import Importing
 from architex.usecases.judging import Judging
+from architex.usecases.rate_limits import RateLimits
 from architex.usecases.serving_history import ServingHistory
 from tests.builders import ALICE, BOB, CAROL, TEST_KEY, RoomBuilder
 
@@ -35,6 +36,7 @@ def serving(core: Core) -> ServingHistory:
         ServerAcls(core.database),
         core.clock,
         core.server_name,
+        RateLimits(core.clock, {}, enabled=False),
     )
 
 
