@@ -256,7 +256,7 @@ def _list_bound(user_id: UserId, invites: Sequence[Any]) -> list[_Bound]:
         for invite in invites[:MAX_INVITES]
         if isinstance(invite, dict)
     ]
-    return [bound for bound in found if bound is not None]
+    return list({(one.room_id, one.token): one for one in found if one is not None}.values())
 
 
 def _read_bound(room_id: object, sender: object, user_id: object, signed: object) -> _Bound | None:

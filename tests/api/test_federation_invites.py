@@ -146,7 +146,7 @@ def test_user_who_blocks_invites_gets_none(visitor: Visitor, alice: User) -> Non
 
 def test_invites_of_ignored_users_are_not_shown(visitor: Visitor, alice: User) -> None:
     room = TheirRoom(visitor)
-    ignored = {"ignored_users": {room.creator: {}}}
+    ignored: Json = {"ignored_users": {room.creator: {}}}
     alice.put(f"/user/{alice.path}/account_data/m.ignored_user_list", ignored).ok()
     visitor.invite("11", room.invitation(alice.user_id)).ok()
     assert room.room_id not in invited_rooms(alice)
