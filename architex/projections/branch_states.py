@@ -127,7 +127,7 @@ class BranchStates:
             "SELECT g.event_id, g.verdict, g.position, g.state_at, g.overlay, g.is_outlier,"
             " g.is_placed, s.state FROM event_graph g"
             " JOIN stored_events s ON s.notification_id = g.position"
-            " WHERE g.event_id = ANY(%s) AND g.room_nid = %s",
+            " WHERE g.event_id = ANY(%b) AND g.room_nid = %s",
             (missing, room_nid),
         ).fetchall()
         for event_id, verdict, position, state_at, overlay, outlier, placed, state in rows:
@@ -233,7 +233,7 @@ class BranchStates:
         """
         told = list(told)
         rows = connection.execute(
-            "WITH told AS MATERIALIZED (SELECT DISTINCT g.position FROM unnest(%(told)s::text[])"
+            "WITH told AS MATERIALIZED (SELECT DISTINCT g.position FROM unnest(%(told)b::text[])"
             "  AS t (event_id), LATERAL (SELECT g.position, g.room_nid, g.is_state, g.verdict"
             "   FROM event_graph g WHERE g.event_id = t.event_id OFFSET 0) g"
             "  WHERE g.room_nid = %(room)s AND g.is_state AND g.verdict < 2),"

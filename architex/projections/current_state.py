@@ -151,7 +151,7 @@ def _set_at_once(execute: Execute, run: Sequence[RecordedFact]) -> None:
     execute(
         "UPDATE current_state u SET valid_to = e.valid_from FROM ("
         " SELECT c.ctid AS place, k.valid_from"
-        " FROM unnest(%(rooms)s::int8[], %(types)s::text[], %(keys)s::text[], %(froms)s::int8[])"
+        " FROM unnest(%(rooms)b::int8[], %(types)b::text[], %(keys)b::text[], %(froms)b::int8[])"
         "  AS k (room_nid, type, state_key, valid_from), LATERAL"
         " (SELECT c.ctid FROM current_state c WHERE c.room_nid = k.room_nid AND c.type = k.type"
         "  AND c.state_key = k.state_key AND c.valid_to = 9223372036854775807 LIMIT 1) c) e"
@@ -160,8 +160,8 @@ def _set_at_once(execute: Execute, run: Sequence[RecordedFact]) -> None:
     )
     execute(
         "INSERT INTO current_state (room_nid, type, state_key, position, valid_from, membership)"
-        " SELECT * FROM unnest(%(rooms)s::int8[], %(types)s::text[], %(keys)s::text[],"
-        " %(positions)s::int8[], %(froms)s::int8[], %(memberships)s::text[])",
+        " SELECT * FROM unnest(%(rooms)b::int8[], %(types)b::text[], %(keys)b::text[],"
+        " %(positions)b::int8[], %(froms)b::int8[], %(memberships)s::text[])",
         {
             **columns,
             "positions": [r.event_position for r in run],

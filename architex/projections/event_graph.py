@@ -166,8 +166,8 @@ def _write_events(
         "  e.auth_events::int8[], e.is_state, true, false,"
         "  (SELECT min(r.position) FROM redactions r WHERE r.room_nid = e.room_nid"
         "   AND r.event_id = e.event_id AND (r.server IS NULL OR r.server = e.server))"
-        " FROM unnest(%s::int8[], %s::int8[], %s::text[], %s::int2[], %s::int8[], %s::text[],"
-        "  %s::text[], %s::bool[], %s::text[])"
+        " FROM unnest(%b::int8[], %b::int8[], %b::text[], %b::int2[], %b::int8[], %b::text[],"
+        "  %b::text[], %b::bool[], %b::text[])"
         " AS e (position, room_nid, event_id, verdict, depth, prev_events, auth_events, is_state,"
         "  server)",
         (

@@ -47,7 +47,7 @@ class EventLookup:
         """Those of the events that the room's log has, whatever the verdict."""
         rows = self.database.fetch_all(
             "SELECT g.event_id FROM event_graph g JOIN rooms r USING (room_nid)"
-            " WHERE g.event_id = ANY(%s) AND r.room_id = %s",
+            " WHERE g.event_id = ANY(%b) AND r.room_id = %s",
             (list(event_ids), room_id),
         )
         return {event_id for (event_id,) in rows}

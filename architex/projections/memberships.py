@@ -17,7 +17,7 @@ from architex.projections.room_servers import Change, write_changes
 # a room for each.)
 _SELECT_MEMBERS: Final = """
 SELECT m.user_id, m.room_nid, m.membership, m.join_position, m.left_position, NULL::bytea
-FROM unnest(%s::text[], %s::text[]) AS k (room_id, user_id) JOIN rooms r USING (room_id), LATERAL
+FROM unnest(%b::text[], %b::text[]) AS k (room_id, user_id) JOIN rooms r USING (room_id), LATERAL
 (SELECT * FROM memberships m WHERE m.user_id = k.user_id AND m.room_nid = r.room_nid LIMIT 1) m
 UNION ALL
 SELECT g.event_id, NULL, NULL, NULL, NULL, s.state FROM event_graph g
@@ -26,7 +26,7 @@ JOIN stored_events s ON s.notification_id = g.position WHERE g.event_id = ANY(%s
 _UPSERT: Final = """
 INSERT INTO memberships
     (user_id, room_nid, membership, position, sender, join_position, left_position)
-SELECT * FROM unnest(%s::text[], %s::int8[], %s::text[], %s::int8[], %s::text[], %s::int8[],
+SELECT * FROM unnest(%b::text[], %b::int8[], %s::text[], %b::int8[], %b::text[], %s::int8[],
     %s::int8[])
 ON CONFLICT (user_id, room_nid) DO UPDATE SET membership = excluded.membership,
     position = excluded.position, sender = excluded.sender,
