@@ -127,7 +127,8 @@ def test_offer_becomes_an_invite_by_who_offered(
         "membership": "invite",
         "third_party_invite": {"display_name": "b...@e...", "signed": signed},
     }
-    ((destination, path, _),) = asked
+    assert len(asked) == 1
+    destination, path, _ = asked[0]
     assert destination == visitor.name
     assert path.startswith("/_matrix/federation/v2/invite/")
     # Again: nothing happens.
@@ -282,7 +283,8 @@ def test_inviters_server_is_asked_where_we_are_not_in_the_room(
     signed = identity.sign(bob.user_id, "token")
     told = notice(bob, waiting(room_id, visitor.user("carol"), bob, signed))
     assert world.server.request("PUT", ONBIND, told).ok() == {}
-    ((destination, path, content),) = asked
+    assert len(asked) == 1
+    destination, path, content = asked[0]
     assert destination == visitor.name
     assert path == federation_path("v1", "exchange_third_party_invite", room_id)
     assert content["content"]["third_party_invite"]["signed"] == signed
