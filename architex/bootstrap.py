@@ -641,7 +641,7 @@ def build_use_cases(
         turn_servers=TurnServers(
             clock,
             settings.turn.uris,
-            settings.turn.shared_secret,
+            settings.turn.static_auth_secret,
             settings.turn.lifetime_seconds,
             settings.turn.guests,
         ),

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "registration_token",
         "Make, list and delete tokens that let people register.",
     ),
+    "reports": ("architex.cli.reports", "reports", "Read what users reported."),
     "room": ("architex.cli.rooms", "room", "List rooms and look into them."),
     "projections": (
         "architex.cli.projections",

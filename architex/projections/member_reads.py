@@ -42,6 +42,16 @@ class MemberReads:
         )
         return [row[0] for row in rows]
 
+    def list_mutual_rooms(self, user_id: UserId, other_id: UserId) -> list[RoomId]:
+        """The rooms that both users are in."""
+        rows = self.database.fetch_all(
+            "SELECT r.room_id FROM memberships m JOIN memberships o USING (room_nid)"
+            " JOIN rooms r USING (room_nid) WHERE m.user_id = %s AND m.membership = 'join'"
+            " AND o.user_id = %s AND o.membership = 'join'",
+            (user_id, other_id),
+        )
+        return [room_id for (room_id,) in rows]
+
     def list_rooms_to_leave(self, user_id: UserId) -> list[RoomId]:
         """The rooms that the user is joined or invited to, or knocks at."""
         rows = self.database.fetch_all(

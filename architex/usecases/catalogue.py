@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from architex.usecases.account_data import AccountData
+from architex.usecases.account_moderation import AccountModeration
 from architex.usecases.accounts import Accounts
 from architex.usecases.cross_signing import CrossSigning
 from architex.usecases.devices import Devices
@@ -16,6 +17,7 @@ from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.key_backups import KeyBackups
 from architex.usecases.login import Login
+from architex.usecases.mutual_rooms import MutualRooms
 from architex.usecases.notifications import Notifications
 from architex.usecases.old_sync import OldSyncing
 from architex.usecases.openid import OpenId
@@ -29,6 +31,7 @@ from architex.usecases.receipts import Receipts
 from architex.usecases.receiving import Receiving
 from architex.usecases.registration import Registration
 from architex.usecases.remote_invites import RemoteInvites
+from architex.usecases.reporting import Reporting
 from architex.usecases.resident import Resident
 from architex.usecases.room_creation import RoomCreation
 from architex.usecases.room_reading import RoomReading
@@ -42,6 +45,7 @@ from architex.usecases.spaces import Spaces
 from architex.usecases.syncing import Syncing
 from architex.usecases.third_party_invites import ThirdPartyInvites
 from architex.usecases.to_device import ToDevice
+from architex.usecases.turn_servers import TurnServers
 from architex.usecases.typing import Typing
 from architex.usecases.user_directory import UserDirectory
 from architex.usecases.whois import Whois
@@ -52,6 +56,7 @@ class UseCases:
     """One object per noun."""
 
     account_data: AccountData
+    account_moderation: AccountModeration
     accounts: Accounts
     cross_signing: CrossSigning
     devices: Devices
@@ -64,6 +69,7 @@ class UseCases:
     key_ring: KeyRing
     key_backups: KeyBackups
     login: Login
+    mutual_rooms: MutualRooms
     notifications: Notifications
     old_syncing: OldSyncing
     openid: OpenId
@@ -77,6 +83,7 @@ class UseCases:
     resident: Resident
     room_creation: RoomCreation
     room_upgrades: RoomUpgrades
+    reporting: Reporting
     searching: Searching
     sending: Sending
     serving_history: ServingHistory
@@ -90,6 +97,7 @@ class UseCases:
     room_reading: RoomReading
     syncing: Syncing
     to_device: ToDevice
+    turn_servers: TurnServers
     third_party_invites: ThirdPartyInvites
     typing: Typing
     whois: Whois

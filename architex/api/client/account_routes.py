@@ -5,6 +5,7 @@ from __future__ import annotations
 from architex.api.client import (
     account,
     account_data,
+    admin_accounts,
     admin_whois,
     auth_fallback,
     devices,
@@ -15,9 +16,13 @@ from architex.api.client import (
     push,
     pushers,
     registration,
+    reporting,
+    third_party,
 )
+from architex.api.client.mutual_rooms import MutualRoomsResource
 from architex.api.client.notifications import NotificationsResource
 from architex.api.client.search import SearchResource
+from architex.api.client.voip import TurnServerResource
 from architex.api.routing import Route
 from architex.usecases.catalogue import UseCases
 
@@ -69,6 +74,15 @@ def account_routes(use_cases: UseCases) -> list[Route]:
             "/user/{user_id}/openid/request_token",
             openid.RequestTokenResource(use_cases.openid),
         ),
+        Route("/admin/lock/{user_id}", admin_accounts.LockResource(use_cases.account_moderation)),
+        Route(
+            "/admin/suspend/{user_id}",
+            admin_accounts.SuspendResource(use_cases.account_moderation),
+        ),
+        Route("/users/{user_id}/report", reporting.ReportUserResource(use_cases.reporting)),
+        Route("/mutual_rooms", MutualRoomsResource(use_cases.mutual_rooms)),
+        Route("/voip/turnServer", TurnServerResource(use_cases.turn_servers)),
+        *_third_party_routes(),
         Route("/admin/whois/{user_id}", admin_whois.WhoisResource(use_cases.whois)),
         Route(
             "/user/{user_id}/filter/{filter_id}",
@@ -79,6 +93,18 @@ def account_routes(use_cases: UseCases) -> list[Route]:
         Route("/notifications", NotificationsResource(use_cases.notifications)),
         Route("/pushers", pushers.PushersResource(use_cases.pushers)),
         Route("/pushers/set", pushers.SetPusherResource(use_cases.pushers)),
+    ]
+
+
+def _third_party_routes() -> list[Route]:
+    protocol, lookup = third_party.ProtocolResource(), third_party.LookupResource()
+    return [
+        Route("/thirdparty/protocols", third_party.ProtocolsResource()),
+        Route("/thirdparty/protocol/{protocol}", protocol),
+        Route("/thirdparty/location", lookup),
+        Route("/thirdparty/location/{protocol}", protocol),
+        Route("/thirdparty/user", lookup),
+        Route("/thirdparty/user/{protocol}", protocol),
     ]
 
 

@@ -59,5 +59,7 @@ class CapabilitiesResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3capabilities
         """
-        require_user(req)
-        resp.media = {"capabilities": self._capabilities}
+        capabilities = dict(self._capabilities)
+        if require_user(req).is_admin:
+            capabilities["m.account_moderation"] = {"lock": True, "suspend": True}
+        resp.media = {"capabilities": capabilities}

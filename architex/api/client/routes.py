@@ -9,6 +9,7 @@ from architex.api.client import (
     peeking,
     presence,
     receipts,
+    reporting,
     room_creation,
     room_reading,
     room_state,
@@ -69,6 +70,11 @@ def client_routes(use_cases: UseCases) -> list[Route]:
         Route(
             "/rooms/{room_id}/redact/{event_id}/{txn_id}",
             sending.RedactResource(use_cases.sending),
+        ),
+        Route("/rooms/{room_id}/report", reporting.ReportRoomResource(use_cases.reporting)),
+        Route(
+            "/rooms/{room_id}/report/{event_id}",
+            reporting.ReportEventResource(use_cases.reporting),
         ),
         Route("/rooms/{room_id}/hierarchy", spaces.HierarchyResource(use_cases.spaces)),
         Route(
