@@ -55,6 +55,7 @@ _LISTS_PER_SERVER: Final = 10
 _RESYNC_TIMEOUT_S: Final = 15.0
 _MAX_WAITING_RESYNCS: Final = 10_000
 
+CallLater: TypeAlias = Callable[[float, Callable[[], None]], None]
 ByServer: TypeAlias = Mapping[ServerName, Mapping[UserId, Any]]
 
 
@@ -94,11 +95,13 @@ class RemoteKeys:
         commits: CommitQueue,
         clock: Clock,
         server_name: ServerName,
+        call_later: CallLater,
     ) -> None:
         """Remember the collaborators.
 
         Args:
             server_name: ours.
+            call_later: calls a function in a number of seconds, from another thread.
         """
         self._database = database
         self._client = client
@@ -108,6 +111,7 @@ class RemoteKeys:
         self._commits = commits
         self._clock = clock
         self._server_name = server_name
+        self._call_later = call_later
         self._lock = threading.Lock()
         self._under_way: dict[UserId, threading.Event] = {}
         self._waiting: dict[UserId, None] = {}
@@ -234,7 +238,7 @@ class RemoteKeys:
             if self._resyncers >= _ASKED_AT_ONCE:
                 return
             self._resyncers += 1
-        threading.Thread(target=self._resync_waiting, name="device lists", daemon=True).start()
+        self._call_later(0.0, self._resync_waiting)
 
     def _resync_waiting(self) -> None:
         while True:
