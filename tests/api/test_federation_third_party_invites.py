@@ -98,7 +98,7 @@ def asked(
         requests.append((destination, path, content))
         if "/invite/" not in path:
             return {}
-        signed, _ = visitor.sign(content["room_version"], content["event"])
+        signed, _event_id = visitor.sign(content["room_version"], content["event"])
         return {"event": signed}
 
     monkeypatch.setattr(world.federation, "put", put)
