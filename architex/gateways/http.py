@@ -40,7 +40,8 @@ _MAX_ADDRESSES_TRIED: Final = 4
 # Most servers keep silent connections for a minute or more.
 _KEPT_IDLE_S: Final = 30.0
 _IDLE_PER_TARGET: Final = 4
-_IDLE_IN_ALL: Final = 300
+# A message may go to hundreds of servers, and the next one soon after.
+_IDLE_IN_ALL: Final = 500
 _CHUNK_BYTES: Final = 65_536
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # May be sent again on a new connection when a kept one turns out to be dead.
@@ -251,6 +252,7 @@ class OutboundHttp:
         self._ca_file = ca_file
         self._user_agent = user_agent
         self._idle: dict[Target, list[_Connection]] = {}
+        self._idle_count = 0
         self._lock = threading.Lock()
 
     def fetch(
@@ -366,6 +368,7 @@ class OutboundHttp:
         with self._lock:
             kept = [connection for idle in self._idle.values() for connection in idle]
             self._idle.clear()
+            self._idle_count = 0
         for connection in kept:
             connection.close()
 
@@ -499,6 +502,7 @@ class OutboundHttp:
                 if not idle:
                     return None
                 connection = idle.pop()
+                self._idle_count -= 1
                 if not idle:
                     del self._idle[target]
             if connection.idle_since >= oldest and not connection.is_stale():
@@ -506,17 +510,25 @@ class OutboundHttp:
             connection.close()
 
     def _keep(self, target: Target, connection: _Connection) -> None:
-        connection.idle_since = self._clock.monotonic()
+        now = connection.idle_since = self._clock.monotonic()
         surplus: list[_Connection] = []
         with self._lock:
             # The target used last stands last: what is dropped is what nobody used for long.
             idle = self._idle.pop(target, [])
             idle.append(connection)
             self._idle[target] = idle
+            self._idle_count += 1
             if len(idle) > _IDLE_PER_TARGET:
                 surplus.append(idle.pop(0))
-            if len(self._idle) > _IDLE_IN_ALL // _IDLE_PER_TARGET:
-                surplus += self._idle.pop(next(iter(self._idle)))
+                self._idle_count -= 1
+            while True:
+                longest, kept = next(iter(self._idle.items()))
+                is_forgotten = kept[-1].idle_since < now - _KEPT_IDLE_S
+                if self._idle_count <= _IDLE_IN_ALL and not is_forgotten:
+                    break
+                surplus += kept
+                self._idle_count -= len(kept)
+                del self._idle[longest]
         for one in surplus:
             one.close()
 

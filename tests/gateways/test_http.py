@@ -85,6 +85,30 @@ def test_connection_is_used_again() -> None:
     assert (len(server.requests), server.connections) == (3, 1)
 
 
+def test_connections_to_hundreds_of_servers_are_kept_and_not_to_any_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = FakeNames({f"s{number}.example": ["127.0.0.1"] for number in range(120)})
+    http = client(names)
+    with serving(reply()) as server:
+
+        def ask_all(count: int) -> int:
+            """The number of connections that it took."""
+            before = server.connections
+            for number in range(count):
+                target = plain(server, f"s{number}.example")
+                http.fetch("PUT", target, "/", body=b"", timeout_s=5, max_bytes=9)
+            return server.connections - before
+
+        assert (ask_all(120), ask_all(120)) == (120, 0)
+        monkeypatch.setattr("architex.gateways.http._IDLE_IN_ALL", 50)
+        ask_all(50)
+        assert ask_all(50) == 0
+        assert ask_all(51) == 1
+        assert ask_all(1) == 1  # which the one before took the place of
+        http.close()
+
+
 def test_connection_closed_by_the_server_is_not_used_again() -> None:
     http = client()
     with serving(reply(close=True)) as server:
