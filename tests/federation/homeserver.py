@@ -230,7 +230,8 @@ class Person:
             for event in page["chunk"]:
                 if event["type"] == "m.room.message":
                     found[event["event_id"]] = event
-            if page.get("end") is None:
+            # The same again: there is more, and nobody has it.
+            if page.get("end") in (None, page["start"]):
                 return found
             query["from"] = page["end"]
         raise AssertionError("history has no beginning")

@@ -153,6 +153,12 @@ class Simulation:
         for user in self.users:
             if user is not founder:
                 self.join(user, self.room_id, via=[self.servers[host].name]).ok()
+        path = self._in_room("state/m.room.power_levels/")
+        levels = self.do(founder, "GET", path).ok()
+        # Several with power, on several servers: what they do apart from each other conflicts.
+        for user, level in zip(self.users[2::2], (100, 100, 50, 50), strict=False):
+            levels["users"][user.user_id] = level
+        self.do(founder, "PUT", path, levels).ok()
         self.settle()
 
     def join(self, user: User, room_id: RoomId, via: Sequence[ServerName]) -> Answer:
@@ -345,7 +351,8 @@ class Simulation:
             answer = self.do(user, "GET", self._in_room(f"messages?dir=b&limit=100{page}"))
             assert answer.status == 200
             end = answer.json.get("end")
-            if end is None:
+            # The same again: there is more, and none of the others has it.
+            if end is None or end == answer.json["start"]:
                 return
             page = f"&from={end}"
         raise AssertionError("history has no beginning")
