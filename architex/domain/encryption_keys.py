@@ -92,12 +92,11 @@ class CrossSigningKey:
 def check_device_keys(keys: Any, user_id: UserId, device_id: str) -> dict[str, Any]:
     """Check the identity keys that a device uploads; gives what is to be kept of them.
 
-    A self-signature by a well-formed ed25519 key of the device must be good; its absence is let
-    pass (other devices will not trust such a device).
+    Whether the device's own signature is good is for other devices to judge: one that is not makes
+    them distrust the device, and hurts nobody else.
 
     Raises:
         BadJson: they are not of the form that the specification gives.
-        InvalidKeySignature: a signature by the device itself does not verify.
 
     Spec: https://spec.matrix.org/v1.19/client-server-api/#device-keys
     """
@@ -118,7 +117,6 @@ def check_device_keys(keys: Any, user_id: UserId, device_id: str) -> dict[str, A
     kept = {name: value for name, value in keys.items() if name != "unsigned"}
     check_signatures_shape(kept.get("signatures"))
     _check_size(kept)
-    _check_own_signature(kept, user_id, device_id, kept)
     return kept
 
 
