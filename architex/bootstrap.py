@@ -63,6 +63,7 @@ from architex.projections.memberships import Memberships
 from architex.projections.message_search import MessageSearch
 from architex.projections.outgoing_device_edus import DeviceListEdus, ToDeviceEdus
 from architex.projections.outgoing_edus import EduSource, PresenceEdus, ReceiptEdus, TypingEdus
+from architex.projections.relations import Relations
 from architex.projections.room_directory import RoomDirectory
 from architex.projections.room_servers import RoomServers
 from architex.projections.room_upgrade_reads import RoomUpgradeReads
@@ -88,6 +89,7 @@ from architex.storage.key_backups import KeyBackupStore
 from architex.storage.key_files import load_or_create_signing_key, load_signing_key
 from architex.storage.lazy_members import LazyMemberStore
 from architex.storage.leases import LeaseStore
+from architex.storage.login_tokens import LoginTokenStore
 from architex.storage.notifier import Notifier
 from architex.storage.one_time_keys import OneTimeKeyStore
 from architex.storage.openid_tokens import OpenIdTokenStore
@@ -135,6 +137,7 @@ from architex.usecases.joining import Joining
 from architex.usecases.judging import Judging
 from architex.usecases.key_backups import KeyBackups
 from architex.usecases.login import Login
+from architex.usecases.login_tokens import LoginTokens
 from architex.usecases.mutual_rooms import MutualRooms
 from architex.usecases.notifications import Notifications
 from architex.usecases.old_sync import OldSyncing
@@ -184,7 +187,7 @@ log = logging.getLogger(__name__)
 
 def inline_projections() -> tuple[Projection, ...]:
     """The projections written in the transactions that record facts."""
-    return (EventGraph(), Timeline(), CurrentState(), Memberships())
+    return (EventGraph(), Timeline(), CurrentState(), Memberships(), Relations())
 
 
 def followed_projections() -> tuple[Projection, ...]:
@@ -373,6 +376,9 @@ def build_use_cases(
     interactive_auth = InteractiveAuth(
         InteractiveAuthSessionStore(database), password_check, tokens, clock, chance
     )
+    login_tokens = LoginTokens(
+        LoginTokenStore(database), interactive_auth, rate_limits, clock, chance
+    )
     directory_policy = DirectoryPolicy(
         aliases_require_membership=settings.rooms.aliases_require_membership,
         list_needs_account=not settings.room_directory.unauthenticated,
@@ -517,7 +523,8 @@ def build_use_cases(
         interactive_auth=interactive_auth,
         joining=joining,
         key_ring=key_ring,
-        login=Login(accounts, password_check, sessions, rate_limits),
+        login=Login(accounts, password_check, sessions, rate_limits, login_tokens),
+        login_tokens=login_tokens,
         mutual_rooms=MutualRooms(members),
         notifications=Notifications(database, rendering, clock),
         openid=OpenId(OpenIdTokenStore(database), settings.server_name, clock, chance),

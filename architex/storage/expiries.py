@@ -10,6 +10,7 @@ _DELETE_BY_TS: Final = (
     "DELETE FROM interactive_auth_sessions WHERE expires_ts <= %s",
     "DELETE FROM registration_nonces WHERE expires_ts <= %s",
     "DELETE FROM openid_tokens WHERE expires_ts <= %s",
+    "DELETE FROM login_tokens WHERE expires_ts <= %s",
 )
 _DELETE_LEASES: Final = (
     "DELETE FROM leases WHERE expires_at < clock_timestamp() - interval '1 day'"
@@ -17,7 +18,7 @@ _DELETE_LEASES: Final = (
 
 
 class Expiries:
-    """Interactive authentication under way, nonces, OpenID tokens, leases nobody renews."""
+    """Authentication under way, nonces, OpenID and login tokens, leases nobody renews."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -17,6 +17,7 @@ from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.joining import Joining
 from architex.usecases.key_backups import KeyBackups
 from architex.usecases.login import Login
+from architex.usecases.login_tokens import LoginTokens
 from architex.usecases.mutual_rooms import MutualRooms
 from architex.usecases.notifications import Notifications
 from architex.usecases.old_sync import OldSyncing
@@ -69,6 +70,7 @@ class UseCases:
     key_ring: KeyRing
     key_backups: KeyBackups
     login: Login
+    login_tokens: LoginTokens
     mutual_rooms: MutualRooms
     notifications: Notifications
     old_syncing: OldSyncing

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from architex.domain.errors import UserLocked
+from architex.domain.errors import Forbidden, UserLocked
+from architex.domain.identifiers import UserId
 from architex.storage.accounts import AccountStore
+from architex.usecases.login_tokens import LoginTokens
 from architex.usecases.password_check import PasswordCheck
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.sessions import DeviceWish, NewSession, Sessions, check_device_wish
@@ -22,6 +24,7 @@ class Login:
     password_check: PasswordCheck
     sessions: Sessions
     rate_limits: RateLimits
+    login_tokens: LoginTokens
 
     def log_in_with_password(
         self, user: str | None, password: str, wish: DeviceWish
@@ -41,8 +44,26 @@ class Login:
         """
         check_device_wish(wish)
         self.rate_limits.spend("logins", wish.address or "")
-        user_id = self.password_check.check_password(user, password)
+        return self._open(self.password_check.check_password(user, password), wish)
+
+    def log_in_with_token(self, token: str, wish: DeviceWish) -> NewSession:
+        """Log in with a token that another client of the user asked for.
+
+        Raises:
+            Forbidden: the token is unknown, spent or expired, or the account was deactivated.
+            UserLocked: the account is locked.
+            LimitExceeded: too many attempts from this address.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#token-based-login
+        """
+        check_device_wish(wish)
+        self.rate_limits.spend("logins", wish.address or "")
+        return self._open(self.login_tokens.spend_token(token), wish)
+
+    def _open(self, user_id: UserId, wish: DeviceWish) -> NewSession:
         account = self.accounts.find_account(user_id)
-        if account is not None and account.locked:
+        if account is None or account.deactivated_ts is not None:
+            raise Forbidden("This account is not there any more.")
+        if account.locked:
             raise UserLocked("This account has been locked.")
         return self.sessions.open_session(user_id, wish)

@@ -27,7 +27,8 @@ def log_in(server: Server, user: str, password: str = PASSWORD, **more: Any) -> 
 
 
 def test_password_is_a_login_flow(server: Server) -> None:
-    assert server.request("GET", "/login").ok() == {"flows": [{"type": "m.login.password"}]}
+    flows = server.request("GET", "/login").ok()["flows"]
+    assert {"type": "m.login.password"} in flows
 
 
 def test_user_logs_in_with_user_id_or_localpart(server: Server, alice: User) -> None:
@@ -253,3 +254,44 @@ def test_logins_from_one_address_are_limited(database_url: str, tmp_path: Any) -
     log_in(server, "nobody").refused(403, "M_FORBIDDEN")
     log_in(server, "target").refused(429, "M_LIMIT_EXCEEDED")
     stop_server(server)
+
+
+def login_token(user: User) -> str:
+    """A token for another client, asked for with the password."""
+    session = user.post("/login/get_token", {}).json["session"]
+    body = {"auth": user.password_auth(session=session)}
+    answer = user.post("/login/get_token", body).ok()
+    assert answer["expires_in_ms"] > 0
+    token: str = answer["login_token"]
+    return token
+
+
+def test_login_token_lets_one_client_in(server: Server, alice: User) -> None:
+    body = {"type": "m.login.token", "token": login_token(alice)}
+    answer = server.request("POST", "/login", body).ok()
+    assert answer["user_id"] == alice.user_id
+    assert answer["device_id"] != alice.device_id
+    server.request("POST", "/login", body).refused(403, "M_FORBIDDEN")
+
+
+def test_login_token_is_given_for_a_password_only(alice: User) -> None:
+    assert alice.post("/login/get_token", {}).status == 401
+    alice.post("/login/get_token", {"auth": alice.password_auth(password="wrong")}).refused(
+        401, "M_FORBIDDEN"
+    )
+
+
+def test_unknown_login_token_lets_nobody_in(server: Server) -> None:
+    body = {"type": "m.login.token", "token": "arl_nonsense"}
+    server.request("POST", "/login", body).refused(403, "M_FORBIDDEN")
+    body = {"type": "m.login.token"}
+    server.request("POST", "/login", body).refused(400, "M_MISSING_PARAM")
+
+
+def test_locked_user_gets_in_with_no_token(server: Server, alice: User) -> None:
+    token = login_token(alice)
+    server.core.database.execute(
+        "UPDATE users SET locked = true WHERE user_id = %s", (alice.user_id,)
+    )
+    body = {"type": "m.login.token", "token": token}
+    server.request("POST", "/login", body).refused(401, "M_USER_LOCKED")

@@ -53,6 +53,7 @@ def account_routes(use_cases: UseCases) -> list[Route]:
             auth_fallback.AuthFallbackResource(use_cases.interactive_auth),
         ),
         Route("/login", login.LoginResource(use_cases.login)),
+        Route("/login/get_token", login.LoginTokenResource(use_cases.login_tokens)),
         Route("/refresh", login.RefreshResource(use_cases.sessions)),
         Route("/logout", login.LogoutResource(use_cases.sessions)),
         Route("/logout/all", login.LogoutAllResource(use_cases.sessions)),

@@ -49,7 +49,7 @@ class CapabilitiesResource:
             "m.set_displayname": {"enabled": True},
             "m.set_avatar_url": {"enabled": True},
             "m.3pid_changes": {"enabled": False},
-            "m.get_login_token": {"enabled": False},
+            "m.get_login_token": {"enabled": True},
             "m.profile_fields": {"enabled": True},
             "m.forget_forced_upon_leave": {"enabled": False},
         }

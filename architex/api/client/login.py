@@ -12,9 +12,11 @@ from marshmallow import fields
 
 from architex.api.authentication import client_address, require_even_locked_user
 from architex.api.fields import TrueOrFalse
-from architex.api.requests import BodySchema, json_body, load
+from architex.api.interactive_auth import interactive
+from architex.api.requests import BodySchema, json_body, load, require_user
 from architex.domain.errors import MissingParam, UnknownLoginType
 from architex.usecases.login import Login
+from architex.usecases.login_tokens import LIFETIME_MS, LoginTokens
 from architex.usecases.password_check import user_in_identifier
 from architex.usecases.sessions import DeviceWish, NewSession, Sessions
 
@@ -22,6 +24,7 @@ from architex.usecases.sessions import DeviceWish, NewSession, Sessions
 class _LoginSchema(BodySchema):
     type = fields.String(required=True)
     password = fields.String(allow_none=True)
+    token = fields.String(allow_none=True)
     device_id = fields.String(allow_none=True)
     initial_device_display_name = fields.String(allow_none=True)
     refresh_token = TrueOrFalse()
@@ -46,7 +49,12 @@ class LoginResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3login
         """
-        resp.media = {"flows": [{"type": "m.login.password"}]}
+        resp.media = {
+            "flows": [
+                {"type": "m.login.password"},
+                {"type": "m.login.token", "get_login_token": True},
+            ]
+        }
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Log in.
@@ -55,19 +63,38 @@ class LoginResource:
         """
         body = json_body(req)
         given = load(_LOGIN, body)
-        if given["type"] != "m.login.password":
-            raise UnknownLoginType("Bad login type.")
-        password = given.get("password")
-        if password is None:
-            raise MissingParam("Missing: password.")
         wish = DeviceWish(
             device_id=given.get("device_id"),
             display_name=given.get("initial_device_display_name"),
             refreshable=given.get("refresh_token", False),
             address=client_address(req),
         )
-        session = self._login.log_in_with_password(user_in_identifier(body), password, wish)
+        if given["type"] == "m.login.password":
+            session = self._login.log_in_with_password(
+                user_in_identifier(body), _needed(given, "password"), wish
+            )
+        elif given["type"] == "m.login.token":
+            session = self._login.log_in_with_token(_needed(given, "token"), wish)
+        else:
+            raise UnknownLoginType("Bad login type.")
         resp.media = session_fields(session)
+
+
+class LoginTokenResource:
+    """POST /login/get_token."""
+
+    def __init__(self, login_tokens: LoginTokens) -> None:
+        self._login_tokens = login_tokens
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """A token that logs another client in.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token
+        """
+        requester = require_user(req)
+        with interactive():
+            token = self._login_tokens.create_token(requester, json_body(req).get("auth"))
+        resp.media = {"login_token": token, "expires_in_ms": LIFETIME_MS}
 
 
 class RefreshResource:
@@ -117,6 +144,13 @@ class LogoutAllResource:
         requester = require_even_locked_user(req)
         self._sessions.log_out_everywhere(requester.user_id)
         resp.media = {}
+
+
+def _needed(given: dict[str, Any], name: str) -> str:
+    value: str | None = given.get(name)
+    if value is None:
+        raise MissingParam(f"Missing: {name}.")
+    return value
 
 
 def session_fields(session: NewSession) -> dict[str, Any]:
