@@ -170,6 +170,7 @@ def render_client_event(
     membership: str | None = None,
     replaced: RecordedEvent | None = None,
     redaction: RecordedEvent | None = None,
+    relations: Mapping[str, Any] | None = None,
 ) -> ClientEvent:
     """The event as `viewer` sees it.
 
@@ -177,6 +178,7 @@ def render_client_event(
         membership: of the viewer after the event; None to say nothing about it.
         replaced: the state event it replaced, if the viewer may see that one.
         redaction: the event that redacted it.
+        relations: what its children add up to, by the type of their relation.
 
     Spec: https://spec.matrix.org/v1.19/client-server-api/#room-event-format
     """
@@ -187,6 +189,8 @@ def render_client_event(
         unsigned["replaces_state"] = event.replaces
         if replaced is not None:
             unsigned["prev_content"] = replaced.content
+    if relations:
+        unsigned["m.relations"] = relations
     device = event.sender_device
     if (
         device is not None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from architex.domain.client_event import (
     ClientEvent,
@@ -13,9 +14,11 @@ from architex.domain.client_event import (
     without_content,
 )
 from architex.domain.identifiers import UserId
+from architex.domain.relations import REFERENCE, REPLACE, THREAD
 from architex.projections.event_reads import Companions, EventReads, Placed, Reference
 from architex.storage.accounts import list_erased_users
 from architex.storage.pool import PgConnection
+from architex.usecases.bundling import Bundle, load_bundles
 from architex.usecases.standing import Standing, Standings
 
 
@@ -25,11 +28,13 @@ class Shown:
 
     Attributes:
         place: None for what is not shown as part of the timeline.
+        with_relations: whether to tell, too, what its children add up to.
     """
 
     standing: Standing
     event: RecordedEvent
     place: Placed | None = None
+    with_relations: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class EventRendering:
         companions = self.event_reads.load_companions(connection, [s.event for s in shown])
         self._decide(connection, viewer, shown, companions)
         erased = _find_erased(connection, shown)
+        relations = self._render_relations(connection, viewer, shown)
         rendered = {}
         for s in shown:
             event = s.event
@@ -67,8 +73,36 @@ class EventRendering:
                 membership=_membership(s, viewer),
                 replaced=_find_replaced(s, companions),
                 redaction=companions.redactions.get(event.redacted_by or 0),
+                relations=relations.get(event.position),
             )
         return rendered
+
+    def _render_relations(
+        self, connection: PgConnection, viewer: Viewer, shown: Collection[Shown]
+    ) -> dict[int, dict[str, Any]]:
+        """Position → what the children of the event add up to, as the viewer sees it."""
+        parents = [(s.standing, s.event) for s in shown if s.with_relations]
+        if not parents:
+            return {}
+        bundles = load_bundles(connection, self.standings, viewer.user_id, parents)
+        told = [(bundle.standing, place) for bundle in bundles.values() for place in bundle.places]
+        events = self.load(connection, [place.reference for _, place in told])
+        # What is told of a thread's latest event has no thread of its own: this ends.
+        latest = {b.thread.latest.position for b in bundles.values() if b.thread is not None}
+        children = self.render(
+            connection,
+            viewer,
+            [
+                Shown(standing, events[place.position], place, place.position in latest)
+                for standing, place in told
+                if place.position in events
+            ],
+        )
+        return {
+            event.position: _relations(bundles[event.event_id], children)
+            for _, event in parents
+            if event.event_id in bundles
+        }
 
     def _decide(
         self,
@@ -85,6 +119,23 @@ class EventRendering:
             if s.event.replaces is not None and s.event.replaces in companions.places
         ]
         self.standings.decide(connection, viewer.user_id, pairs)
+
+
+def _relations(bundle: Bundle, children: Mapping[int, ClientEvent]) -> dict[str, Any]:
+    relations: dict[str, Any] = {}
+    if bundle.edit is not None and bundle.edit.position in children:
+        relations[REPLACE] = children[bundle.edit.position]
+    thread = bundle.thread
+    if thread is not None and thread.latest.position in children:
+        relations[THREAD] = {
+            "latest_event": children[thread.latest.position],
+            "count": thread.count,
+            "current_user_participated": thread.has_participated,
+        }
+    if bundle.references:
+        chunk = [{"event_id": event_id} for event_id in bundle.references]
+        relations[REFERENCE] = {"chunk": chunk}
+    return relations
 
 
 def _membership(shown: Shown, viewer: Viewer) -> str | None:

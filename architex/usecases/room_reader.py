@@ -263,11 +263,15 @@ class RoomReader:
         """Events as the requester sees them, in the same order.
 
         Args:
-            with_membership: whether they are shown as part of the timeline.
+            with_membership: whether they are shown as part of the timeline, and so with what
+                their children add up to.
         """
         shown = [
             Shown(
-                self.standing, event, self._places.get(event.position) if with_membership else None
+                self.standing,
+                event,
+                self._places.get(event.position) if with_membership else None,
+                with_relations=with_membership,
             )
             for event in events
         ]

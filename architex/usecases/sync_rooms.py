@@ -494,7 +494,7 @@ class SyncRooms:
         for plan in plans:
             standing = plan.standing
             shown.extend(
-                Shown(standing, events[row.position], row)
+                Shown(standing, events[row.position], row, plan.limited)
                 for row in plan.rows
                 if row.position in events
             )

@@ -70,7 +70,16 @@ class RandomTraffic:
             return
 
     def _message(self, room_id: RoomId, user_id: UserId) -> EventDraft:
-        content = {"body": "hello", "url": "mxc://a/b", '"state_key":': '"state_key":'}
+        content: dict[str, Any] = {"body": "hello", "url": "mxc://a/b"}
+        content['"state_key":'] = '"state_key":'
+        if self.events[room_id] and self.random.random() < 0.5:
+            rel_type = self.random.choice(["m.thread", "m.replace", "m.annotation", "\0", 7])
+            target = self.random.choice([*self.events[room_id][-5:], None])
+            content["m.relates_to"] = {
+                "rel_type": rel_type,
+                "event_id": "a\0b" if target is None else target.event_id,
+                "key": self.random.choice(["x", "\0", "x" * 999, None]),
+            }
         return EventDraft("m.room.message", user_id, content)
 
     def _state(self, room_id: RoomId, user_id: UserId) -> EventDraft:
