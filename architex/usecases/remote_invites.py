@@ -155,14 +155,17 @@ class RemoteInvites:
                 f"This server does not have room version {room_version}.",
                 room_version=room_version,
             )
+        is_here = self._is_here(room_id)
+        if is_here:
+            self._check_acl(origin, room_id)
         pdu = self._read_invite(rules, origin, room_id, event_id, event)
         user_id = pdu.key[1]
         self.rate_limits.spend("invites", f"{origin} {user_id}")
         self._verify(rules, origin, pdu)
         self._check_user(user_id)
         signed = add_event_signature(rules, pdu.event, self.server_name, self.commits.signer.key)
-        if self._is_here(room_id):
-            self._check_in_room(origin, pdu)
+        if is_here:
+            self._check_in_room(pdu)
         else:
             told = self._read_told_state(rules, pdu, told_state)
             self._record(rules, origin, parse_pdu(rules, signed), told)
@@ -280,16 +283,24 @@ class RemoteInvites:
         head = self.commits.event_log.find_head(room_id)
         return head is not None and self.room_servers.is_in_room(head.room_nid, self.server_name)
 
-    def _check_in_room(self, origin: ServerName, pdu: Pdu) -> None:
+    def _check_acl(self, origin: ServerName, room_id: RoomId) -> None:
+        """Check that a server may take part in a room that we are in.
+
+        Raises:
+            Forbidden: the room's ACL denies it.
+        """
+        head = self.commits.event_log.find_head(room_id)
+        if head is not None and not self.acls.allows(head.room_nid, origin):
+            raise Forbidden(f"{origin} is denied access to the room.")
+
+    def _check_in_room(self, pdu: Pdu) -> None:
         """Check an invite into a room that we are in; it will be judged when it comes as an event.
 
         Raises:
-            Forbidden: that server is denied the room, or the user is in it, or banned from it.
+            Forbidden: the user is in the room, or banned from it.
         """
 
         def decide(session: RoomSession) -> str | None:
-            if not self.acls.allows(session.head.room_nid, origin):
-                raise Forbidden(f"{origin} is denied access to the room.")
             current = session.find_state(*pdu.key)
             return None if current is None else current.membership
 
