@@ -556,6 +556,7 @@ def build_use_cases(
             room_servers=room_servers,
             acls=server_acls,
             restricted=restricted_joins,
+            rate_limits=rate_limits,
         ),
         registration=Registration(
             server_name=settings.server_name,

@@ -59,6 +59,7 @@ from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.event_log import RoomHead
 from architex.storage.pool import Database, PgConnection
 from architex.usecases.judging import Judging
+from architex.usecases.rate_limits import RateLimits
 from architex.usecases.restricted_joins import RestrictedJoins, is_restricted
 from architex.usecases.server_keys import KeyRing
 
@@ -85,6 +86,7 @@ class Resident:
     room_servers: RoomServers
     acls: ServerAcls
     restricted: RestrictedJoins
+    rate_limits: RateLimits
 
     @property
     def server_name(self) -> ServerName:
@@ -112,6 +114,7 @@ class Resident:
             UnknownRoom: this server is not in the room.
             Forbidden: the user may not, is of another server, or the room's ACL denies it.
             IncompatibleRoomVersion: the other server does not have the room's version.
+            LimitExceeded: it asks too often.
             UnableToAuthoriseJoin, UnableToGrantJoin: see RestrictedJoins.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_joinroomiduserid
@@ -163,12 +166,14 @@ class Resident:
             BadJson, InvalidParam, TooLarge: the event is not such an event.
             Forbidden: the user may not join, the event is not signed by `origin`, or the ACL of
                 the room denies that server.
+            LimitExceeded: it asks too often, or the user joins too often.
             UnableToAuthoriseJoin, UnableToGrantJoin: see RestrictedJoins.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid
         """
         head = self._get_head(origin, room_id)
         rules = get_room_version(head.room_version)
+        self.rate_limits.spend("joins", str(event.get("sender")))
         pdu = self._read(rules, origin, room_id, event_id, event, "join")
         signed = self._co_sign(rules, pdu)
         servers = self.room_servers.list_servers(head.room_nid)
@@ -213,12 +218,14 @@ class Resident:
     # ---- within
 
     def _get_head(self, origin: ServerName, room_id: RoomId) -> RoomHead:
-        """The room's row, if we are in the room and that server may be.
+        """The room's row, if we are in the room and that server may be. Counts the request.
 
         Raises:
+            LimitExceeded: the server asks too often.
             UnknownRoom: this server does not know the room, or is not in it any more.
             Forbidden: the room's ACL denies the server.
         """
+        self.rate_limits.spend("federation", origin)
         head = self.commits.event_log.find_head(room_id)
         if head is None or not self.room_servers.is_in_room(head.room_nid, self.server_name):
             raise UnknownRoom(f"This server is not in {room_id}.")

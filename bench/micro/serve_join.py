@@ -22,6 +22,7 @@ from architex.projections.member_reads import MemberReads
 from architex.projections.room_servers import RoomServers
 from architex.projections.server_acls import ServerAcls
 from architex.usecases.judging import Judging
+from architex.usecases.rate_limits import RateLimits
 from architex.usecases.resident import Resident
 from architex.usecases.restricted_joins import RestrictedJoins
 from architex.usecases.server_keys import KeyRing
@@ -91,6 +92,7 @@ def measure(conninfo: str, room_id: RoomId, omit_members: bool) -> list[Any]:
         room_servers=servers,
         acls=ServerAcls(core.database),
         restricted=RestrictedJoins(members, servers, core.event_log, SERVER_NAME),
+        rate_limits=RateLimits(core.clock, {}, enabled=False),
     )
     rules = core.event_log.rules_of(room_id)
     numbers = itertools.count(int(omit_members) * 1000)
