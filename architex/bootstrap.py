@@ -633,7 +633,6 @@ def build_use_cases(
         receipts=receipts,
         receiving=Receiving(
             event_log=core.event_log,
-            servers=room_servers,
             acls=server_acls,
             backfilling=backfilling,
             edus=ReceivingEdus(edu_handlers),

@@ -29,7 +29,6 @@ from architex.domain.pdu import compute_event_id, parse_pdu
 from architex.domain.room.pdu_checks import Outcome, Verdict
 from architex.domain.room_versions import RoomVersionRules, get_room_version
 from architex.gateways.clock import Clock
-from architex.projections.room_servers import RoomServers
 from architex.projections.server_acls import ServerAcls
 from architex.storage.event_log import EventLog
 from architex.storage.received_transactions import ReceivedTransactions
@@ -89,7 +88,6 @@ class Receiving:
         self,
         *,
         event_log: EventLog,
-        servers: RoomServers,
         acls: ServerAcls,
         backfilling: Backfilling,
         edus: ReceivingEdus,
@@ -107,7 +105,6 @@ class Receiving:
             take_elsewhere: offered events of rooms that this server is not in.
         """
         self._event_log = event_log
-        self._servers = servers
         self._acls = acls
         self._backfilling = backfilling
         self._edus = edus
@@ -208,9 +205,10 @@ class Receiving:
         self, origin: ServerName, room_id: RoomId, incoming: Sequence[_Incoming], ends: float
     ) -> dict[EventId, Json]:
         try:
-            if not self._is_here(room_id):
+            admission = self._acls.look_up(room_id, self._server_name, origin)
+            if not admission.is_here:
                 return self._receive_elsewhere(origin, incoming)
-            if not self._allows(origin, room_id):
+            if not admission.is_allowed:
                 return _all_failed(incoming, "The room's server ACL denies it.")
             events = [one.event for one in incoming]
             arrivals = self._backfilling.judge(origin, room_id, events, ends)
@@ -223,16 +221,6 @@ class Receiving:
             # A defect of ours: the other rooms shall not suffer from it.
             log.exception("Receiving events of %s from %s failed", room_id, origin)
             return _all_failed(incoming, "This server failed to judge it.")
-
-    def _is_here(self, room_id: RoomId) -> bool:
-        """Whether this server is in the room."""
-        head = self._event_log.find_head(room_id)
-        return head is not None and self._servers.is_in_room(head.room_nid, self._server_name)
-
-    def _allows(self, origin: ServerName, room_id: RoomId) -> bool:
-        """Whether the room's ACL lets a server take part."""
-        head = self._event_log.find_head(room_id)
-        return head is not None and self._acls.allows(head.room_nid, origin)
 
     def _receive_elsewhere(
         self, origin: ServerName, incoming: Sequence[_Incoming]
@@ -253,16 +241,7 @@ class Receiving:
         incoming: Sequence[_Incoming],
         arrivals: Sequence[Arrival],
     ) -> dict[EventId, Json]:
-        now_ms = self._clock.now_ms()
-        held = self._waiting.add(
-            [
-                WaitingPdu(room_id, one.event_id, origin, one.event, 0)
-                for one, arrival in zip(incoming, arrivals, strict=True)
-                if arrival.may_come and one.event_id is not None
-            ],
-            now_ms,
-            now_ms + int(RETRY_S[0] * 1000),
-        )
+        held = self._let_wait(origin, room_id, incoming, arrivals)
         results: dict[EventId, Json] = {}
         for one, arrival in zip(incoming, arrivals, strict=True):
             # Of several copies the good one counts.
@@ -272,6 +251,24 @@ class Receiving:
         return results
 
     # ---- events that wait
+
+    def _let_wait(
+        self,
+        origin: ServerName,
+        room_id: RoomId,
+        incoming: Sequence[_Incoming],
+        arrivals: Sequence[Arrival],
+    ) -> set[EventId]:
+        """Keep what may be judged later; returns what is kept: not too much of it is."""
+        waiting = [
+            WaitingPdu(room_id, one.event_id, origin, one.event, 0)
+            for one, arrival in zip(incoming, arrivals, strict=True)
+            if arrival.may_come and one.event_id is not None
+        ]
+        if not waiting:
+            return set()
+        now_ms = self._clock.now_ms()
+        return self._waiting.add(waiting, now_ms, now_ms + int(RETRY_S[0] * 1000))
 
     def retry_waiting(self) -> int:
         """Judge the events that wait and are due; returns how many were tried.
@@ -292,7 +289,8 @@ class Receiving:
         room_id, origin = pdus[0].room_id, pdus[0].origin
         ends = self._clock.monotonic() + RETRY_TIME_S
         try:
-            if not self._is_here(room_id) or not self._allows(origin, room_id):
+            admission = self._acls.look_up(room_id, self._server_name, origin)
+            if not admission.is_here or not admission.is_allowed:
                 arrivals = [Arrival(Verdict(Outcome.DROPPED)) for _ in pdus]
             else:
                 events = [pdu.event for pdu in pdus]

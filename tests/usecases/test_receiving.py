@@ -18,7 +18,6 @@ from architex.gateways.errors import RemoteRefused, RemoteTimedOut
 from architex.projections.branch_states import BranchStates
 from architex.projections.known_events import KnownEvents
 from architex.projections.member_reads import MemberReads
-from architex.projections.room_servers import RoomServers
 from architex.projections.server_acls import ServerAcls
 from architex.storage.received_transactions import ReceivedTransactions
 from architex.storage.server_keys import ServerKeyStore
@@ -134,7 +133,6 @@ def make_world(
     edus: list[tuple[ServerName, Mapping[str, Any]]] = []
     receiving = Receiving(
         event_log=core.event_log,
-        servers=RoomServers(core.database),
         acls=ServerAcls(core.database),
         backfilling=Backfilling(core.event_log, doors, clock),
         edus=ReceivingEdus({"test.edu": lambda *told: edus.append(told)}),
