@@ -122,8 +122,9 @@ _RECEIPTS: Final = _OF_ROOMS.format(
     own=_OWN,
     more=_PUBLIC,
 )
-# Who is to hear of whose presence, from which position on: when it changes, when a server comes
-# into a room, when a user of ours does. (Our users' joins are events that are owed to others.)
+# Who is to hear of whose presence, from which position on: when it changes; when another server
+# comes into a room; when ours does; when a further user of ours does, whose join is an event that
+# the others are owed.
 _PRESENCE_NEWS_TEMPLATE: Final = """
 SELECT s.server_name, x.user_id, x.position AS at FROM presence x
     JOIN memberships m USING (user_id) JOIN room_servers s USING (room_nid)
@@ -132,6 +133,11 @@ UNION ALL
 SELECT s.server_name, x.user_id, s.since FROM room_servers s
     JOIN memberships m USING (room_nid) JOIN presence x USING (user_id)
 WHERE s.since > %(after)s AND s.since <= %(up_to)s AND s.joined > 0{to}
+    AND {own} AND m.membership = 'join' AND x.presence <> 'offline'
+UNION ALL
+SELECT s.server_name, x.user_id, o.since FROM room_servers o JOIN room_servers s USING (room_nid)
+    JOIN memberships m USING (room_nid) JOIN presence x USING (user_id)
+WHERE o.server_name = %(own)s AND o.since > %(after)s AND o.since <= %(up_to)s AND s.joined > 0{to}
     AND {own} AND m.membership = 'join' AND x.presence <> 'offline'
 UNION ALL
 SELECT s.server_name, x.user_id, e.position FROM outgoing_events e

@@ -8,8 +8,10 @@ import pytest
 
 from architex.bootstrap import Core
 from architex.domain.identifiers import RoomId, UserId
+from architex.domain.room.events import JoinImported
 from architex.followers.federation_sender import FederationSender
 from architex.projections.outgoing_edus import EduSource, PresenceEdus, ReceiptEdus, TypingEdus
+from architex.storage.commit_queue import RoomCommand, RoomSession
 from architex.storage.presence import Presence, put_presence
 from architex.storage.receipts import Receipt, put_receipt
 from architex.storage.typing import STOPPED, put_typing
@@ -276,3 +278,33 @@ def test_servers_hear_of_the_presence_of_who_of_ours_comes_into_their_room(
     run(sender)
     (told,) = others.edus("c.example", "m.presence")
     assert [one["user_id"] for one in told["push"]] == [BOB]
+
+
+def test_our_server_coming_into_a_room_tells_the_servers_there_who_came(
+    core: Core, sender: FederationSender, others: Others
+) -> None:
+    """As when the state of a room of others was imported, and then the join by which we enter."""
+    write_presence(core, BOB, "online")
+    room_id = create_room(core, CAROL, version="12")
+    run(sender)
+    others.transactions.clear()
+
+    def enter(session: RoomSession) -> None:
+        for key in [("m.room.create", ""), ("m.room.join_rules", ""), ("m.room.member", BOB)]:
+            session.find_state(*key)
+        join = session.compose(member_draft(BOB, BOB, "join"))
+        session.record(
+            JoinImported(
+                originator_id=room_id,
+                originator_version=session.room.version + 1,
+                pdu=join,
+                received_ts=session.now_ms,
+                delta={join.key: join.event_id},
+            )
+        )
+
+    core.commits.write_room(RoomCommand(room_id, enter))
+    run(sender)
+    (told,) = others.edus("c.example", "m.presence")
+    assert [one["user_id"] for one in told["push"]] == [BOB]
+    assert others.events["c.example"] == []  # the join itself went with send_join
