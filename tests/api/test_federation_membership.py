@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from architex.domain.room_versions import ROOM_VERSIONS, get_room_version
 from architex.domain.signing import verify_event_signatures
 from architex.projections import state_exports
-from architex.settings import RateLimitSettings
+from architex.settings import RateLimit, RateLimitSettings
 from tests.api.client import SERVER_NAME, User, stop_server
 from tests.federation.visitors import Visitor, World, event_id_of
 
@@ -538,3 +539,22 @@ def test_joins_are_handed_on_to_the_other_servers_in_the_room(
         (event_id,),
     )
     assert rows == [("other-member.example",)]
+
+
+def test_server_that_asks_too_often_is_told_to_wait(database_url: str, tmp_path: Path) -> None:
+    limits = RateLimitSettings(
+        federation=RateLimit(per_second=0.001, burst=4), joins=RateLimit(per_second=0.001, burst=2)
+    )
+    world = World(database_url, tmp_path, rate_limits=limits)
+    alice = world.server.register()
+    room_id = public_room(alice)
+    visitor, other = world.meet("eager.example"), world.meet("patient.example")
+    bob = visitor.user("bob")
+    version, event = visitor.template("join", room_id, bob)
+    signed, event_id = visitor.sign(version, event)
+    for _ in range(2):
+        visitor.send("join", room_id, signed, event_id).ok()
+    visitor.send("join", room_id, signed, event_id).refused(429, "M_LIMIT_EXCEEDED")
+    visitor.make("join", room_id, bob).refused(429, "M_LIMIT_EXCEEDED")
+    other.make("join", room_id, other.user("bob")).ok()
+    stop_server(world.server)
