@@ -226,12 +226,14 @@ def find_room(connection: PgConnection, room_id: RoomId) -> ServedRoom | None:
     return None if row is None else ServedRoom(row[0], room_id, get_room_version(row[1]))
 
 
-def find_room_of(connection: PgConnection, room_nid: int) -> ServedRoom | None:
-    """A room by its number."""
+def find_room_with(connection: PgConnection, event_id: EventId) -> ServedRoom | None:
+    """The room that an event is in; None when the log has no such event."""
     row = connection.execute(
-        "SELECT room_id, room_version FROM rooms WHERE room_nid = %s", (room_nid,)
+        "SELECT r.room_nid, r.room_id, r.room_version FROM event_graph g"
+        " JOIN rooms r USING (room_nid) WHERE g.event_id = %s",
+        (event_id,),
     ).fetchone()
-    return None if row is None else ServedRoom(room_nid, row[0], get_room_version(row[1]))
+    return None if row is None else ServedRoom(row[0], row[1], get_room_version(row[2]))
 
 
 def find_events(

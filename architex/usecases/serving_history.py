@@ -22,7 +22,7 @@ from architex.projections.serving_reads import (
     ServedRoom,
     find_events,
     find_room,
-    find_room_of,
+    find_room_with,
     is_served,
     iterate_pdus,
     list_auth_chain,
@@ -41,6 +41,9 @@ DEFAULT_MISSING: Final = 10
 
 MAX_ROUNDS: Final = 20
 """How often one walk through the graph asks for events that it did not foresee."""
+
+MAX_WALKED_BYTES: Final = 16 * 2**20
+"""How much of events one walk holds."""
 
 MAX_NAMED: Final = 100
 """Events that a walk begins at; a room rarely has more ends."""
@@ -76,14 +79,13 @@ class ServingHistory:
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1eventeventid
         """
         self.rate_limits.spend("federation_reads", origin)
+        with self.database.connection() as connection:
+            room = find_room_with(connection, event_id)
+        if room is None:
+            raise NotFound("There is no such event.")
+        self._check_may_ask(origin, room)
         with self.database.snapshot() as connection:
-            event = find_events(connection, [event_id]).get(event_id)
-            if event is None or not is_served(event):
-                raise NotFound("There is no such event.")
-            room = find_room_of(connection, event.room_nid)
-            if room is None:
-                raise NotFound("There is no such event.")
-            self._check_may_ask(origin, room)
+            event = _get_event(connection, room, event_id)
             return self._transaction(self._render(connection, room, origin, [event]))
 
     def get_state(self, origin: ServerName, room_id: RoomId, event_id: EventId) -> Iterator[bytes]:
@@ -95,8 +97,8 @@ class ServingHistory:
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1stateroomid
         """
         self.rate_limits.spend("federation_states", origin)
+        room = self._admit(origin, room_id)
         with self.database.snapshot() as connection:
-            room = self._admit(connection, origin, room_id)
             state, chain = _state_and_chain(connection, room, event_id)
         return _stream(
             ("pdus", iterate_pdus(self.database, room.rules, state)),
@@ -114,8 +116,8 @@ class ServingHistory:
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1state_idsroomid
         """
         self.rate_limits.spend("federation_states", origin)
+        room = self._admit(origin, room_id)
         with self.database.snapshot() as connection:
-            room = self._admit(connection, origin, room_id)
             state, chain = _state_and_chain(connection, room, event_id)
             return {
                 "pdu_ids": list_event_ids(connection, state),
@@ -133,8 +135,8 @@ class ServingHistory:
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1event_authroomideventid
         """
         self.rate_limits.spend("federation_states", origin)
+        room = self._admit(origin, room_id)
         with self.database.snapshot() as connection:
-            room = self._admit(connection, origin, room_id)
             event = _get_event(connection, room, event_id)
             chain = list_auth_chain(connection, [event.position])
         return _stream(("auth_chain", iterate_pdus(self.database, room.rules, chain)))
@@ -150,8 +152,8 @@ class ServingHistory:
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1backfillroomid
         """
         self.rate_limits.spend("federation_reads", origin)
+        room = self._admit(origin, room_id)
         with self.database.snapshot() as connection:
-            room = self._admit(connection, origin, room_id)
             walk = _Walk(connection, room, min(limit, MAX_BACKFILL))
             events = walk.run(event_ids[:MAX_NAMED], without=())
             return self._transaction(self._render(connection, room, origin, events))
@@ -174,8 +176,8 @@ class ServingHistory:
         Spec: https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1get_missing_eventsroomid
         """
         self.rate_limits.spend("federation_reads", origin)
+        room = self._admit(origin, room_id)
         with self.database.snapshot() as connection:
-            room = self._admit(connection, origin, room_id)
             walk = _Walk(connection, room, min(limit, MAX_MISSING), min_depth=min_depth)
             events = walk.run_before(latest[:MAX_NAMED], without=earliest)
             events.sort(key=lambda event: (event.pdu["depth"], event.ordering))
@@ -195,8 +197,8 @@ class ServingHistory:
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1timestamp_to_eventroomid
         """
         self.rate_limits.spend("federation_reads", origin)
+        room = self._admit(origin, room_id)
         with self.database.snapshot() as connection:
-            room = self._admit(connection, origin, room_id)
             for piece in iterate_events_near(connection, room.room_nid, ts, backwards=backwards):
                 ids = [event.event_id for event in piece]
                 served = find_events(connection, ids, room.room_nid)
@@ -212,8 +214,10 @@ class ServingHistory:
 
     # Within
 
-    def _admit(self, connection: PgConnection, origin: ServerName, room_id: RoomId) -> ServedRoom:
-        room = find_room(connection, room_id)
+    def _admit(self, origin: ServerName, room_id: RoomId) -> ServedRoom:
+        # Before the snapshot is taken: nobody waits for a second connection while holding one.
+        with self.database.connection() as connection:
+            room = find_room(connection, room_id)
         if room is None:
             raise Forbidden("Your server is not in this room.")
         self._check_may_ask(origin, room)
@@ -263,6 +267,7 @@ class _Walk:
         self._loaded: dict[EventId, ServedEvent] = {}
         self._unknown: set[EventId] = set()
         self._rounds = 0
+        self._bytes = 0
 
     def run(
         self, event_ids: Iterable[EventId], *, without: Collection[EventId]
@@ -274,9 +279,10 @@ class _Walk:
         found: list[ServedEvent] = []
         while waiting and len(found) < self._limit:
             event = self._find(waiting, waiting.popleft())
-            if event is None or not event.is_placed:
+            # What is below the depth that was asked for has nothing above it behind it.
+            if event is None or not event.is_placed or event.pdu["depth"] < self._min_depth:
                 continue
-            if is_served(event) and event.pdu["depth"] >= self._min_depth:
+            if is_served(event):
                 found.append(event)
             for parent in event.prev_events:
                 if parent not in seen:
@@ -305,19 +311,25 @@ class _Walk:
 
     def _load(self, event_ids: Iterable[EventId]) -> None:
         """Load events, and what most likely comes next."""
-        if self._rounds >= MAX_ROUNDS:
+        if self._rounds >= MAX_ROUNDS or self._bytes > MAX_WALKED_BYTES:
             return
         self._rounds += 1
         wanted = {event_id for event_id in event_ids if event_id not in self._loaded}
         found = find_events(self._connection, wanted, self._room.room_nid)
         self._unknown |= wanted - found.keys()
-        self._loaded.update(found)
+        self._keep(found.values())
         orderings = [event.ordering for event in found.values() if event.is_placed]
         if orderings:
             ahead = list_events_below(
                 self._connection, self._room.room_nid, max(orderings), self._limit
             )
-            self._loaded.update((event.event_id, event) for event in ahead)
+            self._keep(ahead)
+
+    def _keep(self, events: Iterable[ServedEvent]) -> None:
+        for event in events:
+            if event.event_id not in self._loaded:
+                self._loaded[event.event_id] = event
+                self._bytes += len(event.state)
 
 
 def _get_event(connection: PgConnection, room: ServedRoom, event_id: EventId) -> ServedEvent:

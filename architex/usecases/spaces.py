@@ -210,39 +210,43 @@ class Spaces:
         self.rate_limits.spend("federation_reads", origin)
         with self.database.snapshot() as connection:
             room = self.reads.find_summaries(connection, [room_id]).get(room_id)
-            if room is None or not self._list_enterable(connection, origin, [room]):
+            if room is None:
                 raise NotFound("There is no such room.")
             followed = _followed(room, suggested_only)
             known = self.reads.find_summaries(connection, [child.room_id for child in followed])
-            enterable = self._list_enterable(connection, origin, known.values())
+            known.pop(room_id, None)
+            entering = _list_enterable(connection, origin, [room, *known.values()])
+        denied = self.acls.list_denying(origin, [room_id, *known])
+        enterable = [summary for summary in entering if summary.room_id not in denied]
+        if room not in enterable:
+            raise NotFound("There is no such room.")
+        children = [summary for summary in enterable if summary is not room]
         return {
             "room": _with_children(room, suggested_only),
-            "children": [summary.as_json() for summary in enterable],
+            "children": [summary.as_json() for summary in children],
             "inaccessible_children": sorted(
-                known.keys() - {summary.room_id for summary in enterable}
+                known.keys() - {summary.room_id for summary in children}
             ),
         }
 
-    def _list_enterable(
-        self, connection: PgConnection, origin: ServerName, rooms: Iterable[RoomSummary]
-    ) -> list[RoomSummary]:
-        """Those of the rooms that some user of a server could see from outside, or is in."""
-        rooms = list(rooms)
-        room_ids = [room.room_id for room in rooms]
-        allowing = {allowed for room in rooms for allowed in room.allowed_room_ids}
-        inside = list_rooms_of_server(connection, origin, {*room_ids, *allowing})
-        invited = list_rooms_with_invited(connection, origin, room_ids)
-        denied = self.acls.list_denying(connection, origin, room_ids)
-        return [
-            room
-            for room in rooms
-            if room.room_id not in denied
-            and can_enter(
-                room,
-                "join" if room.room_id in inside | invited else None,
-                inside.intersection(room.allowed_room_ids),
-            )
-        ]
+
+def _list_enterable(
+    connection: PgConnection, origin: ServerName, rooms: Collection[RoomSummary]
+) -> list[RoomSummary]:
+    """Those of the rooms that some user of a server is in, or could enter or read."""
+    room_ids = [room.room_id for room in rooms]
+    allowing = {allowed for room in rooms for allowed in room.allowed_room_ids}
+    inside = list_rooms_of_server(connection, origin, {*room_ids, *allowing})
+    invited = list_rooms_with_invited(connection, origin, room_ids)
+    return [
+        room
+        for room in rooms
+        if can_enter(
+            room,
+            "join" if room.room_id in inside | invited else None,
+            inside.intersection(room.allowed_room_ids),
+        )
+    ]
 
 
 class _Walk:

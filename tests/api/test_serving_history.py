@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,7 +18,7 @@ from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.pdu_checks import Outcome
 from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
-from architex.settings import RateLimit, RateLimitSettings
+from architex.settings import ProcessSettings, RateLimit, RateLimitSettings
 from architex.storage.commit_queue import RoomCommand
 from architex.usecases.judging import Judging
 from architex.usecases.serving_history import MAX_BACKFILL, MAX_MISSING
@@ -257,6 +258,29 @@ def test_server_that_asks_too_much_is_told_to_wait(
         assert told["retry_after_ms"] > 0
         modest.request("GET", path, **query).refused(403, "M_FORBIDDEN")
     stop_server(world.server)
+
+
+def test_question_takes_one_connection_at_a_time(
+    world: World, alice: User, module_database_url: str, tmp_path: Path
+) -> None:
+    narrow = World(
+        module_database_url,
+        tmp_path,
+        processes=ProcessSettings(database_connections=1),
+        rate_limits=RateLimitSettings(enabled=False),
+    )
+    visitor = narrow.meet(next(_names))
+    joining = Visitor(world.server, visitor.peer)
+    told = narrow.federation.replies[visitor.name, "/_matrix/key/v2/server"]
+    world.federation.replies[visitor.name, "/_matrix/key/v2/server"] = told
+    room_id = create_room(alice, "joined")
+    said = say(alice, room_id)
+    joining.join(room_id, joining.user("carol"))
+    for what, answer in every_question(visitor, room_id, said).items():
+        assert answer.status == 200, what
+    visitor.request("GET", ["v1", "hierarchy", room_id]).ok()
+    visitor.request("GET", ["v1", "timestamp_to_event", room_id], ts=1, dir="f").ok()
+    stop_server(narrow.server)
 
 
 # ---- single events
