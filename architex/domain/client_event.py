@@ -237,25 +237,3 @@ def render_stripped_state(event: RecordedEvent) -> dict[str, Any]:
 def strip_state_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """Only `type`, `state_key`, `sender` and `content` of a state event."""
     return {key: event[key] for key in ("type", "state_key", "sender", "content")}
-
-
-def find_stripped_state(event: RecordedEvent) -> list[dict[str, Any]]:
-    """The stripped state that came with an invite or knock from another server, as far as valid.
-
-    Whatever is not a stripped state event is left out: it came from another server unchecked.
-    """
-    unsigned = event.pdu.get("unsigned")
-    if not isinstance(unsigned, dict):
-        return []
-    given = unsigned.get("invite_room_state", unsigned.get("knock_room_state"))
-    if not isinstance(given, list):
-        return []
-    return [strip_state_event(entry) for entry in given if _is_stripped_state(entry)]
-
-
-def _is_stripped_state(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and all(isinstance(entry.get(key), str) for key in ("type", "state_key", "sender"))
-        and isinstance(entry.get("content"), dict)
-    )

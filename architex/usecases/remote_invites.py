@@ -339,10 +339,8 @@ class RemoteInvites:
         """Remember the invite into a room that we are not in, and what was told of the room."""
 
         def decide(session: RoomSession) -> None:
-            if session.room.rules.version != rules.version:
-                raise InvalidParam(
-                    f"The room has version {session.room.rules.version}, not {rules.version}."
-                )
+            if self._is_here(pdu.room_id):
+                return  # since a moment ago: the invite comes with the other events
             current = session.find_state(*pdu.key)
             if current is not None and current.event_id == pdu.event_id:
                 return
@@ -363,6 +361,7 @@ class RemoteInvites:
             current is None
             or current.membership not in ("invite", "knock")
             or self._is_known(session, pdu)
+            or self._is_here(pdu.room_id)
         ):
             return False
         user_id, room_nid = pdu.key[1], session.head.room_nid
