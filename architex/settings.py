@@ -258,7 +258,9 @@ class TurnSettings:
     """TURN servers, which relay voice and video calls."""
 
     uris: tuple[str, ...] = _key('like "turn:turn.example.org?transport=udp"; none: no relay', ())
-    static_auth_secret: str | None = _key("what coturn calls by the same name", None, is_secret=True)
+    static_auth_secret: str | None = _key(
+        "what coturn calls by the same name", None, is_secret=True
+    )
     lifetime_seconds: int = _key("how long credentials count", 86_400, at_least=60)
     guests: bool = _key("relay the calls of guests, too", False)
 
