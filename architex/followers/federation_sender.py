@@ -72,6 +72,10 @@ TIMEOUT_S: Final = 60.0
 SAVE_INTERVAL_S: Final = 2.0
 """How often the position is saved when nothing that must arrive was found."""
 
+DEFERRED_S: Final = 1.0
+"""So long a source on a budget waits: for more to come, and for a server that has just come into a
+room to know that it has."""
+
 FIRST_DELAY_S: Final = 2.0
 MAX_DELAY_S: Final = 3600.0
 MAX_DELAY_OF_THE_DEAD_S: Final = 24 * 3600.0
@@ -163,19 +167,31 @@ class _Queue:
 
 @dataclass(slots=True)
 class _Deferred:
-    """Servers that a source on a budget is to occasion transactions to, in their turn."""
+    """Servers that a source on a budget is to occasion transactions to, in their turn.
+
+    Attributes:
+        waiting: server → the position of the first thing for it, and when it may go.
+    """
 
     per_second: float
-    waiting: OrderedDict[ServerName, int] = field(default_factory=OrderedDict)
+    waiting: OrderedDict[ServerName, tuple[int, float]] = field(default_factory=OrderedDict)
     allowance: float = field(init=False)
     counted_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.allowance = self.per_second
 
-    def add(self, marks: Mapping[ServerName, int]) -> None:
+    def add(self, marks: Mapping[ServerName, int], now_s: float) -> None:
         for server_name, first in marks.items():
-            self.waiting.setdefault(server_name, first)
+            self.waiting.setdefault(server_name, (first, now_s + DEFERRED_S))
+
+    def take(self, server_name: ServerName, now_s: float) -> int | None:
+        """The first thing for a server to which something goes anyway."""
+        first, from_s = self.waiting.get(server_name, (0, float("inf")))
+        if from_s > now_s:
+            return None
+        del self.waiting[server_name]
+        return first
 
     def release(self, now_s: float) -> dict[ServerName, int]:
         """Those whose turn has come."""
@@ -186,7 +202,10 @@ class _Deferred:
         self.counted_at = now_s
         released = {}
         while self.waiting and self.allowance >= 1.0:
-            server_name, first = self.waiting.popitem(last=False)
+            server_name, (first, from_s) = next(iter(self.waiting.items()))
+            if from_s > now_s:
+                break
+            del self.waiting[server_name]
             released[server_name] = first
             self.allowance -= 1.0
         return released
@@ -343,20 +362,22 @@ class FederationSender:
 
     def _mark(self, marks: Mapping[str, Mapping[ServerName, int]], end: int) -> list[ServerName]:
         """Note for whom something is new; gives them."""
+        now_s = self._clock.monotonic()
         concerned: dict[ServerName, None] = {}
         for stream, servers in marks.items():
             deferred = self._deferred.get(stream)
             if deferred is not None:
-                deferred.add(servers)
+                deferred.add(servers, now_s)
                 continue
             for server_name, first in servers.items():
                 if self._mark_one(server_name, stream, first, end):
                     concerned[server_name] = None
         for stream, deferred in self._deferred.items():
             for server_name in concerned:
-                if server_name in deferred.waiting:
-                    self._mark_one(server_name, stream, deferred.waiting.pop(server_name), end)
-            for server_name, first in deferred.release(self._clock.monotonic()).items():
+                taken = deferred.take(server_name, now_s)
+                if taken is not None:
+                    self._mark_one(server_name, stream, taken, end)
+            for server_name, first in deferred.release(now_s).items():
                 if self._mark_one(server_name, stream, first, end):
                     concerned[server_name] = None
         self._known = max(self._known, end)
