@@ -154,6 +154,7 @@ from architex.usecases.receiving import Receiving
 from architex.usecases.receiving_devices import DeviceEdus
 from architex.usecases.receiving_edus import EduHandler, ReceivingEdus, RoomEdus
 from architex.usecases.registration import Registration, RegistrationPolicy
+from architex.usecases.relating import Relating
 from architex.usecases.remote_invites import RemoteInvites
 from architex.usecases.remote_keys import RemoteKeys
 from architex.usecases.remote_membership import RemoteMembership
@@ -643,6 +644,7 @@ def build_use_cases(
             server_name=settings.server_name,
             take_elsewhere=remote_invites.take_back,
         ),
+        relating=Relating(database, rendering, clock),
         room_reading=room_reading,
         syncing=syncing,
         turn_servers=TurnServers(

@@ -22,6 +22,8 @@ STATUS_OF: Final[Mapping[type[MatrixError], int]] = {
     errors.NotJson: 400,
     errors.BadJson: 400,
     errors.InvalidParam: 400,
+    errors.InvalidRelation: 400,
+    errors.DuplicateAnnotation: 400,
     errors.MissingParam: 400,
     errors.TooLarge: 413,
     errors.MissingToken: 401,

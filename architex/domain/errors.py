@@ -79,6 +79,16 @@ class InvalidParam(MatrixError):
     errcode = "M_INVALID_PARAM"
 
 
+class InvalidRelation(MatrixError):
+    """An event relates to another in a way that makes no sense."""
+
+
+class DuplicateAnnotation(MatrixError):
+    """The sender has annotated the event in the same way before."""
+
+    errcode = "M_DUPLICATE_ANNOTATION"
+
+
 class MissingParam(MatrixError):
     """A required parameter is absent."""
 

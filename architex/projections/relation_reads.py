@@ -10,10 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from architex.domain.identifiers import EventId, RoomId, UserId
+from architex.domain.identifiers import EventId, UserId
 from architex.projections.event_reads import EventPlace
 from architex.projections.room_reads import Stretch
-from architex.storage.pool import Database, PgConnection
+from architex.storage.pool import PgConnection
 
 MAX_DEPTH: Final = 3
 """How many relations away from a parent its indirect children are at most."""
@@ -250,32 +250,29 @@ def list_threads(
 # ---- what a new relation may not be
 
 
-@dataclass(frozen=True)
-class RelationLookup:
-    """What is known of relations, for who is about to send another."""
+def is_child(connection: PgConnection, room_nid: int, event_id: EventId) -> bool:
+    """Whether an event of a room relates to another."""
+    row = connection.execute(
+        "SELECT 1 FROM relations WHERE event_id = %s AND room_nid = %s", (event_id, room_nid)
+    ).fetchone()
+    return row is not None
 
-    database: Database
 
-    def has_relation(self, room_id: RoomId, event_id: EventId) -> bool:
-        """Whether an event of a room relates to another."""
-        row = self.database.fetch_one(
-            "SELECT 1 FROM relations JOIN rooms USING (room_nid)"
-            " WHERE event_id = %s AND room_id = %s",
-            (event_id, room_id),
-        )
-        return row is not None
-
-    def has_annotation(
-        self, room_id: RoomId, parent: EventId, sender: UserId, type: str, key: str
-    ) -> bool:
-        """Whether somebody has annotated an event in the same way before."""
-        row = self.database.fetch_one(
-            "SELECT 1 FROM relations JOIN rooms USING (room_nid) WHERE room_id = %s"
-            " AND parent = %s AND rel_type = 'm.annotation' AND sender = %s AND type = %s"
-            " AND annotation = %s LIMIT 1",
-            (room_id, parent, sender, type, key),
-        )
-        return row is not None
+def has_annotation(
+    connection: PgConnection,
+    room_nid: int,
+    parent: EventId,
+    sender: UserId,
+    type: str,
+    key: str,
+) -> bool:
+    """Whether somebody has annotated an event in the same way before."""
+    row = connection.execute(
+        "SELECT 1 FROM relations WHERE room_nid = %s AND parent = %s"
+        " AND rel_type = 'm.annotation' AND sender = %s AND type = %s AND annotation = %s LIMIT 1",
+        (room_nid, parent, sender, type, key),
+    ).fetchone()
+    return row is not None
 
 
 def _parent_params(parents: Collection[Parent]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from architex.usecases.rate_limits import RateLimits
 from architex.usecases.receipts import Receipts
 from architex.usecases.receiving import Receiving
 from architex.usecases.registration import Registration
+from architex.usecases.relating import Relating
 from architex.usecases.remote_invites import RemoteInvites
 from architex.usecases.reporting import Reporting
 from architex.usecases.resident import Resident
@@ -81,6 +82,7 @@ class UseCases:
     pushers: Pushers
     rate_limits: RateLimits
     registration: Registration
+    relating: Relating
     remote_invites: RemoteInvites
     resident: Resident
     room_creation: RoomCreation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from architex.domain.client_event import ClientEvent, RecordedEvent, Viewer
 from architex.domain.errors import Forbidden, NotFound
@@ -12,6 +12,7 @@ from architex.domain.event_filter import RoomEventFilter
 from architex.domain.identifiers import EventId, RoomId, UserId
 from architex.domain.room.visibility import EVER
 from architex.projections.event_reads import EventPlace, Placed
+from architex.projections.relation_reads import Parent, find_threads
 from architex.projections.room_reads import (
     MAX_SCANNED,
     StateRow,
@@ -33,6 +34,8 @@ from architex.storage.pool import PgConnection
 from architex.usecases.event_rendering import EventRendering, Shown
 from architex.usecases.requester import Requester
 from architex.usecases.standing import Standing
+
+P = TypeVar("P", bound=Placed)
 
 ACCEPTED: Final = 0
 
@@ -127,7 +130,7 @@ class RoomReader:
         found: list[TimelineRow] = []
         for _ in range(MAX_LOOKS):
             page = self._look(low, high, limit - len(found), newest_first, event_filter, ignored)
-            visible = self._visible(page.rows)
+            visible = self.only_visible(page.rows)
             found += visible
             if page.next is None or len(visible) == len(page.rows):
                 break
@@ -193,8 +196,8 @@ class RoomReader:
                 return scan_end
         return None
 
-    def _visible(self, rows: Sequence[TimelineRow]) -> list[TimelineRow]:
-        """Without the events on branches that the requester may not see."""
+    def only_visible(self, rows: Sequence[P]) -> list[P]:
+        """Without the events that the requester may not see."""
         self.rendering.standings.decide(
             self.connection, self.requester.user_id, [(self.standing, row) for row in rows]
         )
@@ -250,12 +253,23 @@ class RoomReader:
         )
         return self.load(rows)
 
-    def load(self, rows: Iterable[StateRow | TimelineRow]) -> list[RecordedEvent]:
+    def load(self, rows: Iterable[StateRow | TimelineRow | EventPlace]) -> list[RecordedEvent]:
         """The events of rows, in the same order."""
         rows = list(rows)
-        self._places |= {row.position: row for row in rows if isinstance(row, TimelineRow)}
+        self._places |= {row.position: row for row in rows if not isinstance(row, StateRow)}
         events = self.rendering.load(self.connection, [row.reference for row in rows])
         return [events[row.position] for row in rows if row.position in events]
+
+    def find_threaded(
+        self, roots: Collection[RecordedEvent], ignored: Collection[UserId]
+    ) -> set[EventId]:
+        """Those of the events of whose threads the requester may see something."""
+        parents = [
+            Parent(self.room_nid, event.event_id, event.type, event.sender) for event in roots
+        ]
+        visible = self.standing.visible_stretches(-EVER, EVER)
+        threads = find_threads(self.connection, self.requester.user_id, parents, visible, ignored)
+        return set(threads)
 
     def render(
         self, events: Collection[RecordedEvent], *, with_membership: bool = True

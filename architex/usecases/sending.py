@@ -11,11 +11,13 @@ from architex.domain.auth_rules.power_levels import PowerLevels
 from architex.domain.errors import Forbidden, InvalidParam, MatrixError, UnknownRoom
 from architex.domain.identifiers import EventId, RoomId, UserId, parse_event_id
 from architex.domain.pdu import StateKey
+from architex.domain.relations import find_relation
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.events import SenderDevice
 from architex.projections.event_lookup import EventLookup
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.transactions import TransactionKey
+from architex.usecases.relating import check_relation
 from architex.usecases.requester import Requester
 
 # What nearly every decision about an event of somebody's looks at.
@@ -62,6 +64,7 @@ class Sending:
 
         Raises:
             Forbidden: the sender is not in the room, or may not send this there.
+            InvalidRelation, DuplicateAnnotation: it may not relate to what it does.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid
         """
@@ -184,9 +187,17 @@ class Sending:
     def _append(
         self, requester: Requester, room_id: RoomId, draft: EventDraft, path: str, txn_id: str
     ) -> EventId:
+        relation = find_relation(draft.content)
+
+        def decide(session: RoomSession) -> EventId:
+            if relation is not None:
+                _require_joined(session, draft.sender)
+                check_relation(session.connection, session.head.room_nid, draft, relation)
+            return session.append(draft).event_id
+
         return self._write(
             room_id,
-            lambda session: session.append(draft).event_id,
+            decide,
             prefetch=_USUAL_KEYS | {("m.room.member", draft.sender)},
             transaction=_transaction(requester, path, txn_id),
         )

@@ -9,6 +9,7 @@ from architex.api.client import (
     peeking,
     presence,
     receipts,
+    relations,
     reporting,
     room_creation,
     room_reading,
@@ -32,6 +33,7 @@ def client_routes(use_cases: UseCases) -> list[Route]:
     """
     joining, directory = use_cases.joining, use_cases.directory
     reading, receipt, typing = use_cases.room_reading, use_cases.receipts, use_cases.typing
+    children = relations.ChildrenResource(use_cases.relating)
     state = room_state.StateEventResource(use_cases.sending, reading)
     return [
         *account_routes(use_cases),
@@ -85,6 +87,10 @@ def client_routes(use_cases: UseCases) -> list[Route]:
         Route("/rooms/{room_id}/state/{event_type}", state),
         Route("/rooms/{room_id}/state/{event_type}/{state_key}", state),
         Route("/rooms/{room_id}/messages", room_reading.MessagesResource(reading)),
+        Route("/rooms/{room_id}/relations/{event_id}", children),
+        Route("/rooms/{room_id}/relations/{event_id}/{rel_type}", children),
+        Route("/rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}", children),
+        Route("/rooms/{room_id}/threads", relations.ThreadsResource(use_cases.relating)),
         Route("/rooms/{room_id}/event/{event_id}", room_reading.EventResource(reading)),
         Route(
             "/rooms/{room_id}/timestamp_to_event",
