@@ -178,11 +178,9 @@ def test_unknown_room_looks_like_one_that_the_server_is_not_in(visitor: Visitor)
             answer.refused(403, "M_FORBIDDEN")
 
 
-def test_server_that_was_invited_is_not_in_the_room(alice: User, visitor: Visitor) -> None:
+def test_server_that_was_only_invited_is_not_in_the_room(alice: User, visitor: Visitor) -> None:
     room_id = create_room(alice)
-    carol = visitor.user("carol")
-    visitor.join(room_id, carol)
-    alice.post(f"/rooms/{segment(room_id)}/kick", {"user_id": carol}).ok()
+    invite(alice, visitor, room_id, visitor.user("carol"))
     event_id = say(alice, room_id)
     for answer in every_question(visitor, room_id, event_id).values():
         answer.refused(403, "M_FORBIDDEN")
@@ -413,6 +411,25 @@ def test_state_on_a_branch_is_that_of_the_branch(alice: User, visitor: Visitor) 
     assert new not in at_message
     end = say(alice, room_id)
     assert {new, name} <= set(state_ids(visitor, room_id, end)["pdu_ids"])
+
+
+def test_state_costs_as_many_questions_as_in_any_room(
+    alice: User, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_id = create_room(alice)
+    visitor.join(room_id, visitor.user("carol"))
+    core = visitor.server.core
+    drafts = [EventDraft("org.example.entry", alice.user_id, {}, f"{n}") for n in range(300)]
+    core.commits.write_room(
+        RoomCommand(room_id, lambda session: [session.append(draft) for draft in drafts])
+    )
+    event_id = say(alice, room_id)
+    statements = count_statements(monkeypatch)
+    assert len(state_ids(visitor, room_id, event_id)["pdu_ids"]) > 300
+    assert statements() < 15
+    told = visitor.request("GET", ["v1", "state", room_id], event_id=event_id).ok()
+    assert len(told["pdus"]) > 300
+    assert statements() < 35
 
 
 @pytest.mark.parametrize("what", ["state", "state_ids"])
