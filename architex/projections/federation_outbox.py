@@ -1,7 +1,8 @@
 """federation_outbox: which events other servers are owed; a queue, written with the facts.
 
-An event of ours is owed to the servers that have members in its room before or after it. That is
-one row for the event, whatever their number: who is owed it follows from `room_servers`.
+An event of ours is owed to the servers that have members in its room before or after it, and to
+that of somebody whose invite or knock it ends. That is one row for the event, whatever their
+number: who is owed it follows from `room_servers`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from architex.domain.identifiers import EventId, RoomId, ServerName
+from architex.domain.identifiers import EventId, RoomId, ServerName, UserId, server_name_of
 from architex.domain.pdu import Pdu
 from architex.domain.room.events import Fact, PduAccepted, RecordedFact
 from architex.projections.base import Execute, Params, Row
@@ -29,11 +30,21 @@ _IS_OWED: Final = (
 )
 
 _INSERT_TEMPLATE: Final = """
-INSERT INTO outgoing_events (position, event_position, room_nid, forwarded_for)
-SELECT e.* FROM (SELECT unnest(%(positions)s::int8[]) AS position,
-    unnest(%(event_positions)s::int8[]), unnest(%(rooms)s::int8[]) AS room_nid,
-    NULL::text AS forwarded_for) e
-WHERE EXISTS (SELECT 1 FROM room_servers s WHERE s.room_nid = e.room_nid AND {is_owed})"""
+INSERT INTO outgoing_events (position, event_position, room_nid, forwarded_for, also_to)
+SELECT e.position, e.event_position, e.room_nid, e.forwarded_for, t.also_to FROM (
+    SELECT unnest(%(positions)s::int8[]) AS position,
+        unnest(%(event_positions)s::int8[]) AS event_position,
+        unnest(%(rooms)s::int8[]) AS room_nid, NULL::text AS forwarded_for,
+        unnest(%(removed)s::text[]) AS removed, unnest(%(removed_from)s::text[]) AS removed_from
+) e LEFT JOIN LATERAL (
+    SELECT e.removed_from AS also_to FROM current_state c
+    WHERE c.room_nid = e.room_nid AND c.type = 'm.room.member' AND c.state_key = e.removed
+        AND c.valid_to = e.position AND c.membership IN ('invite', 'knock')
+        AND NOT EXISTS (SELECT 1 FROM room_servers s WHERE s.room_nid = e.room_nid
+            AND s.server_name = e.removed_from AND {is_owed})
+) t ON true
+WHERE t.also_to IS NOT NULL
+    OR EXISTS (SELECT 1 FROM room_servers s WHERE s.room_nid = e.room_nid AND {is_owed})"""
 _INSERT: Final = _INSERT_TEMPLATE.format(is_owed=_IS_OWED)
 
 _FORWARD: Final = (
@@ -65,6 +76,7 @@ class FederationOutbox:
             r for r in recorded if isinstance(r.fact, PduAccepted) and self._is_own(r.pdu.sender)
         ]
         if own:
+            removed = [self._find_removed(r) for r in own]
             execute(
                 _INSERT,
                 {
@@ -72,8 +84,17 @@ class FederationOutbox:
                     "positions": [r.position for r in own],
                     "event_positions": [r.event_position for r in own],
                     "rooms": [r.room_nid for r in own],
+                    "removed": removed,
+                    "removed_from": [user_id and server_name_of(user_id) for user_id in removed],
                 },
             )
+
+    def _find_removed(self, recorded: RecordedFact) -> UserId | None:
+        """Somebody of another server whom an event of ours makes leave, or bans."""
+        user_id = recorded.pdu.state_key
+        if user_id is None or recorded.pdu.membership not in ("leave", "ban"):
+            return None
+        return None if self._is_own(user_id) else user_id
 
     def _is_own(self, sender: str) -> bool:
         return sender[sender.find(":") :] == self._own_ending
@@ -96,14 +117,19 @@ def forward(session: RoomSession, pdu: Pdu, *, came_from: ServerName) -> None:
 # ---- questions of the sender
 
 _OWED_SERVERS_TEMPLATE: Final = """
-SELECT s.server_name, min(e.position) FROM outgoing_events e JOIN room_servers s USING (room_nid)
-WHERE e.position > %(after)s AND e.position <= %(up_to)s AND {is_owed} GROUP BY s.server_name"""
+SELECT server_name, min(position) FROM (
+    SELECT s.server_name, e.position FROM outgoing_events e JOIN room_servers s USING (room_nid)
+    WHERE e.position > %(after)s AND e.position <= %(up_to)s AND {is_owed}
+    UNION ALL SELECT also_to, position FROM outgoing_events
+    WHERE position > %(after)s AND position <= %(up_to)s AND also_to IS NOT NULL) owed
+GROUP BY server_name"""
 _OWED_SERVERS: Final = _OWED_SERVERS_TEMPLATE.format(is_owed=_IS_OWED)
 
 _OWED_TO: Final = (
-    "FROM outgoing_events e JOIN room_servers s USING (room_nid)"
-    " WHERE s.server_name = %(to)s AND e.position > %(after)s AND e.position <= %(up_to)s"
-    f" AND {_IS_OWED}"
+    "FROM outgoing_events e"
+    " LEFT JOIN room_servers s ON s.room_nid = e.room_nid AND s.server_name = %(to)s"
+    " WHERE e.position > %(after)s AND e.position <= %(up_to)s"
+    f" AND (({_IS_OWED}) OR e.also_to = %(to)s)"
 )
 _OWED_EVENTS_TEMPLATE: Final = """
 SELECT e.position, e.event_position {owed_to}

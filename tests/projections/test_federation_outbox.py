@@ -18,8 +18,13 @@ from architex.domain.room.events import (
     PduSoftFailed,
     StateImported,
 )
+from architex.projections.federation_outbox import (
+    list_owed_events,
+    list_owed_servers,
+    load_outgoing_pdus,
+)
 from architex.storage.commit_queue import RoomCommand, RoomSession
-from tests.core import ALICE, append, create_room, member_draft, message_draft
+from tests.core import ALICE, SERVER_NAME, append, create_room, member_draft, message_draft
 
 CAROL = "@carol:c.example"
 
@@ -98,3 +103,38 @@ def test_names_that_only_end_like_ours_are_not_ours(core: Core, room_id: RoomId)
     stranger = "@mallory:evil.architex.test"
     append(core, room_id, member_draft(stranger, stranger, "join"))
     assert owed(core) == 0
+
+
+@pytest.mark.parametrize("membership", ["leave", "ban"])
+def test_server_hears_that_an_invite_of_its_user_is_taken_back(
+    core: Core, membership: str
+) -> None:
+    room_id = create_room(core, join_rule="invite")
+    append(core, room_id, member_draft(ALICE, CAROL, "invite"))
+    assert owed(core) == 0
+    append(core, room_id, member_draft(ALICE, CAROL, membership))
+    with core.database.connection() as connection:
+        assert list(list_owed_servers(connection, SERVER_NAME, 0, 10**9)) == ["c.example"]
+        events = list_owed_events(connection, SERVER_NAME, "c.example", 0, 10**9, 10)
+        assert len(events) == 1
+        (pdu,) = load_outgoing_pdus(connection, [events[0].event_position]).values()
+        assert list_owed_events(connection, SERVER_NAME, "d.example", 0, 10**9, 10) == []
+    assert pdu.event["content"] == {"membership": membership}
+
+
+def test_server_whose_user_was_never_invited_hears_of_no_ban(core: Core) -> None:
+    room_id = create_room(core)
+    append(core, room_id, member_draft(ALICE, CAROL, "ban"))
+    append(core, room_id, member_draft(ALICE, CAROL, "leave"))
+    assert owed(core) == 0
+
+
+def test_server_in_the_room_is_told_once_that_an_invite_is_taken_back(
+    core: Core, room_id: RoomId
+) -> None:
+    other = "@dora:c.example"
+    append(core, room_id, member_draft(ALICE, other, "invite"))
+    append(core, room_id, member_draft(ALICE, other, "leave"))
+    with core.database.connection() as connection:
+        events = list_owed_events(connection, SERVER_NAME, "c.example", 0, 10**9, 10)
+    assert len(events) == len({event.event_position for event in events}) == 2

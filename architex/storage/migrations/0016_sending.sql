@@ -24,6 +24,8 @@ CREATE TABLE outgoing_events (
     event_position bigint NOT NULL,     -- of the event's first fact
     room_nid bigint NOT NULL,
     forwarded_for text COLLATE "C",     -- the server it came from, which has it; null: it is ours
+    also_to text COLLATE "C",           -- the server, not in the room, of somebody whose invite or
+                                        -- knock it ends
     PRIMARY KEY (position, event_position)
 );
 CREATE INDEX outgoing_events_room ON outgoing_events (room_nid, position);
