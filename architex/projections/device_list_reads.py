@@ -21,15 +21,18 @@ _SHARES_A_ROOM: Final = """EXISTS (SELECT 1 FROM memberships o JOIN memberships 
     WHERE o.user_id = {whose} AND o.membership = 'join')"""
 
 HAS_CHANGES: Final = f"""(EXISTS (SELECT 1 FROM device_list_changes c
-    WHERE c.position > %(since)s
-    AND (c.user_id = %(user)s OR {_SHARES_A_ROOM.format(whose="c.user_id")}))
+    WHERE c.position > %(since)s AND {_SHARES_A_ROOM.format(whose="c.user_id")})
+OR EXISTS (SELECT 1 FROM device_list_changes c WHERE c.user_id = %(user)s
+    AND (c.position > %(since)s OR c.own_position > %(since)s))
 OR EXISTS (SELECT 1 FROM key_signatures s
     WHERE s.signer_user_id = %(user)s AND s.position > %(since)s))"""  # noqa: S608 - constants
 """Whether devices or keys changed after a position that concern a user (params: user, since)."""
 
 _CHANGED: Final = f"""
-SELECT c.user_id FROM device_list_changes c WHERE c.position > %(since)s
-    AND (c.user_id = %(user)s OR {_SHARES_A_ROOM.format(whose="c.user_id")})
+SELECT c.user_id FROM device_list_changes c
+    WHERE c.position > %(since)s AND {_SHARES_A_ROOM.format(whose="c.user_id")}
+UNION SELECT c.user_id FROM device_list_changes c WHERE c.user_id = %(user)s
+    AND (c.position > %(since)s OR c.own_position > %(since)s)
 UNION SELECT s.target_user_id FROM key_signatures s
     WHERE s.signer_user_id = %(user)s AND s.position > %(since)s"""  # noqa: S608 - constants
 
@@ -39,8 +42,9 @@ _TRACKED: Final = f"""(
         AND e.type = 'm.room.encryption' AND e.state_key = ''
         AND e.valid_to = 9223372036854775807))"""  # noqa: S608 - constants
 
-# Who came into rooms the user is in; everybody in rooms into which the user came. Not whom the
-# user has shared another room with all the time.
+# Who came into rooms the user is in, or was invited there (keys may be shared with them before
+# they come); everybody in rooms into which the user came. Not whom the user has shared another
+# room with all the time.
 _NEWCOMERS: Final = f"""
 WITH mine AS (SELECT m.room_nid, m.join_position > %(since)s AS is_new
     FROM memberships m JOIN rooms r USING (room_nid)
@@ -48,6 +52,9 @@ WITH mine AS (SELECT m.room_nid, m.join_position > %(since)s AS is_new
 found AS (
     SELECT o.user_id FROM mine JOIN memberships o ON o.room_nid = mine.room_nid
         AND o.join_position > %(since)s WHERE NOT mine.is_new
+    UNION SELECT e.state_key FROM mine JOIN current_state e ON e.room_nid = mine.room_nid
+        AND e.valid_from > %(since)s AND e.valid_to = 9223372036854775807
+        AND e.type = 'm.room.member' AND e.membership = 'invite'
     UNION SELECT o.user_id FROM mine JOIN memberships o ON o.room_nid = mine.room_nid
         AND o.join_position IS NOT NULL
         WHERE mine.is_new AND {_TRACKED.format(room="mine.room_nid")})

@@ -35,9 +35,9 @@ SELECT server_name, min(position) FROM (
     JOIN room_servers s ON s.room_nid = m.room_nid AND s.joined > 0 WHERE {_RANGE}
     UNION ALL SELECT s.server_name, x.position FROM event_graph x
     JOIN memberships m ON m.room_nid = x.room_nid AND m.join_position = x.position
-    JOIN device_list_changes c ON c.user_id = m.user_id
     JOIN room_servers s ON s.room_nid = m.room_nid AND s.joined > 0
-    WHERE {_RANGE} AND right(m.user_id, length(%(own)s) + 1) = ':' || %(own)s) AS concerned
+    WHERE {_RANGE} AND EXISTS (SELECT 1 FROM device_keys k WHERE k.user_id = m.user_id))
+AS concerned
 WHERE server_name <> %(own)s GROUP BY server_name"""  # noqa: S608 - constants
 
 _CHANGES: Final = f"""
@@ -47,14 +47,15 @@ WHERE {_RANGE} AND EXISTS (SELECT 1 FROM memberships m JOIN room_servers s
     WHERE m.user_id = x.user_id AND m.membership = 'join')
 ORDER BY x.position, x.stream_id FETCH FIRST %(limit)s ROWS WITH TIES"""  # noqa: S608 - constants
 
-# Of somebody who joined the newest change is told: whoever does not know what was before it asks.
+# Of somebody with keys who joined the newest change is told: whoever does not know what was before
+# it asks.
 _JOINS: Final = f"""
 SELECT u.user_id, u.stream_id, u.device_id, u.previous, x.position FROM event_graph x
 JOIN memberships m ON m.room_nid = x.room_nid AND m.join_position = x.position
 JOIN room_servers s ON s.room_nid = x.room_nid AND s.server_name = %(to)s AND s.joined > 0
 CROSS JOIN LATERAL (SELECT * FROM device_list_updates n WHERE n.user_id = m.user_id
     AND n.device_id <> '' ORDER BY n.stream_id DESC LIMIT 1) u
-WHERE {_RANGE} AND right(m.user_id, length(%(own)s) + 1) = ':' || %(own)s
+WHERE {_RANGE} AND EXISTS (SELECT 1 FROM device_keys k WHERE k.user_id = m.user_id)
 ORDER BY x.position FETCH FIRST %(limit)s ROWS WITH TIES"""  # noqa: S608 - constants
 
 _DEVICES: Final = """

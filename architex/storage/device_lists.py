@@ -87,6 +87,15 @@ def note_list_change(execute: Execute, position: int, user_id: UserId) -> None:
     )
 
 
+def note_own_change(execute: Execute, position: int, user_id: UserId) -> None:
+    """Say to a user's own devices that keys have changed which nobody else sees."""
+    execute(
+        "INSERT INTO device_list_changes (user_id, position, own_position) VALUES (%s, 0, %s)"
+        " ON CONFLICT (user_id) DO UPDATE SET own_position = excluded.own_position",
+        (user_id, position),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceListUpdate:
     """One device of a user of ours that has changed.

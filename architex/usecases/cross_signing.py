@@ -39,7 +39,7 @@ from architex.storage.device_keys import (
     put_cross_signing_key,
     put_signatures,
 )
-from architex.storage.device_lists import CROSS_SIGNING, note_device_changes
+from architex.storage.device_lists import CROSS_SIGNING, note_device_changes, note_own_change
 from architex.usecases.device_lists import DeviceLists
 from architex.usecases.interactive_auth import PASSWORD, InteractiveAuth, Operation
 from architex.usecases.remote_keys import RemoteKeys
@@ -104,7 +104,10 @@ class CrossSigning:
             for key in changed:
                 content = encode_canonical_json(key.content).decode()
                 put_cross_signing_key(execute, user_id, key.usage, key.public_key, content)
-            note_device_changes(execute, position, user_id, [CROSS_SIGNING], now_ms)
+            if all(key.usage == USER_SIGNING for key in changed):
+                note_own_change(execute, position, user_id)
+            else:
+                note_device_changes(execute, position, user_id, [CROSS_SIGNING], now_ms)
 
         self.device_lists.announce(user_id, write)
 

@@ -302,10 +302,13 @@ class RemoteKeys:
         self._commits.write_rows(write, wake_rooms=rooms)
 
     def _is_news(self, told: ToldList) -> bool:
-        """Whether clients may have been told something else before."""
+        """Whether clients may have been told something else before.
+
+        So they were, too, if the server could not be asked the first time.
+        """
         known = self._lists.find_lists([told.user_id]).get(told.user_id)
         if known is None or known.fetched_at == 0:
-            return False
+            return True
         held = self._lists.list_devices([told.user_id]).get(told.user_id, ())
         if list(held) != sorted(told.devices, key=lambda device: device.device_id):
             return True

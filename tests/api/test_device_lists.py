@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from architex.domain.signing import sign_json
 from tests.api.client import User, segment
 from tests.api.test_encryption_keys import sign_in, upload_device_keys
+from tests.device_keys import TestCrossSigning
 
 
 def share_room(owner: User, *others: User, **options: Any) -> str:
@@ -183,3 +185,33 @@ def test_change_wakes_a_waiting_sync(alice: User, bob: User) -> None:
 def test_changes_need_a_token(alice: User) -> None:
     alice.get("/keys/changes").refused(400, "M_MISSING_PARAM")
     alice.get("/keys/changes", **{"from": "x"}).refused(400, "M_INVALID_PARAM")
+
+
+def test_user_signing_keys_are_a_change_for_their_user_only(alice: User, bob: User) -> None:
+    share_room(alice, bob)
+    keys = sign_in(bob)
+    new = TestCrossSigning(bob.user_id, "2")
+    key = sign_json(
+        {
+            "user_id": bob.user_id,
+            "usage": ["user_signing"],
+            "keys": new.public("user_signing")["keys"],
+        },
+        bob.user_id,
+        keys.secret("master"),
+    )
+    since, own = token(alice), token(bob)
+    body = {"user_signing_key": key, "auth": bob.password_auth()}
+    bob.post("/keys/device_signing/upload", body).ok()
+    assert news(bob, own) == ([bob.user_id], [])
+    assert news(alice, since) == ([], [])
+
+
+def test_invited_people_are_told(alice: User, bob: User) -> None:
+    room_id = alice.create_room()
+    since = token(alice)
+    alice.post(f"/rooms/{segment(room_id)}/invite", {"user_id": bob.user_id}).ok()
+    assert news(alice, since) == ([bob.user_id], [])
+    since = token(alice)
+    bob.post(f"/join/{segment(room_id)}").ok()
+    assert news(alice, since) == ([bob.user_id], [])

@@ -64,7 +64,8 @@ CREATE INDEX key_signatures_changes ON key_signatures (signer_user_id, position)
 -- When the devices or keys of a user, ours or another's, changed last: one row per user.
 CREATE TABLE device_list_changes (
     user_id text COLLATE "C" PRIMARY KEY,
-    position bigint NOT NULL
+    position bigint NOT NULL,
+    own_position bigint NOT NULL DEFAULT 0  -- of a change that only the user sees
 ) WITH (fillfactor = 70);
 CREATE INDEX device_list_changes_position ON device_list_changes (position);
 
