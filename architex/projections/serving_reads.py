@@ -6,22 +6,17 @@ whoever sends them loads the events piece by piece.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from architex.domain.identifiers import EventId, RoomId, ServerName, UserId
-from architex.domain.redaction import redact_event
 from architex.domain.room.events import FACT_CLASSES, REJECTED, StateBefore
 from architex.domain.room_versions import RoomVersionRules, get_room_version
-from architex.storage.pool import Database, PgConnection
-
-PIECE: Final = 250
-"""Events loaded at once by whoever sends a long list of them."""
-
-_PDU_KEY: Final = b',"pdu":'
+from architex.projections.state_exports import event_json
+from architex.storage.pool import PgConnection
 
 _EVENT_COLUMNS: Final = """
 SELECT g.position, coalesce(t.ordering, g.position), g.room_nid, g.event_id, g.verdict,
@@ -40,32 +35,6 @@ _EVENTS_BELOW: Final = f"""{_EVENT_COLUMNS}
 FROM (SELECT l.ordering, l.position FROM timeline l
  WHERE l.room_nid = %s AND l.ordering < %s ORDER BY l.ordering DESC LIMIT %s) t
 JOIN event_graph g USING (position) JOIN stored_events s ON s.notification_id = g.position"""  # noqa: S608 - all of it is our own text
-
-_STATE: Final = """
-WITH RECURSIVE stack (overlay, parent, above) AS (
- SELECT overlay, parent, 0 FROM state_overlays WHERE overlay = %(overlay)s
- UNION ALL SELECT o.overlay, o.parent, s.above + 1
- FROM stack s JOIN state_overlays o ON o.overlay = s.parent
-), changed AS MATERIALIZED (
- SELECT DISTINCT ON (e.type, e.state_key) e.type, e.state_key, e.position
- FROM stack s JOIN overlay_entries e USING (overlay) ORDER BY e.type, e.state_key, s.above
-)
-SELECT position FROM changed WHERE position IS NOT NULL
-UNION ALL
-SELECT c.position FROM current_state c WHERE c.room_nid = %(room)s
- AND c.valid_from <= %(at)s AND c.valid_to > %(at)s
- AND (c.type, c.state_key) NOT IN (SELECT type, state_key FROM changed)"""
-
-# UNION keeps each event once, however many chains lead to it.
-_AUTH_CHAIN: Final = """
-WITH RECURSIVE chain (position) AS (
- SELECT a.position FROM unnest(%s::int8[]) AS e (position) JOIN event_graph g USING (position),
-  unnest(g.auth_events) AS a (position)
- UNION
- SELECT a.position FROM chain JOIN event_graph g USING (position),
-  unnest(g.auth_events) AS a (position)
-)
-SELECT position FROM chain ORDER BY position"""
 
 _VISIBILITIES: Final = """
 SELECT c.valid_from, c.valid_to, s.state FROM current_state c
@@ -187,9 +156,8 @@ class ServedEvent:
 
     def bytes_of(self, rules: RoomVersionRules, *, redacted: bool = False) -> bytes:
         """The event's JSON; pruned when it was redacted, or shall be."""
-        if redacted or self.redacted_by is not None:
-            return orjson.dumps(redact_event(rules, self.pdu))
-        return _pdu_bytes(self.state)
+        redacted = redacted or self.redacted_by is not None
+        return event_json(rules, self.state, redacted=redacted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,19 +223,6 @@ def list_events_below(
     return sorted(map(_event, rows), key=lambda event: -event.ordering)
 
 
-def list_state_positions(connection: PgConnection, room_nid: int, state: StateBefore) -> list[int]:
-    """The positions of all events of a state that has no further entries, ascending."""
-    rows = connection.execute(
-        _STATE, {"room": room_nid, "at": state.at, "overlay": state.overlay}
-    ).fetchall()
-    return sorted(position for (position,) in rows)
-
-
-def list_auth_chain(connection: PgConnection, positions: Sequence[int]) -> list[int]:
-    """The positions of all events that authorise events, directly or not, ascending."""
-    return [row[0] for row in connection.execute(_AUTH_CHAIN, (list(positions),)).fetchall()]
-
-
 def list_event_ids(connection: PgConnection, positions: Sequence[int]) -> list[EventId]:
     """The IDs of events, in the order of their positions."""
     rows = connection.execute(
@@ -275,27 +230,6 @@ def list_event_ids(connection: PgConnection, positions: Sequence[int]) -> list[E
         (list(positions),),
     ).fetchall()
     return [row[0] for row in rows]
-
-
-def iterate_pdus(
-    database: Database, rules: RoomVersionRules, positions: Sequence[int]
-) -> Iterator[bytes]:
-    """The JSON of events, piece by piece; those that were redacted are pruned.
-
-    Between pieces no connection is held, so that a slow reader holds up nobody.
-    """
-    for start in range(0, len(positions), PIECE):
-        rows = database.fetch_all(
-            "SELECT s.state, g.redacted_by FROM event_graph g"
-            " JOIN stored_events s ON s.notification_id = g.position"
-            " WHERE g.position = ANY(%s) ORDER BY g.position",
-            (list(positions[start : start + PIECE]),),
-        )
-        for state, redacted_by in rows:
-            if redacted_by is None:
-                yield _pdu_bytes(state)
-            else:
-                yield orjson.dumps(redact_event(rules, orjson.loads(state)["pdu"]))
 
 
 # ---- what a server may see
@@ -398,11 +332,6 @@ def _pdu(state: bytes) -> dict[str, Any]:
 
 def _visibility(state: bytes) -> str:
     return visibility_in(_pdu(state))
-
-
-def _pdu_bytes(state: bytes) -> bytes:
-    """The event in a fact's bytes: it stands last, and what is before it has no such key."""
-    return bytes(state)[state.index(_PDU_KEY) + len(_PDU_KEY) : -1]
 
 
 def is_served(event: ServedEvent) -> bool:

@@ -7,11 +7,10 @@ telling a large room takes no memory. The events are not parsed: what was stored
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
-import orjson
-
-from architex.domain.canonical_json import encode_lenient_json
+from architex.domain.canonical_json import encode_lenient_json, parse_json
 from architex.domain.client_event import STRIPPED_STATE_TYPES
 from architex.domain.pdu import StateKey
 from architex.domain.redaction import redact_event
@@ -21,6 +20,8 @@ from architex.storage.pool import Database, PgConnection
 
 PIECE: Final = 500
 """Events read at once."""
+
+_PDU_KEY: Final = b',"pdu":'
 
 # The state at a position, changed by an overlay and those below it; what lies above counts.
 _STATE: Final = """
@@ -61,9 +62,9 @@ ON s.notification_id = g.position WHERE g.position = ANY(%s) ORDER BY g.position
 
 
 def list_state(connection: PgConnection, room_nid: int, state: StateBefore) -> list[int]:
-    """The positions of all events of a state that the log has."""
+    """The positions of all events of a state that has no further entries, ascending."""
     rows = connection.execute(_STATE.encode(), _params(room_nid, state)).fetchall()
-    return [position for (position,) in rows]
+    return sorted(position for (position,) in rows)
 
 
 def list_state_without_members(
@@ -106,20 +107,33 @@ def load_events(
 ) -> list[bytes]:
     """The events at `positions` as JSON, as servers exchange them; redacted ones pruned."""
     rows = connection.execute(_EVENTS.encode(), (list(positions),), binary=True).fetchall()
-    return [_event_json(rules, state, redacted_by) for state, redacted_by in rows]
+    return [
+        event_json(rules, state, redacted=redacted_by is not None) for state, redacted_by in rows
+    ]
 
 
-def stream_events(
+def iterate_events(
     database: Database, rules: RoomVersionRules, positions: Sequence[int]
 ) -> Iterator[bytes]:
-    """The elements of a JSON array of the events at `positions`, with commas between.
+    """The events at `positions`, read piece by piece; see `load_events`.
 
     No connection is held while whoever reads them is slow: events never change.
     """
     for start in range(0, len(positions), PIECE):
         with database.connection() as connection:
             events = load_events(connection, rules, positions[start : start + PIECE])
-        yield (b"," if start else b"") + b",".join(events)
+        yield from events
+
+
+def stream_events(
+    database: Database, rules: RoomVersionRules, positions: Sequence[int]
+) -> Iterator[bytes]:
+    """The elements of a JSON array of the events at `positions`, with commas between."""
+    events = iterate_events(database, rules, positions)
+    separator = b""
+    while piece := list(islice(events, PIECE)):
+        yield separator + b",".join(piece)
+        separator = b","
 
 
 def load_stripped_state(
@@ -141,12 +155,17 @@ def _params(room_nid: int, state: StateBefore) -> dict[str, object]:
     return {"room": room_nid, "at": state.at, "overlay": state.overlay}
 
 
-def _event_json(rules: RoomVersionRules, state: bytes, redacted_by: int | None) -> bytes:
-    """The event in a fact's bytes, as storage.room_facts writes them."""
+def event_json(rules: RoomVersionRules, state: bytes, *, redacted: bool = False) -> bytes:
+    """The event in a fact's bytes, as servers exchange it.
+
+    Args:
+        state: as storage.room_facts writes them.
+        redacted: prune it.
+    """
     # Nothing in the envelope before it has such a key, and no string holds a bare quote.
-    event_json = bytes(state[state.index(b',"pdu":') + 7 : -1])
-    if redacted_by is None and b'"unsigned"' not in event_json:
-        return event_json
-    event = orjson.loads(event_json)
+    stored = bytes(state[state.index(_PDU_KEY) + len(_PDU_KEY) : -1])
+    if not redacted and b'"unsigned"' not in stored:
+        return stored
+    event = parse_json(stored)
     event.pop("unsigned", None)
-    return encode_lenient_json(event if redacted_by is None else redact_event(rules, event))
+    return encode_lenient_json(redact_event(rules, event) if redacted else event)

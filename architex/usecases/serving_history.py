@@ -24,12 +24,10 @@ from architex.projections.serving_reads import (
     find_room,
     find_room_with,
     is_served,
-    iterate_pdus,
-    list_auth_chain,
     list_event_ids,
     list_events_below,
-    list_state_positions,
 )
+from architex.projections.state_exports import iterate_events, list_auth_chain, list_state
 from architex.storage.pool import Database, PgConnection
 from architex.usecases.finding_by_time import iterate_events_near
 from architex.usecases.rate_limits import RateLimits
@@ -101,8 +99,8 @@ class ServingHistory:
         with self.database.snapshot() as connection:
             state, chain = _state_and_chain(connection, room, event_id)
         return _stream(
-            ("pdus", iterate_pdus(self.database, room.rules, state)),
-            ("auth_chain", iterate_pdus(self.database, room.rules, chain)),
+            ("pdus", iterate_events(self.database, room.rules, state)),
+            ("auth_chain", iterate_events(self.database, room.rules, chain)),
         )
 
     def get_state_ids(
@@ -139,7 +137,7 @@ class ServingHistory:
         with self.database.snapshot() as connection:
             event = _get_event(connection, room, event_id)
             chain = list_auth_chain(connection, [event.position])
-        return _stream(("auth_chain", iterate_pdus(self.database, room.rules, chain)))
+        return _stream(("auth_chain", iterate_events(self.database, room.rules, chain)))
 
     def backfill(
         self, origin: ServerName, room_id: RoomId, event_ids: Sequence[EventId], limit: int
@@ -346,7 +344,7 @@ def _state_and_chain(
     before = _get_event(connection, room, event_id).before
     if before is None:
         raise NotFound("This server does not know the state of the room at this event.")
-    state = list_state_positions(connection, room.room_nid, before)
+    state = list_state(connection, room.room_nid, before)
     return state, list_auth_chain(connection, state)
 
 
