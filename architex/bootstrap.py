@@ -386,7 +386,7 @@ def build_use_cases(
         anyone_may_publish=settings.room_directory.anyone_may_publish,
         over_federation=settings.room_directory.over_federation,
     )
-    remote_directory = FederatedDirectory(federation, clock)
+    remote_directory = FederatedDirectory(federation, clock, rate_limits)
     directory_reads = DirectoryReads(database, core.event_log)
     rendering = EventRendering()
     presence = PresenceUpdates(
@@ -534,7 +534,7 @@ def build_use_cases(
             profiles=profile_store,
             commits=commits,
             list_joined_rooms=members.list_joined_rooms,
-            remote=FederatedProfiles(federation, clock),
+            remote=FederatedProfiles(federation, clock, rate_limits),
         ),
         public_rooms=PublicRooms(
             published=PublishedRoomStore(database),
@@ -614,7 +614,7 @@ def build_use_cases(
             database,
             SummaryReads(rendering.event_reads, settings.server_name),
             server_acls,
-            RemoteSpaces(federation, clock, settings.server_name),
+            RemoteSpaces(federation, clock, settings.server_name, rate_limits),
             clock,
             settings.server_name,
             rate_limits,
@@ -696,6 +696,7 @@ def _limits(settings: Settings) -> dict[str, RateLimit]:
         "federation_reads": RateLimit(
             limits.federation_reads.per_second, limits.federation_reads.burst
         ),
+        "remote_lookups": RateLimit(limits.remote_lookups.per_second, limits.remote_lookups.burst),
         "federation_states": RateLimit(
             limits.federation_states.per_second, limits.federation_states.burst
         ),

@@ -203,6 +203,10 @@ class RateLimitSettings:
     federation_states: RateLimit = _key(
         "whole states and auth chains that a server fetches", RateLimit(per_second=2, burst=100)
     )
+    remote_lookups: RateLimit = _key(
+        "profiles, aliases, lists and spaces that we ask of a server for our users",
+        RateLimit(per_second=10, burst=200),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """What other servers know: their users' profiles, their aliases, their lists of rooms.
 
+Anybody may ask us for these, so how often we ask a server for them has a limit.
+
 Spec: https://spec.matrix.org/v1.19/server-server-api/#querying-for-information
 """
 
@@ -22,6 +24,7 @@ from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError, RemoteRefused
 from architex.gateways.federation_client import FederationClient, Json, federation_path
 from architex.usecases.directory import AliasTarget, RoomListPage, RoomListRequest
+from architex.usecases.rate_limits import RateLimits
 from architex.usecases.timed_cache import TimedCache
 
 T = TypeVar("T")
@@ -55,8 +58,9 @@ _ROOM_TEXTS: Final = (
 class FederatedProfiles:
     """See architex.usecases.profiles.RemoteProfiles: asks the users' servers."""
 
-    def __init__(self, client: FederationClient, clock: Clock) -> None:
+    def __init__(self, client: FederationClient, clock: Clock, rate_limits: RateLimits) -> None:
         self._client = client
+        self._rate_limits = rate_limits
         # In tuples, because that somebody has no profile is remembered, too.
         self._profiles: TimedCache[UserId, tuple[Mapping[str, Any] | None]] = TimedCache(
             clock, max_entries=MAX_PROFILES
@@ -68,12 +72,14 @@ class FederatedProfiles:
         Raises:
             Forbidden: the server does not tell.
             RemoteFailed: it does not answer.
+            LimitExceeded: it was asked too much lately.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1queryprofile
         """
         known = self._profiles.find(user_id)
         if known is not None:
             return known[0]
+        self._rate_limits.spend("remote_lookups", server_name_of(user_id))
         profile: Mapping[str, Any] | None
         try:
             profile = _ask(
@@ -100,8 +106,9 @@ class FederatedProfiles:
 class FederatedDirectory:
     """See architex.usecases.directory.RemoteDirectory: asks the servers of aliases and lists."""
 
-    def __init__(self, client: FederationClient, clock: Clock) -> None:
+    def __init__(self, client: FederationClient, clock: Clock, rate_limits: RateLimits) -> None:
         self._client = client
+        self._rate_limits = rate_limits
         self._aliases: TimedCache[RoomAlias, AliasTarget] = TimedCache(
             clock, max_entries=MAX_ALIASES
         )
@@ -112,6 +119,7 @@ class FederatedDirectory:
         Raises:
             NotFound: the server has no such alias.
             RemoteFailed: it does not answer, or makes no sense.
+            LimitExceeded: it was asked too much lately.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1querydirectory
         """
@@ -119,6 +127,7 @@ class FederatedDirectory:
         if known is not None:
             return known
         server = server_name_of(alias)
+        self._rate_limits.spend("remote_lookups", server)
         told = _ask(
             lambda: self._client.get(
                 server,
@@ -145,9 +154,11 @@ class FederatedDirectory:
             InvalidParam: that server does not take the request.
             Forbidden: it shows its list to nobody.
             RemoteFailed: it does not answer, or makes no sense.
+            LimitExceeded: it was asked too much lately.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1publicrooms
         """
+        self._rate_limits.spend("remote_lookups", server)
         wanted: Json = {"limit": min(request.limit or MAX_ROOMS_AT_ONCE, MAX_ROOMS_AT_ONCE)}
         if request.since is not None:
             wanted["since"] = request.since

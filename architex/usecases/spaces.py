@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from architex.domain.errors import Forbidden, InvalidParam, MissingToken, NotFound
+from architex.domain.errors import Forbidden, InvalidParam, LimitExceeded, MissingToken, NotFound
 from architex.domain.identifiers import RoomId, ServerName, server_name_of
 from architex.domain.room_summary import (
     MAX_CHILDREN,
@@ -77,8 +77,15 @@ _NOTHING: Final = RemoteSpace(None)
 class RemoteSpaces:
     """Asks other servers about rooms that this one is not in."""
 
-    def __init__(self, client: FederationClient, clock: Clock, server_name: ServerName) -> None:
+    def __init__(
+        self,
+        client: FederationClient,
+        clock: Clock,
+        server_name: ServerName,
+        rate_limits: RateLimits,
+    ) -> None:
         self._client = client
+        self._rate_limits = rate_limits
         self._clock = clock
         self._server_name = server_name
         self._told: TimedCache[RoomId, RemoteSpace] = TimedCache(clock, max_entries=MAX_REMEMBERED)
@@ -101,6 +108,7 @@ class RemoteSpaces:
             if left_s <= 0:
                 return _NOTHING
             try:
+                self._rate_limits.spend("remote_lookups", server)
                 told = self._client.get(
                     server,
                     federation_path("v1", "hierarchy", room_id),
@@ -108,7 +116,7 @@ class RemoteSpaces:
                     timeout_s=min(TIMEOUT_S, left_s),
                     max_bytes=MAX_ANSWER_BYTES,
                 )
-            except RemoteError:
+            except (RemoteError, LimitExceeded):
                 continue
             space = _read_space(room_id, told)
             if space.room is not None:

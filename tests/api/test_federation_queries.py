@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from architex.gateways.errors import RemoteRefused, RemoteTimedOut, RemoteUnintelligible
-from architex.settings import RateLimitSettings, RoomDirectorySettings
+from architex.settings import RateLimit, RateLimitSettings, RoomDirectorySettings
 from tests.api.client import SERVER_NAME, Answer, User, segment, stop_server
 from tests.federation.visitors import Visitor, World
 from tests.following import follow_to_the_end
@@ -303,3 +303,24 @@ def test_server_without_a_list_is_named_as_failing(
     alice.get("/publicRooms", server=visitor.name).refused(400, "M_INVALID_PARAM")
     world.federation.replies[visitor.name, ROOMS] = RemoteRefused("x", 403, {})
     alice.get("/publicRooms", server=visitor.name).refused(403, "M_FORBIDDEN")
+
+
+def test_no_server_is_asked_without_end_for_our_users(
+    module_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    world = World(
+        module_database_url,
+        tmp_path_factory.mktemp("curious"),
+        rate_limits=RateLimitSettings(remote_lookups=RateLimit(per_second=0.001, burst=2)),
+    )
+    visitor, other = world.meet("asked.example"), world.meet("spared.example")
+
+    def look(name: str, at: Visitor) -> Answer:
+        return world.server.request("GET", f"/profile/{segment(at.user(name))}")
+
+    for name in ("a", "b"):
+        look(name, visitor).refused(404, "M_NOT_FOUND")
+    look("c", visitor).refused(429, "M_LIMIT_EXCEEDED")
+    look("a", visitor).refused(404, "M_NOT_FOUND")
+    look("a", other).refused(404, "M_NOT_FOUND")
+    stop_server(world.server)
