@@ -9,8 +9,10 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrievin
 from __future__ import annotations
 
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from architex.domain.identifiers import EventId, RoomId, ServerName
@@ -18,7 +20,7 @@ from architex.domain.pdu import Pdu
 from architex.domain.room.pdu_checks import Outcome, Verdict
 from architex.domain.signing import FindEventKey, servers_that_must_sign, signatures_of
 from architex.gateways.clock import Clock
-from architex.gateways.errors import RemoteError
+from architex.gateways.errors import RemoteError, RemoteUnreachable
 from architex.storage.event_log import EventLog
 from architex.usecases.doors import Doors
 from architex.usecases.fetching_events import Fetched, Source, parents_first, read_events
@@ -31,6 +33,11 @@ MAX_ROUNDS: Final = 5
 
 MAX_STATES: Final = 10
 """So many states are asked for in order to judge one event and what was missing before it."""
+
+REST_S: Final = 60.0
+"""A server that does not answer about a room delays nobody again for so long."""
+
+MAX_RESTING: Final = 10_000
 
 _ONE_BY_ONE: Final = 30
 """State events that are not here are fetched one by one if there are no more of them."""
@@ -66,6 +73,9 @@ class Backfilling:
         self._doors = doors
         self._clock = clock
         self._turns = Turns()
+        # (Room, server) → until when it is not asked while somebody waits for the answer.
+        self._resting: OrderedDict[tuple[RoomId, ServerName], float] = OrderedDict()
+        self._lock = threading.Lock()
 
     def judge(
         self,
@@ -73,12 +83,15 @@ class Backfilling:
         room_id: RoomId,
         events: Sequence[Mapping[str, Any]],
         ends: float,
+        *,
+        patiently: bool = False,
     ) -> list[Arrival]:
         """Judge events of a room, each alone, in the order given.
 
         Args:
             origin: who sent them, and is asked for what is lacking.
             ends: until when, by the monotonic clock. What is not judged then may come.
+            patiently: also ask a server that did not answer about this room a moment ago.
 
         Raises:
             UnknownRoom: this server does not know the room.
@@ -91,22 +104,56 @@ class Backfilling:
             for event, verdict in zip(events, verdicts, strict=True)
         ]
         if any(verdict.outcome is Outcome.MISSING for verdict in verdicts):
-            self._complete_all(source, arrivals)
+            if patiently or not self._is_resting(source):
+                self._complete_all(source, arrivals)
+            else:
+                arrivals = [
+                    replace(arrival, may_come=True)
+                    if arrival.verdict.outcome is Outcome.MISSING
+                    else arrival
+                    for arrival in arrivals
+                ]
         return arrivals
+
+    def _is_resting(self, source: Source) -> bool:
+        until = self._resting.get((source.room_id, source.server_name), 0.0)
+        return until > self._clock.monotonic()
+
+    def _let_rest(self, source: Source) -> None:
+        with self._lock:
+            key = (source.room_id, source.server_name)
+            self._resting[key] = self._clock.monotonic() + REST_S
+            self._resting.move_to_end(key)
+            while len(self._resting) > MAX_RESTING:
+                self._resting.popitem(last=False)
 
     def _complete_all(self, source: Source, arrivals: list[Arrival]) -> None:
         """Fetch what is lacking for the events that could not be judged."""
         wait_s = max(0.0, source.ends - self._clock.monotonic())
         with self._turns.take(source.room_id, wait_s) as is_ours:
+            does_answer = is_ours
             for place, arrival in enumerate(arrivals):
                 pdu = arrival.verdict.pdu
                 if arrival.verdict.outcome is not Outcome.MISSING or pdu is None:
                     continue
-                arrivals[place] = (
-                    self._complete(source, pdu) if is_ours else Arrival(arrival.verdict, True)
-                )
+                if not does_answer:
+                    arrivals[place] = Arrival(arrival.verdict, may_come=True)
+                    continue
+                try:
+                    arrivals[place] = self._complete(source, pdu)
+                except RemoteUnreachable as error:
+                    log.info("cannot judge %s yet: %s", pdu.event_id, error)
+                    arrivals[place] = Arrival(arrival.verdict, may_come=True)
+                    # Nor will it answer about the others now.
+                    self._let_rest(source)
+                    does_answer = False
 
     def _complete(self, source: Source, pdu: Pdu) -> Arrival:
+        """Fetch what is lacking for one event, and judge it.
+
+        Raises:
+            RemoteUnreachable: its sender does not answer.
+        """
         # What lacked may have come with another event meanwhile.
         verdict = self._doors.judge(source, [pdu])[pdu.event_id]
         if verdict.outcome is not Outcome.MISSING:
@@ -115,16 +162,14 @@ class Backfilling:
         filling = _Filling(self._doors, source, list(room.extremities), pdu)
         try:
             return Arrival(filling.run(verdict))
+        except RemoteUnreachable:
+            raise
         except RemoteError as error:
             log.info("cannot judge %s yet: %s", pdu.event_id, error)
             return Arrival(verdict, may_come=True)
         except _Refused as refused:
             log.info("cannot judge %s: %s", pdu.event_id, refused)
-            return Arrival(
-                Verdict(
-                    Outcome.MISSING, pdu, str(refused), verdict.missing, verdict.missing_states
-                )
-            )
+            return Arrival(replace(verdict, reason=str(refused)))
 
 
 class _Filling:
@@ -208,7 +253,8 @@ class _Filling:
                 self._told[event_id] = self._fetch_state(event_id)
         still = self._known.list_unknown(self._source.room_id, parents)
         if still and len(parents) == 1:
-            # It is there, but no event of this room: it changes nothing.
+            # It is an event that cannot be authorised, as one of another room names: it changes
+            # nothing.
             self._told[pdu.event_id] = self._told[pdu.prev_events[0]]
         return self._judge_one(pdu)
 
@@ -239,7 +285,9 @@ class _Filling:
             found |= {e: pdu for e, pdu in fetched.items() if e in unknown}
         elif unknown:
             found |= self._fetching.fetch_events(self._source, unknown)
-        self._doors.import_state(self._source, found)
+        verdict = self._doors.import_state(self._source, found).get(event_id)
+        if verdict is not None and verdict.outcome is Outcome.DROPPED:
+            raise _Refused(f"{event_id}, which it follows, is dropped: {verdict.reason}")
         return told.state
 
 

@@ -54,10 +54,10 @@ class Doors:
         verdicts = self.judging.judge(source.room_id, events, find_key, told=told)
         return {pdu.event_id: verdict for pdu, verdict in zip(pdus, verdicts, strict=True)}
 
-    def import_state(self, source: Source, pdus: Fetched) -> None:
+    def import_state(self, source: Source, pdus: Fetched) -> dict[EventId, Verdict]:
         """Record events of a state or an auth chain that are not known yet.
 
-        Auth events that lack are fetched.
+        Auth events that lack are fetched. Returns the verdicts on those that were not known.
 
         Raises:
             RemoteError: they could not be had.
@@ -66,7 +66,7 @@ class Doors:
         lacking = self.known.list_unknown(source.room_id, named - pdus.keys())
         if lacking:
             self.fetch_auth_events(source, lacking, list(pdus))
-        self._import(source, pdus)
+        return self._import(source, pdus)
 
     def import_history(self, source: Source, pdus: Fetched) -> dict[EventId, Verdict]:
         """See `Importing.import_history`; the events that authorise others come in first.
@@ -119,9 +119,12 @@ class Doors:
             source.rules, events, timeout_s=min(left_s, _KEYS_TIMEOUT_S)
         )
 
-    def _import(self, source: Source, pdus: Fetched) -> None:
+    def _import(self, source: Source, pdus: Fetched) -> dict[EventId, Verdict]:
         unknown = self.known.list_unknown(source.room_id, pdus.keys())
-        events = [pdu.event for event_id, pdu in pdus.items() if event_id in unknown]
-        if events:
-            find_key = self.find_keys(source, events)
-            self.importing.import_state(source.room_id, events, find_key)
+        if not unknown:
+            return {}
+        event_ids = [event_id for event_id in pdus if event_id in unknown]
+        events = [pdus[event_id].event for event_id in event_ids]
+        find_key = self.find_keys(source, events)
+        verdicts = self.importing.import_state(source.room_id, events, find_key)
+        return dict(zip(event_ids, verdicts, strict=True))

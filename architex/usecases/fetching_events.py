@@ -18,7 +18,13 @@ from architex.domain.identifiers import EventId, RoomId, ServerName, is_event_id
 from architex.domain.pdu import MAX_PDU_BYTES, Pdu, parse_pdu
 from architex.domain.room_versions import RoomVersionRules
 from architex.gateways.clock import Clock
-from architex.gateways.errors import RemoteError, RemoteTimedOut, RemoteUnintelligible
+from architex.gateways.errors import (
+    RemoteError,
+    RemoteRefused,
+    RemoteTimedOut,
+    RemoteUnintelligible,
+    RemoteUnreachable,
+)
 from architex.gateways.federation_client import FederationClient, federation_path
 
 Json: TypeAlias = dict[str, Any]
@@ -158,7 +164,7 @@ class FetchingEvents:
         """Those of some events that the server gives, one by one; at most MAX_SINGLE_EVENTS.
 
         Raises:
-            RemoteError: it gave none of them.
+            RemoteError: it gave none of them, or might give more of them later.
         """
         wanted = sorted(event_ids)[:MAX_SINGLE_EVENTS]
         if len(wanted) == 1:
@@ -171,6 +177,8 @@ class FetchingEvents:
                 try:
                     found |= future.result()
                 except RemoteError as error:
+                    if is_passing(error):
+                        raise
                     failure = error
         if not found and failure is not None:
             raise failure
@@ -202,6 +210,13 @@ class FetchingEvents:
         if not isinstance(events, list):
             raise RemoteUnintelligible(source.server_name, "It tells no list of events.")
         return read_events(source.rules, source.room_id, events[:limit])
+
+
+def is_passing(error: RemoteError) -> bool:
+    """Whether a server may well answer better when it is asked again."""
+    if isinstance(error, RemoteRefused):
+        return error.status == 429 or error.status >= 500
+    return isinstance(error, RemoteUnreachable)
 
 
 def read_events(rules: RoomVersionRules, room_id: RoomId, events: Iterable[object]) -> Fetched:

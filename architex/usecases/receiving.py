@@ -58,7 +58,7 @@ RETRY_S: Final = (5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 """When an event that waits is tried again: after so many seconds, and then no more."""
 
 RETRIED_AT_ONCE: Final = 50
-RETRY_TIME_S: Final = 60.0
+RETRY_TIME_S: Final = 30.0
 """How long a room may take when its waiting events are tried again."""
 
 KIND: Final = "federation"
@@ -294,7 +294,7 @@ class Receiving:
                 arrivals = [Arrival(Verdict(Outcome.DROPPED)) for _ in pdus]
             else:
                 events = [pdu.event for pdu in pdus]
-                arrivals = self._backfilling.judge(origin, room_id, events, ends)
+                arrivals = self._backfilling.judge(origin, room_id, events, ends, patiently=True)
         except DatabaseUnavailable:
             raise
         except Exception:

@@ -66,9 +66,13 @@ class World:
     def enter(self, room: RoomBuilder) -> None:
         """Let our user join a room through another server."""
         state = [room.pdus[event_id] for event_id in room.state.values()]
+        chain = [room.pdus[e] for e in room.auth_chain(room.state.values())]
         join = room.join(OURS)
         self.importing.record_state(
-            room.room_id, state, as_state={pdu.event_id for pdu in state}, creates=room.rules
+            room.room_id,
+            [*chain, *state],
+            as_state={pdu.event_id for pdu in state},
+            creates=room.rules,
         )
         self.importing.record_join(room.room_id, join, [pdu.event_id for pdu in state])
 
