@@ -6,7 +6,7 @@ reader's use case to decide.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,19 +27,22 @@ MAX_REFERENCES: Final = 500
 _PLACE_COLUMNS: Final = """
 r.position, r.room_nid, r.event_id, g.verdict, g.redacted_by, r.ordering, g.state_at, g.overlay"""
 
-_VISIBLE: Final = """r.sender <> ALL(%(ignored)s) AND EXISTS (SELECT FROM unnest(%(rooms)s::int8[],
-    %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
-    WHERE s.room_nid = r.room_nid AND r.ordering > s.low AND r.ordering <= s.high)"""
+_VISIBLE: Final = "r.sender <> ALL(%(ignored)s) AND r.ordering <@ p.visible"
 
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """An event that others may relate to."""
+    """An event that others may relate to.
+
+    Attributes:
+        visible: the stretches of the room's timeline that the reader may see.
+    """
 
     room_nid: int
     event_id: EventId
     type: str
     sender: UserId
+    visible: Sequence[Stretch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,9 @@ WHERE EXISTS (SELECT FROM relations r WHERE r.room_nid = p.room_nid AND r.parent
     AND r.rel_type IN ('m.replace', 'm.thread', 'm.reference'))"""
 
 _ASKED: Final = """
-FROM unnest(%(parent_rooms)s::int8[], %(parents)s::text[], %(types)s::text[], %(senders)s::text[])
-    AS p (room_nid, event_id, type, sender) CROSS JOIN LATERAL """
+FROM unnest(%(parent_rooms)s::int8[], %(parents)s::text[], %(types)s::text[], %(senders)s::text[],
+    %(visible)s::text[]::int8multirange[])
+    AS p (room_nid, event_id, type, sender, visible) CROSS JOIN LATERAL """
 
 # "The most recent event is determined by comparing origin_server_ts; if two or more replacement
 # events have identical origin_server_ts, the event with the lexicographically largest event_id".
@@ -108,7 +112,6 @@ def list_related(connection: PgConnection, parents: Collection[Parent]) -> set[E
 def find_edits(
     connection: PgConnection,
     parents: Collection[Parent],
-    visible: Collection[Stretch],
     ignored: Collection[UserId],
 ) -> dict[EventId, EventPlace]:
     """Event ID → the newest valid replacement of the event.
@@ -116,7 +119,7 @@ def find_edits(
     Spec: https://spec.matrix.org/v1.19/client-server-api/#server-side-aggregation-of-mreplace-relationships
     """
     rows = connection.execute(
-        _EDITS.encode(), _parent_params(parents) | _visible_params(visible, ignored)
+        _EDITS.encode(), _parent_params(parents) | {"ignored": _sendable(ignored)}
     ).fetchall()
     return {row[0]: EventPlace(*row[1:]) for row in rows}
 
@@ -125,14 +128,13 @@ def find_threads(
     connection: PgConnection,
     user_id: UserId,
     parents: Collection[Parent],
-    visible: Collection[Stretch],
     ignored: Collection[UserId],
 ) -> dict[EventId, ThreadSummary]:
     """Event ID → the thread of which the event is the root.
 
     Spec: https://spec.matrix.org/v1.19/client-server-api/#server-side-aggregation-of-mthread-relationships
     """
-    params = _parent_params(parents) | _visible_params(visible, ignored) | {"user": user_id}
+    params = _parent_params(parents) | {"ignored": _sendable(ignored)} | {"user": user_id}
     rows = connection.execute(_THREADS.encode(), params).fetchall()
     return {row[0]: ThreadSummary(row[1], row[2], EventPlace(*row[3:])) for row in rows}
 
@@ -140,14 +142,13 @@ def find_threads(
 def list_references(
     connection: PgConnection,
     parents: Collection[Parent],
-    visible: Collection[Stretch],
     ignored: Collection[UserId],
 ) -> dict[EventId, list[EventPlace]]:
     """Event ID → the events that refer to it, oldest first.
 
     Spec: https://spec.matrix.org/v1.19/client-server-api/#server-side-aggregation-of-mreference
     """
-    params = _parent_params(parents) | _visible_params(visible, ignored)
+    params = _parent_params(parents) | {"ignored": _sendable(ignored)}
     rows = connection.execute(_REFERENCES.encode(), params | {"limit": MAX_REFERENCES}).fetchall()
     found: dict[EventId, list[EventPlace]] = {}
     for row in rows:
@@ -158,7 +159,8 @@ def list_references(
 # ---- children
 
 _CHILDREN: Final = f"""
-SELECT {_PLACE_COLUMNS} FROM relations r JOIN event_graph g ON g.position = r.position
+SELECT {_PLACE_COLUMNS} FROM (SELECT %(visible)s::int8multirange) AS p (visible), relations r
+JOIN event_graph g ON g.position = r.position
 WHERE {{which}} AND (%(rel_type)s::text IS NULL OR r.rel_type = %(rel_type)s)
 AND (%(type)s::text IS NULL OR r.type = %(type)s) AND {_VISIBLE}
 ORDER BY r.ordering {{order}} LIMIT %(limit)s"""  # noqa: S608 - all of it is our own text
@@ -202,7 +204,9 @@ def list_children(
         recurse: also those that relate to such events, MAX_DEPTH relations away at most.
     """
     sql = _CHILDREN_SQL[recurse, "DESC" if newest_first else "ASC"]
-    params = _visible_params(visible, ignored) | {
+    params = {
+        "visible": _multirange(visible),
+        "ignored": _sendable(ignored),
         "room": room_nid,
         "parent": parent,
         "rel_type": rel_type,
@@ -281,13 +285,15 @@ def _parent_params(parents: Collection[Parent]) -> dict[str, Any]:
         "parents": [parent.event_id for parent in parents],
         "types": [parent.type for parent in parents],
         "senders": [parent.sender for parent in parents],
+        "visible": [_multirange(parent.visible) for parent in parents],
     }
 
 
-def _visible_params(visible: Collection[Stretch], ignored: Collection[UserId]) -> dict[str, Any]:
-    return {
-        "rooms": [stretch.room_nid for stretch in visible],
-        "lows": [stretch.low for stretch in visible],
-        "highs": [stretch.high for stretch in visible],
-        "ignored": [user_id for user_id in ignored if "\0" not in user_id],
-    }
+def _multirange(stretches: Iterable[Stretch]) -> str:
+    """Stretches of one room's timeline as PostgreSQL writes them."""
+    return "{" + ",".join(f"({stretch.low},{stretch.high}]" for stretch in stretches) + "}"
+
+
+def _sendable(user_ids: Iterable[UserId]) -> list[UserId]:
+    """Without those that hold U+0000: PostgreSQL's text cannot hold it."""
+    return [user_id for user_id in user_ids if "\0" not in user_id]

@@ -61,14 +61,13 @@ def load_bundles(
         return {}
     parents = {event_id: parents[event_id] for event_id in related}
     ignored = list_ignored_users(connection, user_id)
-    visible = _visible(parents.values())
     events = [event for _, event in parents.values()]
     bundles = {event_id: Bundle(standing) for event_id, (standing, _) in parents.items()}
     unedited = list(_as_parents(p for p in parents.values() if _may_be_edited(p[1])))
-    edits = find_edits(connection, unedited, visible, ignored)
+    edits = find_edits(connection, unedited, ignored)
     roots = list(_as_parents(p for p in parents.values() if _may_be_root(p[1])))
-    threads = find_threads(connection, user_id, roots, visible, ignored)
-    references = list_references(connection, list(_as_parents(parents.values())), visible, ignored)
+    threads = find_threads(connection, user_id, roots, ignored)
+    references = list_references(connection, list(_as_parents(parents.values())), ignored)
     _decide(connection, standings, user_id, bundles, edits, threads, references)
     for event in events:
         bundle = bundles[event.event_id]
@@ -107,20 +106,21 @@ def _decide(
 
 
 def _as_parents(told: Iterable[tuple[Standing, RecordedEvent]]) -> Iterator[Parent]:
+    visible: dict[int, list[Stretch]] = {}
     for standing, event in told:
-        yield Parent(standing.room_nid, event.event_id, event.type, event.sender)
+        if standing.room_nid not in visible:
+            visible[standing.room_nid] = _visible(standing)
+        yield Parent(
+            standing.room_nid, event.event_id, event.type, event.sender, visible[standing.room_nid]
+        )
 
 
-def _visible(told: Iterable[tuple[Standing, RecordedEvent]]) -> list[Stretch]:
-    """What may be seen of the rooms."""
-    stretches: list[Stretch] = []
-    for standing in {standing.room_nid: standing for standing, _ in told}.values():
-        since = standing.joined_since
-        if standing.access is None and since is not None:
-            stretches.append(Stretch(standing.room_nid, since - 1, standing.joined_until))
-        elif standing.access is not None:
-            stretches += standing.visible_stretches(-EVER, EVER)
-    return stretches
+def _visible(standing: Standing) -> list[Stretch]:
+    """What may be seen of a room, as far as anybody needed to know."""
+    since = standing.joined_since
+    if standing.access is None and since is not None:
+        return [Stretch(standing.room_nid, since - 1, standing.joined_until)]
+    return [] if standing.access is None else standing.visible_stretches(-EVER, EVER)
 
 
 def _may_be_edited(event: RecordedEvent) -> bool:

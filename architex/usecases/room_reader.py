@@ -264,12 +264,12 @@ class RoomReader:
         self, roots: Collection[RecordedEvent], ignored: Collection[UserId]
     ) -> set[EventId]:
         """Those of the events of whose threads the requester may see something."""
-        parents = [
-            Parent(self.room_nid, event.event_id, event.type, event.sender) for event in roots
-        ]
         visible = self.standing.visible_stretches(-EVER, EVER)
-        threads = find_threads(self.connection, self.requester.user_id, parents, visible, ignored)
-        return set(threads)
+        parents = [
+            Parent(self.room_nid, event.event_id, event.type, event.sender, visible)
+            for event in roots
+        ]
+        return set(find_threads(self.connection, self.requester.user_id, parents, ignored))
 
     def render(
         self, events: Collection[RecordedEvent], *, with_membership: bool = True
