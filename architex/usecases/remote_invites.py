@@ -145,10 +145,11 @@ class RemoteInvites:
                 that server; the user is in the room or banned from it.
             InviteBlocked: the user wants no invites.
             NotFound: there is no such user.
-            LimitExceeded: that server invited this user too often lately.
+            LimitExceeded: that server asks too often, or invited this user too often lately.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid
         """
+        self.rate_limits.spend("federation", origin)
         rules = find_room_version(room_version)
         if rules is None:
             raise IncompatibleRoomVersion(

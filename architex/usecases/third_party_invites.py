@@ -109,10 +109,12 @@ class ThirdPartyInvites:
             Forbidden: nobody offered this; the user is in the room or banned; or the other server
                 may not ask.
             UnknownRoom: this server is not in the room.
+            LimitExceeded: the other server asks too often, or the inviter invited too many lately.
             RemoteFailed: the other server does not sign the invite.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1exchange_third_party_inviteroomid
         """
+        self.rate_limits.spend("federation", origin)
         content = event.get("content")
         if (
             event.get("type") != "m.room.member"

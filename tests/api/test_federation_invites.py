@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from architex.domain.room_versions import ROOM_VERSIONS, get_room_version
 from architex.domain.signing import verify_event_signatures
-from architex.settings import RateLimitSettings
+from architex.settings import RateLimit, RateLimitSettings
 from tests.api.client import SERVER_NAME, User, stop_server
 from tests.builders import TEST_KEY, RoomBuilder
 from tests.federation.visitors import Json, Visitor, World
@@ -514,3 +515,20 @@ def test_version_of_a_room_that_we_were_in_is_settled(visitor: Visitor, alice: U
     room.room_id = room_id
     answer = visitor.invite("1", room.invitation(alice.user_id))
     answer.refused(400, "M_INCOMPATIBLE_ROOM_VERSION")
+
+
+def test_flood_of_invites_is_stopped(database_url: str, tmp_path: Path) -> None:
+    limits = RateLimitSettings(invites=RateLimit(per_second=0.001, burst=2))
+    world = World(database_url, tmp_path, rate_limits=limits)
+    alice, bob = world.server.register(), world.server.register()
+    flooding, other = world.meet("flood.example", TEST_KEY), world.meet("other.example", TEST_KEY)
+    rooms = [TheirRoom(flooding, create_content={"n": number}) for number in range(3)]
+    for number, room in enumerate(rooms):
+        room.room_id = f"!room{number}:{flooding.name}"
+    for room in rooms[:2]:
+        flooding.invite("11", room.invitation(alice.user_id)).ok()
+    event = rooms[2].invitation(alice.user_id)
+    flooding.invite("11", event).refused(429, "M_LIMIT_EXCEEDED")
+    flooding.invite("11", rooms[2].invitation(bob.user_id)).ok()
+    other.invite("11", TheirRoom(other).invitation(alice.user_id)).ok()
+    stop_server(world.server)
