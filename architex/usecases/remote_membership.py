@@ -143,7 +143,7 @@ class RemoteMembership:
             UnableToAuthoriseJoin, UnableToGrantJoin: nobody can tell whether the user may join.
             RemoteFailed: none of the servers answers as it should.
         """
-        with self._alone(f"join {room_id}") as note_progress:
+        with self._alone(_join_of(room_id)) as note_progress:
             if self.is_in_room(room_id):
                 return False
             self._ask_each(
@@ -217,6 +217,10 @@ class RemoteMembership:
     def is_in_room(self, room_id: RoomId) -> bool:
         """Whether a user of this server is joined to a room."""
         return self.server_name in self.room_servers.list_servers_of_room(room_id)
+
+    def is_entering(self, room_id: RoomId) -> bool:
+        """Whether this server is about to enter a room, in some process of it."""
+        return self.leases.find_lease(_join_of(room_id)) is not None
 
     def _join_through(
         self,
@@ -511,10 +515,10 @@ class RemoteMembership:
         """What the first of some servers gives that does not fail.
 
         Raises:
-            MatrixError: what it refused with; or the last one, if all failed.
+            MatrixError: what the first of them refused with, if all failed.
         """
         ends = self.clock.monotonic() + _ASK_FOR_S
-        worst: MatrixError = NotFound("No server is known that is in the room.")
+        failures: list[MatrixError] = []
         servers = [
             name
             for name in dict.fromkeys(candidates)
@@ -534,10 +538,12 @@ class RemoteMembership:
             log.info("asking %s: %s", server, failure.message)
             if isinstance(failure, _FINAL):
                 raise failure
-            # What somebody says counts for more than that others say nothing.
-            if not isinstance(failure, RemoteFailed) or not isinstance(worst, _SAID):
-                worst = failure
-        raise worst
+            failures.append(failure)
+        # What somebody says counts for more than that others say nothing.
+        said = [failure for failure in failures if not isinstance(failure, RemoteFailed)]
+        for failure in (*said, *failures):
+            raise failure
+        raise NotFound("No server is known that is in the room.")
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[Callable[[], None]]:
@@ -568,12 +574,9 @@ class RemoteMembership:
             self.leases.release(name, holder)
 
 
-_SAID: Final = (
-    errors.UnableToAuthoriseJoin,
-    errors.UnableToGrantJoin,
-    errors.TooLarge,
-    errors.InviteBlocked,
-)
+def _join_of(room_id: RoomId) -> str:
+    """Names what only one at a time does: entering a room."""
+    return f"join {room_id}"
 
 
 def _outlier(session: RoomSession, pdu: Pdu) -> StateImported:

@@ -177,3 +177,70 @@ def test_user_comes_back_to_a_room_that_went_on_without_them(two: Simulation) ->
     alice.put(f"/rooms/{segment(room_id)}/state/m.room.name", {"name": "Coffee"}).ok()
     assert join(bob, room_id, there.name) == room_id
     assert here.state(room_id) == there.state(room_id)
+
+
+def restrict(owner: User, room_id: str, *allowed: str) -> None:
+    allow = [{"type": "m.room_membership", "room_id": allowed_id} for allowed_id in allowed]
+    content = {"join_rule": "restricted", "allow": allow}
+    owner.put(f"/rooms/{segment(room_id)}/state/m.room.join_rules", content).ok()
+
+
+@pytest.mark.parametrize("version", ["8", "10", "11", "12"])
+def test_member_of_an_allowed_room_joins_a_restricted_room(two: Simulation, version: str) -> None:
+    here, there = two.servers
+    alice, bob = there.users[0], here.users[0]
+    club_id = alice.create_room(preset="public_chat", name="Club")
+    two.network.clock.pass_seconds(1)
+    room_id = alice.create_room(room_version=version)
+    restrict(alice, room_id, club_id)
+    two.join(bob, room_id, via=[there.name]).refused(403, "M_FORBIDDEN")
+    join(bob, club_id, there.name)
+    join(bob, room_id, there.name)
+    assert membership(there, room_id, bob) == "join"
+    assert here.state(room_id) == there.state(room_id)
+
+
+def test_server_without_power_lets_another_one_authorise_a_join(two: Simulation) -> None:
+    here, there = two.servers
+    alice, bob, carol = there.users[0], here.users[0], here.users[1]
+    club_id = alice.create_room(preset="public_chat", name="Club")
+    two.network.clock.pass_seconds(1)
+    room_id = alice.create_room(preset="public_chat", power_level_content_override={"invite": 50})
+    join(bob, room_id, there.name)
+    join(carol, club_id, there.name)
+    restrict(alice, room_id, club_id)
+    two.settle()
+    # Bob is the only one here in the room, and may not invite.
+    join(carol, room_id)
+    assert membership(here, room_id, carol) == "join"
+    assert membership(there, room_id, carol) == "join"
+    assert here.state(room_id) == there.state(room_id)
+
+
+def test_invited_user_is_not_invited_who_is_banned(two: Simulation) -> None:
+    here, there = two.servers
+    alice, bob = here.users[0], there.users[0]
+    room_id = alice.create_room()
+    room = f"/rooms/{segment(room_id)}"
+    alice.post(f"{room}/ban", {"user_id": bob.user_id}).ok()
+    two.network.asked.clear()
+    alice.post(f"{room}/invite", {"user_id": bob.user_id}).refused(403, "M_FORBIDDEN")
+    assert not two.network.asked
+
+
+def test_user_that_does_not_exist_elsewhere_is_not_invited(two: Simulation) -> None:
+    here, there = two.servers
+    alice = here.users[0]
+    room_id = alice.create_room()
+    nobody = f"@nobody:{there.name}"
+    answer = alice.post(f"/rooms/{segment(room_id)}/invite", {"user_id": nobody})
+    answer.refused(404, "M_NOT_FOUND")
+    assert nobody not in here.memberships(room_id)
+
+
+def test_outsider_learns_nothing_by_inviting_from_elsewhere(two: Simulation) -> None:
+    here, there = two.servers
+    room_id = here.users[0].create_room()
+    stranger = here.users[1]
+    body = {"user_id": there.users[0].user_id}
+    stranger.post(f"/rooms/{segment(room_id)}/invite", body).refused(403, "M_FORBIDDEN")
