@@ -643,6 +643,7 @@ def build_use_cases(
             clock=clock,
             server_name=settings.server_name,
             take_elsewhere=remote_invites.take_back,
+            is_entering=remote_membership.is_entering,
         ),
         relating=Relating(database, rendering, clock),
         room_reading=room_reading,

@@ -97,13 +97,17 @@ class Receiving:
         clock: Clock,
         server_name: ServerName,
         take_elsewhere: ElsewhereHandler | None = None,
+        is_entering: Callable[[RoomId], bool] = lambda _: False,
     ) -> None:
         """Hold the collaborators.
 
         Args:
             server_name: ours.
             take_elsewhere: offered events of rooms that this server is not in.
+            is_entering: whether a room is just being entered. Others hear of the join before
+                this server has all that the join brings; what they send then waits.
         """
+        self._is_entering = is_entering
         self._event_log = event_log
         self._acls = acls
         self._backfilling = backfilling
@@ -206,6 +210,9 @@ class Receiving:
     ) -> dict[EventId, Json]:
         try:
             admission = self._acls.look_up(room_id, self._server_name, origin)
+            if not admission.is_here and self._is_entering(room_id):
+                waiting = Arrival(Verdict(Outcome.MISSING, reason="Not entered yet."), True)
+                return self._answer(origin, room_id, incoming, [waiting] * len(incoming))
             if not admission.is_here:
                 return self._receive_elsewhere(origin, incoming)
             if not admission.is_allowed:
@@ -290,7 +297,9 @@ class Receiving:
         ends = self._clock.monotonic() + RETRY_TIME_S
         try:
             admission = self._acls.look_up(room_id, self._server_name, origin)
-            if not admission.is_here or not admission.is_allowed:
+            if not admission.is_here and self._is_entering(room_id):
+                arrivals = [Arrival(Verdict(Outcome.MISSING), may_come=True) for _ in pdus]
+            elif not admission.is_here or not admission.is_allowed:
                 arrivals = [Arrival(Verdict(Outcome.DROPPED)) for _ in pdus]
             else:
                 events = [pdu.event for pdu in pdus]

@@ -11,7 +11,7 @@ import pytest
 
 from architex.bootstrap import Core
 from architex.domain.errors import BadJson, InvalidParam, LimitExceeded
-from architex.domain.identifiers import EventId, ServerName
+from architex.domain.identifiers import EventId, RoomId, ServerName
 from architex.domain.pdu import Pdu
 from architex.domain.signing import SigningKey, sign_event
 from architex.gateways.errors import RemoteRefused, RemoteTimedOut
@@ -53,6 +53,7 @@ class World:
     importing: Importing
     doors: Doors
     edus: list[tuple[ServerName, Mapping[str, Any]]]
+    entering: set[RoomId]
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def send(self, *pdus: Pdu | Json, origin: str = PEER, edus: list[Any] | None = None) -> Json:
@@ -135,6 +136,7 @@ def make_world(
         clock,
     )
     edus: list[tuple[ServerName, Mapping[str, Any]]] = []
+    entering: set[RoomId] = set()
     receiving = Receiving(
         event_log=core.event_log,
         acls=ServerAcls(core.database),
@@ -145,8 +147,9 @@ def make_world(
         rate_limits=RateLimits(clock, {"federation": limit} if limit else {}, enabled=True),
         clock=clock,
         server_name=SERVER_NAME,
+        is_entering=entering.__contains__,
     )
-    world = World(core, room, peer, clock, receiving, importing, doors, edus)
+    world = World(core, room, peer, clock, receiving, importing, doors, edus, entering)
     before(world)
     world.enter(room)
     return world
@@ -221,6 +224,27 @@ def test_event_of_a_room_that_we_left_is_refused(world: World) -> None:
     world.send(world.room.kick(ALICE, OURS))
     late = world.room.message(BOB)
     assert "error" in world.send(late)[late.event_id]
+
+
+def test_event_that_comes_while_the_room_is_entered_waits_for_that(world: World) -> None:
+    other = RoomBuilder("11", creator=BOB)
+    world.entering.add(other.room_id)
+    fork = other.fork()
+    state = dict(other.state)
+    join = fork.join(OURS)
+    message = fork.message(BOB, "welcome")
+    assert world.send(message) == {message.event_id: {}}
+    world.clock.pass_seconds(RETRY_S[0])
+    assert world.receiving.retry_waiting() == 1
+    events = [other.pdus[event_id] for event_id in state.values()]
+    world.importing.record_state(
+        other.room_id, events, as_state=set(state.values()), creates=other.rules
+    )
+    world.importing.record_join(other.room_id, join, list(state.values()))
+    world.entering.clear()
+    world.clock.pass_seconds(RETRY_S[1])
+    assert world.receiving.retry_waiting() == 1
+    assert world.is_accepted(message)
 
 
 def test_event_named_twice_is_answered_once(world: World) -> None:
