@@ -163,11 +163,12 @@ class RemoteInvites:
         user_id = pdu.key[1]
         self.rate_limits.spend("invites", f"{origin} {user_id}")
         self._verify(rules, origin, pdu)
-        self._check_user(user_id)
+        self._check_wanted(user_id)
         signed = add_event_signature(rules, pdu.event, self.server_name, self.commits.signer.key)
         if is_here:
             self._check_in_room(pdu)
         else:
+            self._check_user(user_id)
             told = self._read_told_state(rules, pdu, told_state)
             self._record(rules, origin, parse_pdu(rules, signed), told)
         # The rest of the event remains as it came.
@@ -265,16 +266,25 @@ class RemoteInvites:
             raise Forbidden(error.message) from error
 
     def _check_user(self, user_id: UserId) -> None:
-        """Check that there is a user who may be invited.
+        """Check that there is such a user.
+
+        Not asked of rooms that we are in: there the invite is an event like others, and comes
+        anyhow.
 
         Raises:
             NotFound: there is not.
-            InviteBlocked: they want no invites.
-
-        Spec: https://spec.matrix.org/v1.19/client-server-api/#invite-permission
         """
         if self.profiles.find_profile(user_id) is None:
             raise NotFound(f"There is no user {user_id} on this server.")
+
+    def _check_wanted(self, user_id: UserId) -> None:
+        """Check that a user does not block invites.
+
+        Raises:
+            InviteBlocked: they do.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#invite-permission
+        """
         content = self.account_data.find_content(user_id, GLOBAL, "m.invite_permission_config")
         config = None if content is None else orjson.loads(content)
         if isinstance(config, dict) and config.get("default_action") == "block":
