@@ -55,8 +55,14 @@ def encode_snapshot(room: Room) -> StoredEvent:
                 None
                 if pdu is None
                 else [pdu.event_id, orjson.Fragment(encode_lenient_json(pdu.event))]
-                for key, pdu in sorted(room.state.items(), key=lambda item: item[0])
-                if key[0] in _KEPT_TYPES and key[1] == ""
+                for _, pdu in sorted(
+                    (
+                        (key, pdu)
+                        for key, pdu in room.state.items()
+                        if key[0] in _KEPT_TYPES and key[1] == ""
+                    ),
+                    key=lambda item: item[0],
+                )
             ],
         }
     )
