@@ -159,26 +159,35 @@ def list_references(
 # ---- children
 
 _CHILDREN: Final = f"""
-SELECT {_PLACE_COLUMNS} FROM (SELECT %(visible)s::int8multirange) AS p (visible), relations r
+SELECT {_PLACE_COLUMNS} FROM (
+    SELECT r.* FROM (SELECT %(visible)s::int8multirange) AS p (visible), {{which}} r
+    WHERE {{of_parent}} AND (%(rel_type)s::text IS NULL OR r.rel_type = %(rel_type)s)
+    AND (%(type)s::text IS NULL OR r.type = %(type)s) AND {_VISIBLE}
+    AND r.ordering > %(low)s AND r.ordering <= %(high)s
+    ORDER BY r.ordering {{order}} LIMIT %(limit)s) r
 JOIN event_graph g ON g.position = r.position
-WHERE {{which}} AND (%(rel_type)s::text IS NULL OR r.rel_type = %(rel_type)s)
-AND (%(type)s::text IS NULL OR r.type = %(type)s) AND {_VISIBLE}
-ORDER BY r.ordering {{order}} LIMIT %(limit)s"""  # noqa: S608 - all of it is our own text
+ORDER BY r.ordering {{order}}"""  # noqa: S608 - all of it is our own text
 
-_DIRECT: Final = "r.room_nid = %(room)s AND r.parent = %(parent)s"
-
-# UNION ALL and a depth: the walk ends in any case, and each event is told once by its ID.
-_INDIRECT: Final = """r.event_id IN (
-    WITH RECURSIVE walk (event_id, depth) AS (
-        SELECT c.event_id, 1 FROM relations c
+# UNION ALL and a depth: the walk ends in any case. In circles, which room versions 1 and 2 allow,
+# it meets events again.
+_WALK: Final = """(
+    WITH RECURSIVE walk AS (
+        SELECT c.*, 1 AS depth FROM relations c
         WHERE c.room_nid = %(room)s AND c.parent = %(parent)s
-        UNION ALL SELECT c.event_id, w.depth + 1 FROM walk w
+        UNION ALL SELECT c.*, w.depth + 1 FROM walk w
         JOIN relations c ON c.room_nid = %(room)s AND c.parent = w.event_id
         WHERE w.depth < %(depth)s)
-    SELECT event_id FROM walk LIMIT %(walked)s) AND r.event_id <> %(parent)s"""
+    SELECT DISTINCT event_id, room_nid, rel_type, type, sender, ordering, position
+    FROM (SELECT * FROM walk LIMIT %(walked)s) walked)"""
 
 _CHILDREN_SQL: Final = {
-    (recurse, order): _CHILDREN.format(which=_INDIRECT if recurse else _DIRECT, order=order)
+    (recurse, order): _CHILDREN.format(
+        which=_WALK if recurse else "relations",
+        of_parent="r.event_id <> %(parent)s"
+        if recurse
+        else "r.room_nid = %(room)s AND r.parent = %(parent)s",
+        order=order,
+    )
     for recurse in (False, True)
     for order in ("ASC", "DESC")
 }
@@ -207,6 +216,8 @@ def list_children(
     params = {
         "visible": _multirange(visible),
         "ignored": _sendable(ignored),
+        "low": min((stretch.low for stretch in visible), default=0),
+        "high": max((stretch.high for stretch in visible), default=0),
         "room": room_nid,
         "parent": parent,
         "rel_type": rel_type,

@@ -15,6 +15,7 @@ CREATE TABLE relations (
     annotation text                         -- `key` of an m.annotation
 );
 CREATE INDEX relations_parent ON relations (room_nid, parent, rel_type, ordering);
+CREATE INDEX relations_children ON relations (room_nid, parent, ordering);
 
 -- threads (INLINE, of relations): the newest event of each.
 CREATE TABLE threads (
