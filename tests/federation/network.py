@@ -173,7 +173,7 @@ class Network:
         """
         chance = self._chance(request)
         with self._lock:
-            self.asked[request.origin, request.destination, _kind(request.path)] += 1
+            self.asked[request.origin, request.destination, kind_of(request.path)] += 1
             self.clock.pass_seconds(_ROUND_TRIP_S)
         if not self._is_reachable(request):
             raise self._failed(request, RemoteUnreachable, "not connected")
@@ -286,8 +286,8 @@ def call_wsgi(app: WsgiApp, request: Request) -> Reply:
     return Reply(started[0], started[1], body)
 
 
-def _kind(path: str) -> str:
-    """`v1/send` of /_matrix/federation/v1/send/123."""
+def kind_of(path: str) -> str:
+    """What a path asks for: `v1/send` of /_matrix/federation/v1/send/123."""
     return "/".join(path.split("/")[3:5])
 
 

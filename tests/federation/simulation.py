@@ -156,7 +156,8 @@ class Simulation:
         path = self._in_room("state/m.room.power_levels/")
         levels = self.do(founder, "GET", path).ok()
         # Several with power, on several servers: what they do apart from each other conflicts.
-        for user, level in zip(self.users[2::2], (100, 100, 50, 50), strict=False):
+        others = [user for user in self.users[::2] if user is not founder]
+        for user, level in zip(others, (100, 100, 50, 50), strict=False):
             levels["users"][user.user_id] = level
         self.do(founder, "PUT", path, levels).ok()
         self.settle()

@@ -222,6 +222,24 @@ class Tamperer:
 
 
 @dataclass
+class Recorder:
+    """Remembers what one server asks."""
+
+    server_name: ServerName
+    requests: list[Request] = field(default_factory=list)
+
+    def request(self, request: Request) -> Request:
+        """Remember a request."""
+        if request.origin == self.server_name:
+            self.requests.append(request)
+        return request
+
+    def reply(self, request: Request, reply: Reply) -> Reply:
+        """Let an answer pass."""
+        return reply
+
+
+@dataclass
 class SignatureWatch:
     """Looks at everything a server says for events it should not have signed.
 
