@@ -96,7 +96,7 @@ def list_state_under(
 def list_auth_chain(connection: PgConnection, positions: Sequence[int]) -> list[int]:
     """The positions of all events that authorise those at `positions`, parents first.
 
-    Spec: https://spec.matrix.org/v1.19/server-server-api/#auth-chain
+    Spec: https://spec.matrix.org/v1.19/server-server-api/#definitions
     """
     rows = connection.execute(_AUTH_CHAIN.encode(), (list(positions),)).fetchall()
     return [position for (position,) in rows]
