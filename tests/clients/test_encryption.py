@@ -1,0 +1,77 @@
+"""People with several devices talk encrypted: everybody reads everything, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.clients.encrypting import (
+    Device,
+    create_encrypted_room,
+    log_in,
+    logged_in,
+    sync_all,
+)
+from tests.server import RunningServer, start_server
+
+pytestmark = [
+    pytest.mark.slow,
+    # The libraries' own affairs.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def test_all_devices_read_everything(tmp_path: Path) -> None:
+    with start_server(tmp_path, web_workers=2) as server:
+        asyncio.run(_converse(server, tmp_path))
+
+
+async def _converse(server: RunningServer, directory: Path) -> None:
+    async with logged_in(server, directory, {"alice": 3, "bob": 3}) as people:
+        alice, bob = people["alice"], people["bob"]
+        room_id = await create_encrypted_room(alice[0], bob[0])
+        devices = [*alice, *bob]
+        await sync_all(devices, 2)
+        said = await _say_all(devices, room_id, "first")
+
+        # One device goes in the middle of the conversation, another one comes.
+        await bob[2].log_out()
+        devices.remove(bob[2])
+        new = await log_in(server, alice[0].user_id, directory, "alice-new")
+        alice.append(new)
+        devices.append(new)
+        await sync_all(devices, 2)
+        before = set(said)
+        said |= await _say_all(devices, room_id, "second")
+        for device in devices:
+            expected = {s: b for s, b in said.items() if device is not new or s not in before}
+            assert expected.items() <= device.heard.items()
+            missed = [e for e in device.undecryptable if device is not new or e not in before]
+            assert missed == [], f"{device.device_id} of {device.user_id} cannot read"
+        await _verify(alice[0], bob[0], devices)
+
+
+async def _say_all(devices: Sequence[Device], room_id: str, what: str) -> dict[str, str]:
+    """Everybody says something, several times; gives all of it by event ID."""
+    for number in range(3):
+        for device in devices:
+            await device.say(room_id, f"{what} {number} of {device.device_id}")
+        await sync_all(devices)
+    await sync_all(devices, 2)
+    return {e: body for device in devices for e, body in device.heard.items() if what in body}
+
+
+async def _verify(one: Device, other: Device, devices: Sequence[Device]) -> None:
+    """Two people compare emoji, and trust each other's devices afterwards."""
+    theirs = one.client.device_store[other.user_id][other.device_id]
+    assert not one.client.olm.is_device_verified(theirs)
+    await one.client.start_key_verification(theirs)
+    for _ in range(6):
+        await sync_all(devices)
+    assert len(one.verified) == len(other.verified) == 1
+    assert one.client.olm.is_device_verified(theirs)
