@@ -45,6 +45,19 @@ def list_missing_events(
     return [MissingEvent(event_id, ordering) for event_id, ordering in rows.fetchall()]
 
 
+def list_followers_of_missing(
+    connection: PgConnection, events: Collection[tuple[int, int]]
+) -> set[tuple[int, int]]:
+    """Those of the events, (room number, position), before which something is missing."""
+    rows = connection.execute(
+        "SELECT e.room_nid, e.position FROM unnest(%s::int8[], %s::int8[])"
+        " AS e (room_nid, position) WHERE EXISTS (SELECT FROM missing_events m"
+        "  WHERE m.room_nid = e.room_nid AND m.follower = e.position)",
+        ([room_nid for room_nid, _ in events], [position for _, position in events]),
+    )
+    return {(room_nid, position) for room_nid, position in rows.fetchall()}
+
+
 def find_followers(
     connection: PgConnection, room_nid: int, event_ids: Collection[EventId]
 ) -> dict[EventId, int]:

@@ -24,6 +24,7 @@ from architex.domain.identifiers import UserId
 from architex.domain.room.visibility import EVER
 from architex.domain.sync_token import format_pagination_token
 from architex.projections.event_reads import Reference
+from architex.projections.gaps import list_followers_of_missing
 from architex.projections.room_reads import (
     MAX_SCANNED,
     RoomView,
@@ -301,6 +302,29 @@ class SyncRooms:
             plan.prev_batch = plan.rows[0].ordering - 1 if plan.rows else end
             if hiding and len(found) <= limit and plan.view.fact_count > MAX_SCANNED:
                 self._look_for_scan_end(connection, plan)
+        self._cut_at_gaps(connection, plans)
+
+    def _cut_at_gaps(self, connection: PgConnection, plans: Iterable[RoomPlan]) -> None:
+        """Let timelines begin after the last gap in what this server has of their rooms."""
+        # What follows a gap does not follow the end of the room as we knew it.
+        suspects = {
+            (row.room_nid, row.position): plan
+            for plan in plans
+            for row in plan.rows
+            if row.state_at is not None
+        }
+        if not suspects:
+            return
+        gaps = list_followers_of_missing(connection, suspects)
+        for plan in {room_nid: suspects[room_nid, at] for room_nid, at in gaps}.values():
+            first = max(
+                place
+                for place, row in enumerate(plan.rows)
+                if (row.room_nid, row.position) in gaps
+            )
+            plan.rows = plan.rows[first:]
+            plan.limited = True
+            plan.prev_batch = plan.rows[0].ordering - 1
 
     def _find_hidden(
         self,

@@ -395,11 +395,37 @@ def test_sync_tells_what_was_missed_only_if_it_came_before_the_client_went_on(co
     response, after_gap = sync(core, BOB, since)
     (told,) = response["rooms"]["join"].values()
     assert [e["content"]["body"] for e in told["timeline"]["events"]] == ["seen"]
+    assert told["timeline"]["limited"]
     importing(core).import_history(missed.room_id, [missed.event], find_key)
     response, _ = sync(core, BOB, since)
     (told,) = response["rooms"]["join"].values()
     assert [e["content"]["body"] for e in told["timeline"]["events"]] == ["missed", "seen"]
+    assert not told["timeline"]["limited"]
     assert sync(core, BOB, after_gap)[0]["rooms"]["join"] == {}
+
+
+def test_timeline_begins_after_a_gap_in_what_we_have(core: Core) -> None:
+    room = Entered(core, "shared")
+    room.backfill()
+    _, since = sync(core, BOB)
+    before = room.say("before the gap")
+    judging(core).judge(before.room_id, [before.event], find_key)
+    room.say("missed")
+    state = [pdu.event_id for pdu in state_events(room.builder)]
+    after = [room.say("after the gap"), room.say("and more")]
+    told_state = {after[0].event_id: state}
+    events = [pdu.event for pdu in after]
+    judging(core).judge(before.room_id, events, find_key, told=told_state)
+    (told,) = sync(core, BOB, since)[0]["rooms"]["join"].values()
+    bodies = [e["content"]["body"] for e in told["timeline"]["events"]]
+    assert bodies == ["after the gap", "and more"]
+    assert told["timeline"]["limited"]
+    begin = parse_pagination_token(told["timeline"]["prev_batch"])
+    page = room.reading.get_messages(
+        Requester(BOB), before.room_id, backwards=True, begin=begin, limit=1
+    )
+    chunk = orjson.loads(orjson.dumps(page["chunk"]))
+    assert [e["event_id"] for e in chunk] == [before.event_id]
 
 
 def test_outlier_that_comes_as_an_event_is_news(core: Core) -> None:
