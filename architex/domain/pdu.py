@@ -299,7 +299,7 @@ def build_event(
     redacts: EventId | None = None,
     origin: ServerName | None = None,
     event_id: EventId | None = None,
-    reference_hashes: Mapping[EventId, bytes] | None = None,
+    reference_hashes: Mapping[EventId, bytes | None] | None = None,
 ) -> dict[str, Any]:
     """Build an unsigned event of exactly the room version's format.
 
@@ -311,7 +311,8 @@ def build_event(
         redacts: put where the room version keeps it. In `content` it takes precedence.
         origin: written at top level when given. No room version needs it.
         event_id: the new event's ID; needed in v1 and v2 only.
-        reference_hashes: the hash of each parent and auth event; needed in v1 and v2 only.
+        reference_hashes: the hash of each parent and auth event, None for one not known; needed
+            in v1 and v2 only.
 
     Raises:
         ValueError: room_id, event_id or a hash is missing where the version needs it.
@@ -343,10 +344,13 @@ def build_event(
         event["event_id"] = event_id
         for field in ("prev_events", "auth_events"):
             event[field] = [
-                [parent, {"sha256": encode_base64(reference_hashes[parent])}]
-                for parent in event[field]
+                [parent, _quoted_hash(reference_hashes[parent])] for parent in event[field]
             ]
     return event
+
+
+def _quoted_hash(reference_hash: bytes | None) -> dict[str, str]:
+    return {} if reference_hash is None else {"sha256": encode_base64(reference_hash)}
 
 
 def _check_sender_and_type(event: Mapping[str, Any]) -> None:

@@ -72,7 +72,7 @@ def complete_template(
     depth = template.get("depth")
     if not isinstance(depth, int) or isinstance(depth, bool) or depth < 0:
         raise InvalidPdu("The depth of the template is no natural number.")
-    hashes: dict[EventId, bytes] = {}
+    hashes: dict[EventId, bytes | None] = {}
     prev_events = _references(rules, template.get("prev_events"), MAX_PREV_EVENTS, hashes)
     auth_events = _references(rules, template.get("auth_events"), MAX_AUTH_EVENTS, hashes)
     if not prev_events:
@@ -116,7 +116,7 @@ def _with_authoriser(
 
 
 def _references(
-    rules: RoomVersionRules, given: object, at_most: int, hashes: dict[EventId, bytes]
+    rules: RoomVersionRules, given: object, at_most: int, hashes: dict[EventId, bytes | None]
 ) -> list[EventId]:
     """The events that a template refers to; with their hashes in room versions 1 and 2."""
     if not isinstance(given, list) or len(given) > at_most:
@@ -133,8 +133,11 @@ def _references(
     return event_ids
 
 
-def _quoted_reference(reference: object) -> tuple[EventId, bytes]:
-    """A reference of room versions 1 and 2: `[event ID, {"sha256": hash}]`."""
+def _quoted_reference(reference: object) -> tuple[EventId, bytes | None]:
+    """A reference of room versions 1 and 2: `[event ID, {"sha256": hash}]`.
+
+    Nobody looks at the hash, and Synapse leaves it out.
+    """
     match reference:
         case [str(event_id), {"sha256": str(text)}]:
             try:
@@ -143,4 +146,6 @@ def _quoted_reference(reference: object) -> tuple[EventId, bytes]:
                 quoted = b""
             if len(quoted) == _HASH_BYTES:
                 return event_id, quoted
+        case [str(event_id), dict(hashes)] if not hashes:
+            return event_id, None
     raise InvalidPdu("The template does not quote the hash of an event it refers to.")
