@@ -55,7 +55,11 @@ from architex.projections.device_list_reads import SharedRooms
 from architex.projections.directory_reads import DirectoryReads
 from architex.projections.event_graph import EventGraph
 from architex.projections.event_lookup import EventLookup
-from architex.projections.federation_outbox import FederationOutbox, prune_outgoing_events
+from architex.projections.federation_outbox import (
+    FederationOutbox,
+    forget_delivered_events,
+    forget_oldest_events,
+)
 from architex.projections.guest_reads import GuestReads
 from architex.projections.known_events import KnownEvents
 from architex.projections.member_reads import MemberReads
@@ -808,7 +812,12 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
             ToDeviceStore(database),
             clock,
         ),
-        *chores_of_sending(Destinations(database), lambda: prune_outgoing_events(database), clock),
+        *chores_of_sending(
+            Destinations(database),
+            lambda: forget_delivered_events(database),
+            lambda: forget_oldest_events(database),
+            clock,
+        ),
     ]
     federation = build_federation_client(settings, core)
     receiving = build_use_cases(settings, core, federation).receiving

@@ -145,14 +145,23 @@ def chores_of_devices(
 
 
 def chores_of_sending(
-    destinations: Destinations, prune_outgoing_events: Callable[[], int], clock: Clock
+    destinations: Destinations,
+    forget_delivered: Callable[[], int],
+    forget_oldest: Callable[[], int],
+    clock: Clock,
 ) -> list[Chore]:
-    """The chores that sending to other servers brings."""
+    """The chores that sending to other servers brings.
+
+    Args:
+        forget_delivered: deletes events that all servers have from the queue.
+        forget_oldest: deletes those of which too many wait.
+    """
 
     def forget_old() -> int:
         return destinations.forget_old(clock.now_ms() - REFUSED_KEPT_MS)
 
     return [
-        Chore("forget what other servers have", 60.0, prune_outgoing_events),
+        Chore("forget what other servers have", 60.0, forget_delivered),
+        Chore("forget what other servers missed long ago", 3600.0, forget_oldest),
         Chore("forget what other servers refused long ago", 3600.0, forget_old),
     ]

@@ -281,17 +281,21 @@ def count_waiting(database: Database, own: ServerName) -> dict[ServerName, Waiti
     return {server_name: Waiting(*rest) for server_name, *rest in rows}
 
 
-def prune_outgoing_events(database: Database) -> int:
-    """Delete what everybody has, and the oldest of rooms where too much waits; gives the number.
-
-    For whoever does the housekeeping.
-    """
-    deleted = database.execute(
+def forget_delivered_events(database: Database) -> int:
+    """Delete from the queue what everybody has; gives the number. For the housekeeping."""
+    return database.execute(
         "DELETE FROM outgoing_events WHERE position <= (SELECT least("
         " (SELECT min(delivered) FROM destinations WHERE delivered IS NOT NULL),"
         " (SELECT notification_id FROM tracking WHERE application_name = 'federation_sender')))"
     )
-    deleted += database.execute(
+
+
+def forget_oldest_events(database: Database) -> int:
+    """Delete from the queue the oldest events of rooms of which too many wait; gives the number.
+
+    For the housekeeping.
+    """
+    return database.execute(
         "DELETE FROM outgoing_events e USING (SELECT position, event_position, row_number()"
         "  OVER (PARTITION BY room_nid ORDER BY position DESC) AS place FROM outgoing_events) o"
         " WHERE o.place > %s AND e.position = o.position AND e.event_position = o.event_position"
@@ -299,4 +303,3 @@ def prune_outgoing_events(database: Database) -> int:
         "  WHERE application_name = 'federation_sender')",
         (KEPT_PER_ROOM,),
     )
-    return deleted

@@ -123,22 +123,24 @@ _RECEIPTS: Final = _OF_ROOMS.format(
     more=_PUBLIC,
 )
 # Who is to hear of whose presence, from which position on: when it changes; when another server
-# comes into a room; when ours does; when a further user of ours does, whose join is an event that
-# the others are owed.
+# or ours comes into a room (`c`); when a further user of ours does, whose join is an event that
+# the others are owed. Our users in such rooms are looked for first: rooms may be very large.
 _PRESENCE_NEWS_TEMPLATE: Final = """
 SELECT s.server_name, x.user_id, x.position AS at FROM presence x
     JOIN memberships m USING (user_id) JOIN room_servers s USING (room_nid)
 WHERE {range} AND {own} AND m.membership = 'join' AND s.joined > 0{to}
 UNION ALL
-SELECT s.server_name, x.user_id, s.since FROM room_servers s
-    JOIN memberships m USING (room_nid) JOIN presence x USING (user_id)
-WHERE s.since > %(after)s AND s.since <= %(up_to)s AND s.joined > 0{to}
-    AND {own} AND m.membership = 'join' AND x.presence <> 'offline'
-UNION ALL
-SELECT s.server_name, x.user_id, o.since FROM room_servers o JOIN room_servers s USING (room_nid)
-    JOIN memberships m USING (room_nid) JOIN presence x USING (user_id)
-WHERE o.server_name = %(own)s AND o.since > %(after)s AND o.since <= %(up_to)s AND s.joined > 0{to}
-    AND {own} AND m.membership = 'join' AND x.presence <> 'offline'
+(WITH rooms AS MATERIALIZED (
+    SELECT DISTINCT room_nid FROM room_servers WHERE since > %(after)s AND since <= %(up_to)s
+), users AS MATERIALIZED (
+    SELECT rooms.room_nid, x.user_id FROM rooms CROSS JOIN presence x
+    WHERE {own} AND x.presence <> 'offline' AND EXISTS (SELECT 1 FROM memberships m
+        WHERE m.user_id = x.user_id AND m.room_nid = rooms.room_nid AND m.membership = 'join')
+)
+SELECT s.server_name, u.user_id, c.since FROM users u
+    JOIN room_servers s USING (room_nid) JOIN room_servers c USING (room_nid)
+WHERE s.joined > 0{to} AND c.server_name IN (s.server_name, %(own)s)
+    AND c.since > %(after)s AND c.since <= %(up_to)s)
 UNION ALL
 SELECT s.server_name, x.user_id, e.position FROM outgoing_events e
     JOIN memberships m ON m.room_nid = e.room_nid AND m.join_position = e.position

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from architex.domain.identifiers import RoomId, ServerName, UserId
+from architex.domain.identifiers import RoomId, ServerName, UserId, is_server_name
 from architex.projections.base import Execute
 from architex.storage.pool import Database
 
@@ -45,9 +45,12 @@ def write_changes(execute: Execute, changes: Iterable[Change]) -> None:
 def _by_fact(changes: Iterable[Change]) -> dict[tuple[int, ServerName, int], int]:
     """Room, server and position → by how many the server's members changed there."""
     counts: dict[tuple[int, ServerName, int], int] = {}
+    is_name: dict[str, bool] = {}
     for room_nid, user_id, change, position in changes:
-        _, colon, server_name = user_id.partition(":")
-        if colon:
+        server_name = user_id.partition(":")[2]
+        if server_name not in is_name:
+            is_name[server_name] = is_server_name(server_name)
+        if is_name[server_name]:
             key = (room_nid, server_name, position)
             counts[key] = counts.get(key, 0) + change
     return counts

@@ -18,7 +18,11 @@ from architex.followers.workers import InlineWorkers, Job, ThreadWorkers
 from architex.gateways.clock import SystemRandomness
 from architex.gateways.errors import RemoteRefused, RemoteUnreachable
 from architex.gateways.federation_client import Json
-from architex.projections.federation_outbox import forward, prune_outgoing_events
+from architex.projections.federation_outbox import (
+    forget_delivered_events,
+    forget_oldest_events,
+    forward,
+)
 from architex.projections.following import FollowerOvertaken
 from architex.projections.outgoing_edus import EduBatch, EduSource
 from architex.storage.commit_queue import RoomCommand, RoomSession
@@ -684,15 +688,17 @@ def test_what_everybody_has_is_forgotten_and_what_waits_is_bounded(
     monkeypatch.setattr("architex.projections.federation_outbox.KEPT_PER_ROOM", 20)
     sender = make_sender(core, others, clock)
     append(core, room_id, *(message_draft(ALICE, str(number)) for number in range(30)))
-    assert prune_outgoing_events(core.database) == 0
+    assert forget_delivered_events(core.database) == 0
+    assert forget_oldest_events(core.database) == 0
     run(sender)
     clock.pass_seconds(10)
     run(sender)
-    assert prune_outgoing_events(core.database) == 30
+    assert forget_delivered_events(core.database) == 30
     others.breaks("c.example")
     append(core, room_id, *(message_draft(ALICE, str(number)) for number in range(30)))
     run(sender)
-    assert prune_outgoing_events(core.database) == 10
+    assert forget_delivered_events(core.database) == 0
+    assert forget_oldest_events(core.database) == 10
     others.mends("c.example")
     clock.pass_seconds(10)
     run(sender)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from architex.bootstrap import Core
 from architex.domain.identifiers import EventId, RoomId
 from architex.domain.pdu import StateKey
@@ -111,3 +113,11 @@ def test_any_number_of_members_of_one_fact_is_one_statement() -> None:
     changes = [(1, f"@user{n}:s{n % 400}.example", 1, 7) for n in range(10_000)]
     write_changes(lambda sql, params: statements.append(params), changes)
     assert len(statements) == 1
+
+
+def test_what_cannot_be_a_server_is_none(core: Core) -> None:
+    room_id = create_room(core)
+    names = ["", "b b", "c/../d", "[::1", "e:99999999", "f\n.example", "g.example\x00"]
+    changes = [(1, f"@user:{name}", 1, 7) for name in names] + [(1, "no user", 1, 7)]
+    write_changes(lambda sql, params: pytest.fail(f"{sql} {params}"), changes)
+    assert servers_of(core, room_id) == [SERVER_NAME]

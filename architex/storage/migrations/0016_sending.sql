@@ -56,6 +56,9 @@ CREATE TABLE refused_by_destinations (
     PRIMARY KEY (server_name, what)
 );
 
+-- Our users among those whose presence is known.
+CREATE INDEX presence_servers ON presence (substring(user_id FROM position(':' IN user_id) + 1));
+
 -- The sender begins with what comes after this migration.
 INSERT INTO tracking (application_name, notification_id)
     SELECT 'federation_sender', position FROM log_position ON CONFLICT DO NOTHING;
