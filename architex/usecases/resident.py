@@ -20,6 +20,7 @@ from architex.domain.errors import (
     Forbidden,
     IncompatibleRoomVersion,
     InvalidParam,
+    InvalidPdu,
     InvalidSignature,
     UnknownRoom,
 )
@@ -249,7 +250,13 @@ class Resident:
             InvalidParam: it is something else.
             Forbidden: it is not the sending server's, or not signed.
         """
-        pdu = parse_pdu(rules, {key: value for key, value in event.items() if key != "unsigned"})
+        bare = {key: value for key, value in event.items() if key != "unsigned"}
+        try:
+            pdu = parse_pdu(rules, bare)
+        except InvalidPdu:
+            # Whatever else is wrong with it: first of all it must be theirs.
+            self._verify(rules, bare, {origin})
+            raise
         if pdu.room_id != room_id:
             raise InvalidParam("The event is of another room than the path says.")
         if pdu.event_id != event_id:
@@ -262,18 +269,28 @@ class Resident:
             raise Forbidden(f"{pdu.sender} is no user of {origin}.")
         if not has_valid_content_hash(rules, pdu.event):
             raise InvalidParam("The content hash of the event does not match.")
-        find_key = self.key_ring.for_events(rules, [pdu.event], timeout_s=_KEYS_TIMEOUT_S)
         others = servers_that_must_sign(rules, pdu) - {self.server_name}
+        self._verify(rules, pdu.event, {origin} | others)
+        return pdu
+
+    def _verify(
+        self, rules: RoomVersionRules, event: Mapping[str, Any], servers: Collection[ServerName]
+    ) -> None:
+        """Check that servers signed an event, whatever its form.
+
+        Raises:
+            Forbidden: they did not.
+            InvalidCanonicalJson: it cannot be signed.
+        """
+        find_key = self.key_ring.for_events(rules, [event], timeout_s=_KEYS_TIMEOUT_S)
+        told_ts = event.get("origin_server_ts")
+        made_ts = told_ts if isinstance(told_ts, int) else 0
         try:
             verify_event_signatures(
-                rules,
-                pdu.event,
-                {origin} | others,
-                lambda server_name, key_id: find_key(server_name, key_id, pdu.origin_server_ts),
+                rules, event, servers, lambda server, key_id: find_key(server, key_id, made_ts)
             )
         except InvalidSignature as error:
             raise Forbidden(error.message) from error
-        return pdu
 
     def _co_sign(self, rules: RoomVersionRules, pdu: Pdu) -> Mapping[str, Any]:
         """The join with our signature, where a member of this server vouches for it.
