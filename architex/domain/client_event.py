@@ -199,6 +199,8 @@ def render_client_event(
     ):
         unsigned["transaction_id"] = device[1]
     if redaction is not None:
+        # Not in the specification, but clients know it from the time before `redacted_because`.
+        unsigned["redacted_by"] = redaction.event_id
         unsigned["redacted_because"] = render_client_event(
             redaction,
             Viewer(viewer.user_id, viewer.device_id, viewer.now_ms, viewer.room_id),

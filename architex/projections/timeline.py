@@ -11,6 +11,30 @@ from architex.domain.room.aggregate import DUMMY_EVENT_TYPE
 from architex.domain.room.events import RecordedFact
 from architex.projections.base import Execute, Projection, Row, Timing
 
+_INTO: Final = """
+INSERT INTO timeline (room_nid, ordering, position, type, sender, is_state, has_url, on_branch,
+    notifies, thread, origin_server_ts) """
+_INSERT: Final = _INTO + "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+
+# A redaction is for clients only once it redacts something: its event may come later, or never.
+# https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions
+_INSERT_REDACTION: Final = (
+    _INTO
+    + """SELECT %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s WHERE EXISTS (SELECT FROM event_graph g
+    WHERE g.event_id = %s AND g.room_nid = %s AND g.redacted_by IS NOT NULL)"""
+)
+_INSERT_WAITING: Final = (
+    _INTO
+    + """
+SELECT x.room_nid, x.position, x.position, 'm.room.redaction', f.pdu ->> 'sender', false, false,
+    g.state_at IS NOT NULL, 0, NULL, (f.pdu ->> 'origin_server_ts')::int8
+FROM redactions x JOIN event_graph g ON g.position = x.position
+JOIN event_graph e ON e.event_id = x.event_id AND e.redacted_by IS NOT NULL
+JOIN stored_events s ON s.notification_id = x.position
+CROSS JOIN LATERAL (SELECT convert_from(s.state, 'UTF8')::json -> 'pdu' AS pdu) f
+WHERE x.room_nid = %s AND x.event_id = %s ON CONFLICT DO NOTHING"""
+)
+
 # What stands next above a backfilled event tells where the history goes on that we saw happen.
 _INSERT_BACKFILLED: Final = """
 INSERT INTO timeline
@@ -49,9 +73,7 @@ class Timeline(Projection):
                 _add_backfilled(execute, r, r.fact.ordering)
                 continue
             execute(
-                "INSERT INTO timeline (room_nid, ordering, position, type, sender, is_state,"
-                " has_url, on_branch, notifies, thread, origin_server_ts)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                _INSERT if r.pdu.redacts is None else _INSERT_REDACTION,
                 (
                     r.room_nid,
                     r.position,
@@ -64,8 +86,11 @@ class Timeline(Projection):
                     notifying_class(r.pdu.type, r.content, r.pdu.state_key),
                     _thread(r),
                     r.pdu.origin_server_ts,
+                    *(() if r.pdu.redacts is None else (r.pdu.redacts, r.room_nid)),
                 ),
             )
+            if r.fact.before is not None and r.pdu.redacts is None:
+                execute(_INSERT_WAITING, (r.room_nid, r.pdu.event_id))
 
 
 def _add_backfilled(execute: Execute, r: RecordedFact, ordering: int) -> None:

@@ -308,3 +308,38 @@ def test_redaction_applies_to_an_event_that_comes_after_it(core: Core) -> None:
     found_room(core, create, room.rules)
     judge(core, create.room_id, [*pdus, redaction, late])
     assert _redactions(core)[late.event_id] is True
+
+
+def in_timeline(core: Core, room_id: RoomId) -> set[EventId]:
+    rows = core.database.fetch_all(
+        "SELECT event_id FROM timeline t JOIN event_graph USING (position)"
+        " JOIN rooms r ON r.room_nid = t.room_nid WHERE room_id = %s",
+        (room_id,),
+    )
+    return {event_id for (event_id,) in rows}
+
+
+def test_redaction_is_shown_once_it_redacts_something(core: Core) -> None:
+    room = RoomBuilder("11")
+    room.join(BOB)
+    branch = room.fork()
+    message = branch.message(BOB)
+    redaction = room.send(BOB, "m.room.redaction", {"redacts": message.event_id})
+    create, *rest = [pdu for pdu in room.pdus.values() if pdu not in (message, redaction)]
+    found_room(core, create, room.rules)
+    judge(core, create.room_id, [*rest, redaction])
+    assert redaction.event_id not in in_timeline(core, create.room_id)
+    judge(core, create.room_id, [message])
+    assert {message.event_id, redaction.event_id} <= in_timeline(core, create.room_id)
+
+
+def test_redaction_of_another_rooms_event_is_never_shown(core: Core) -> None:
+    other = RoomBuilder("12")
+    message = other.message(ALICE)
+    found_room(core, next(iter(other.pdus.values())), other.rules)
+    judge(core, other.room_id, list(other.pdus.values())[1:])
+    room = RoomBuilder("12", create_content={"x": 1})
+    redaction = room.send(ALICE, "m.room.redaction", {"redacts": message.event_id})
+    found_room(core, next(iter(room.pdus.values())), room.rules)
+    judge(core, room.room_id, list(room.pdus.values())[1:])
+    assert redaction.event_id not in in_timeline(core, room.room_id)
