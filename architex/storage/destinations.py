@@ -83,9 +83,13 @@ ON CONFLICT (server_name) DO UPDATE SET delivered = excluded.delivered,
     next_try_ts = excluded.next_try_ts, last_error = excluded.last_error,
     last_success_ts = coalesce(excluded.last_success_ts, held.last_success_ts)"""
 
-_NUDGE: Final = (
-    "UPDATE destinations SET nudge = %s WHERE server_name = ANY(%s) AND nudge < %s"
-    " AND (failures > 0 OR delivered IS NOT NULL)"
+_NOTE_ALIVE: Final = (
+    f"UPDATE destinations SET nudge = {SIGN_OF_LIFE}"
+    " WHERE server_name = ANY(%s) AND nudge = 0 AND failures > 0"
+)
+_RETRY: Final = (
+    f"UPDATE destinations SET nudge = {RETRY_NOW}"
+    " WHERE server_name = %s AND (failures > 0 OR delivered IS NOT NULL)"
 )
 
 
@@ -135,13 +139,13 @@ class Destinations:
         with self._lock:
             servers, self._waiting = self._waiting, set()
         try:
-            self._database.execute(_NUDGE, (SIGN_OF_LIFE, sorted(servers), SIGN_OF_LIFE))
+            self._database.execute(_NOTE_ALIVE, (sorted(servers),))
         except DatabaseUnavailable:
             return  # it will give another sign, or be tried in its time
 
     def retry(self, server_name: ServerName) -> bool:
         """Have a server tried now; False when nothing waits for it and nothing failed."""
-        return self._database.execute(_NUDGE, (RETRY_NOW, [server_name], RETRY_NOW + 1)) > 0
+        return self._database.execute(_RETRY, (server_name,)) > 0
 
     def find(self, server_name: ServerName) -> Destination | None:
         """How sending to a server goes; None when nothing was ever sent there."""
