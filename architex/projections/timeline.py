@@ -18,10 +18,10 @@ _INSERT: Final = _INTO + "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 
 # A redaction is for clients only once it redacts something: its event may come later, or never.
 # https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions
-_INSERT_REDACTION: Final = (
-    _INTO
-    + """SELECT %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s WHERE EXISTS (SELECT FROM event_graph g
-    WHERE g.event_id = %s AND g.room_nid = %s AND g.redacted_by IS NOT NULL)"""
+_INSERT_REDACTION: Final = _INSERT.replace("VALUES (", "SELECT ").replace(
+    "%s)",
+    "%s WHERE EXISTS (SELECT FROM event_graph g"
+    " WHERE g.event_id = %s AND g.room_nid = %s AND g.redacted_by IS NOT NULL)",
 )
 _INSERT_WAITING: Final = (
     _INTO
