@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from architex.projections.server_acls import ServerAcls
 from architex.storage.received_transactions import ReceivedTransactions
 from architex.storage.server_keys import ServerKeyStore
 from architex.storage.waiting_pdus import WaitingPdus
+from architex.usecases import receiving
 from architex.usecases.backfilling import Backfilling
 from architex.usecases.doors import Doors
 from architex.usecases.fetching_events import FetchingEvents
@@ -137,7 +141,7 @@ def make_world(
     )
     edus: list[tuple[ServerName, Mapping[str, Any]]] = []
     entering: set[RoomId] = set()
-    receiving = Receiving(
+    receives = Receiving(
         event_log=core.event_log,
         acls=ServerAcls(core.database),
         backfilling=Backfilling(core.event_log, doors, clock),
@@ -149,7 +153,7 @@ def make_world(
         server_name=SERVER_NAME,
         is_entering=entering.__contains__,
     )
-    world = World(core, room, peer, clock, receiving, importing, doors, edus, entering)
+    world = World(core, room, peer, clock, receives, importing, doors, edus, entering)
     before(world)
     world.enter(room)
     return world
@@ -421,3 +425,107 @@ def test_event_that_waits_is_given_up_in_the_end(world: World) -> None:
         assert world.receiving.retry_waiting() == 1
     world.clock.pass_seconds(100_000)
     assert world.receiving.retry_waiting() == 0
+
+
+# ---- several at once
+
+
+class Slow:
+    """An answer that does not come until it is let."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.let = threading.Event()
+
+    def __call__(self, answer: Json) -> Json:
+        self.asked.set()
+        assert self.let.wait(30)
+        return answer
+
+
+def in_background(work: Callable[[], Any]) -> Future[Any]:
+    """What a call gives, made in another thread."""
+    return ThreadPoolExecutor(1).submit(work)
+
+
+@pytest.fixture
+def slow(world: World) -> Iterator[Slow]:
+    answer = world.peer.twisted["get_missing_events"] = Slow()
+    yield answer
+    answer.let.set()
+
+
+def test_same_transaction_twice_at_once_is_done_once(world: World, slow: Slow) -> None:
+    world.room.message(BOB, "missing")
+    last = world.room.message(BOB, "last")
+    content = {
+        "pdus": [last.event],
+        "edus": [{"edu_type": "test.edu", "content": {"n": 1}}],
+    }
+    send = partial(world.receiving.receive_transaction, PEER, "same", content)
+    first = in_background(send)
+    assert slow.asked.wait(30)
+    second = in_background(send)
+    slow.let.set()
+    assert first.result(30) == second.result(30) == {"pdus": {last.event_id: {}}}
+    assert len(world.edus) == 1
+
+
+def test_room_that_waits_for_others_delays_no_other_room(world: World, slow: Slow) -> None:
+    other = RoomBuilder("11", creator=BOB)
+    world.enter(other)
+    world.room.message(BOB, "missing")
+    last = world.room.message(BOB, "last")
+    broken = in_background(lambda: world.send(last))
+    assert slow.asked.wait(30)
+    message = other.message(BOB)
+    assert world.send(message) == {message.event_id: {}}
+    assert not broken.done()
+    slow.let.set()
+    assert broken.result(30) == {last.event_id: {}}
+
+
+def test_what_is_missing_is_asked_for_once_though_two_need_it(world: World, slow: Slow) -> None:
+    world.room.message(BOB, "missing")
+    one, two = world.room.message(BOB, "one"), world.room.message(BOB, "two")
+    first = in_background(lambda: world.send(one))
+    assert slow.asked.wait(30)
+    second = in_background(lambda: world.send(two, origin="b.example"))
+    slow.let.set()
+    assert first.result(30) == {one.event_id: {}}
+    assert second.result(30) == {two.event_id: {}}
+    assert world.peer.count("get_missing_events") == 1
+
+
+def test_server_with_too_many_transactions_at_once_is_told_to_wait(
+    world: World, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "_TURN_S", 0.05)
+    monkeypatch.setattr(receiving, "AT_ONCE", 1)
+    world.room.message(BOB, "missing")
+    last = world.room.message(BOB, "last")
+    busy = in_background(lambda: world.send(last))
+    assert slow.asked.wait(30)
+    with pytest.raises(LimitExceeded):
+        world.send()
+    world.send(origin="b.example")
+    slow.let.set()
+    busy.result(30)
+    world.send()
+
+
+def test_defect_in_one_room_spoils_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = RoomBuilder("11", creator=BOB)
+    world.enter(other)
+    here, there = world.room.message(BOB), other.message(BOB)
+    judge = Backfilling.judge
+
+    def fail(self: Backfilling, origin: str, room_id: str, *rest: Any) -> Any:
+        if room_id == world.room.room_id:
+            raise RuntimeError("a defect")
+        return judge(self, origin, room_id, *rest)
+
+    monkeypatch.setattr(Backfilling, "judge", fail)
+    results = world.send(here, there)
+    assert results[there.event_id] == {}
+    assert "error" in results[here.event_id]
