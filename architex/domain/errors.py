@@ -267,6 +267,10 @@ class InviteBlocked(Forbidden):
     errcode = "M_INVITE_BLOCKED"
 
 
+class RefusedElsewhere(MatrixError):
+    """Another server refused, for a reason that it names. Field: errcode, the other's."""
+
+
 class RemoteFailed(MatrixError):
     """Another server, without which this cannot be done, does not answer or makes no sense."""
 

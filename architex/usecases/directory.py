@@ -134,7 +134,7 @@ class RoomListPage:
 class RemoteDirectory(Protocol):
     """The directories of other servers."""
 
-    def fetch_alias(self, alias: RoomAlias) -> AliasTarget:
+    def fetch_alias(self, alias: RoomAlias, *, fresh: bool = False) -> AliasTarget:
         """Where another server's alias points; raises NotFound, RemoteFailed."""
 
     def fetch_room_list(self, server: ServerName, request: RoomListRequest) -> RoomListPage:
@@ -153,8 +153,11 @@ class Directory:
     policy: DirectoryPolicy
     remote: RemoteDirectory
 
-    def resolve(self, alias: RoomAlias) -> AliasTarget:
+    def resolve(self, alias: RoomAlias, *, fresh: bool = False) -> AliasTarget:
         """Where an alias points.
+
+        Args:
+            fresh: another server is asked, although it was a moment ago.
 
         Raises:
             InvalidParam: it is no alias.
@@ -165,7 +168,7 @@ class Directory:
         """
         parse_room_alias(alias)
         if server_name_of(alias) != self.server_name:
-            return self.remote.fetch_alias(alias)
+            return self.remote.fetch_alias(alias, fresh=fresh)
         room_id = self._get_alias(alias).room_id
         others = self.reads.list_servers(room_id, MAX_SERVERS)
         servers = [self.server_name, *(name for name in others if name != self.server_name)]
@@ -184,7 +187,8 @@ class Directory:
             NotFound: there is no such alias, or its server cannot be asked.
         """
         if room_id_or_alias.startswith("#"):
-            target = self.resolve(room_id_or_alias)
+            # Whoever goes by an alias is to come where it points now.
+            target = self.resolve(room_id_or_alias, fresh=True)
             return target.room_id, [*via, *target.servers]
         return parse_room_id(room_id_or_alias), via
 

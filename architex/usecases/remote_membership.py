@@ -6,6 +6,7 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#joining-rooms
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,15 @@ _REFUSALS: Final[Mapping[str, type[MatrixError]]] = {
         errors.TooLarge,
     )
 }
+# Those that have other names, which are passed on as they are.
+_REFUSALS_BY_STATUS: Final[Mapping[int, type[MatrixError]]] = {
+    400: errors.RefusedElsewhere,
+    403: errors.Forbidden,
+}
+_ERRCODE: Final = re.compile(r"[A-Za-z0-9_.]{1,100}", re.ASCII)
+# "If M_MISSING_PARAM or M_INVALID_PARAM is returned …, the Client-Server API request SHOULD fail
+# with a 5xx error rather than being passed through."
+_OUR_FAULTS: Final = ("M_MISSING_PARAM", "M_INVALID_PARAM")
 # Refusals that another server of the room would only repeat.
 _FINAL: Final = (errors.Forbidden, errors.IncompatibleRoomVersion, errors.BadState)
 
@@ -599,11 +609,14 @@ def _as_matrix_error(server: ServerName, error: RemoteError | BrokenAnswer) -> M
 
     Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_joinroomiduserid
     """
-    if isinstance(error, RemoteRefused) and 400 <= error.status < 500:
-        refusal = _REFUSALS.get(error.errcode or "")
+    if isinstance(error, RemoteRefused):
+        errcode = error.errcode or ""
+        refusal = _REFUSALS.get(errcode)
+        if refusal is None and errcode not in _OUR_FAULTS and _ERRCODE.fullmatch(errcode):
+            refusal = _REFUSALS_BY_STATUS.get(error.status)
         if refusal is not None:
             said = error.body.get("error")
-            fields = {}
+            fields = {"errcode": errcode}
             if refusal is errors.IncompatibleRoomVersion:
                 fields["room_version"] = str(error.body.get("room_version", ""))
             return refusal(

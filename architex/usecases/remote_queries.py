@@ -113,8 +113,11 @@ class FederatedDirectory:
             clock, max_entries=MAX_ALIASES
         )
 
-    def fetch_alias(self, alias: RoomAlias) -> AliasTarget:
+    def fetch_alias(self, alias: RoomAlias, *, fresh: bool = False) -> AliasTarget:
         """Where another server's alias points.
+
+        Args:
+            fresh: as of now, not as of some seconds ago.
 
         Raises:
             NotFound: the server has no such alias.
@@ -124,7 +127,7 @@ class FederatedDirectory:
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1querydirectory
         """
         known = self._aliases.find(alias)
-        if known is not None:
+        if known is not None and not fresh:
             return known
         server = server_name_of(alias)
         self._rate_limits.spend("remote_lookups", server)
