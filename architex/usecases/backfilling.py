@@ -281,8 +281,7 @@ class _Filling:
                 raise _Refused(f"{event_id}, which it follows, is no event of this room.")
             unknown.discard(event_id)
         if len(unknown) > _ONE_BY_ONE:
-            fetched = self._fetching.fetch_state(self._source, event_id)
-            found |= {e: pdu for e, pdu in fetched.items() if e in unknown}
+            found |= self._fetching.fetch_state(self._source, event_id, unknown)
         elif unknown:
             found |= self._fetching.fetch_events(self._source, unknown)
         verdict = self._doors.import_state(self._source, found).get(event_id)

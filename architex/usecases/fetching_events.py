@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from architex.domain.errors import MatrixError
+from architex.domain.canonical_json import parse_json
+from architex.domain.errors import MatrixError, NotJson
 from architex.domain.identifiers import EventId, RoomId, ServerName, is_event_id
 from architex.domain.pdu import MAX_PDU_BYTES, Pdu, parse_pdu
 from architex.domain.room_versions import RoomVersionRules
@@ -26,6 +27,7 @@ from architex.gateways.errors import (
     RemoteUnreachable,
 )
 from architex.gateways.federation_client import FederationClient, federation_path
+from architex.gateways.json_stream import BrokenJson, read_members
 
 Json: TypeAlias = dict[str, Any]
 Fetched: TypeAlias = dict[EventId, Pdu]
@@ -35,7 +37,12 @@ MAX_MISSING_EVENTS: Final = 20
 
 MAX_BACKFILLED: Final = 100
 MAX_STATE_EVENTS: Final = 250_000
-MAX_STATE_BYTES: Final = 64 * 1024 * 1024
+MAX_STATE_BYTES: Final = 512 * 1024 * 1024
+"""Of a state with all its events; it is never in memory as a whole."""
+
+MAX_KEPT_EVENTS: Final = 10_000
+"""Of a state with all its events: those that were not here before."""
+
 MAX_SINGLE_EVENTS: Final = 300
 """Events fetched one by one, for one purpose."""
 
@@ -133,20 +140,37 @@ class FetchingEvents:
             _read_ids(source, answer.get("auth_chain_ids")),
         )
 
-    def fetch_state(self, source: Source, event_id: EventId) -> Fetched:
-        """The events of the state before an event, and those that authorise them.
+    def fetch_state(
+        self, source: Source, event_id: EventId, wanted: Collection[EventId]
+    ) -> Fetched:
+        """Those of some events that are in the state before an event or authorise it.
+
+        The answer, which may be large, is read as it comes, and only these are kept.
+
+        Args:
+            wanted: at most MAX_KEPT_EVENTS are given.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1stateroomid
         """
-        answer = self.client.get(
+        found: Fetched = {}
+        with self.client.stream(
+            "GET",
             source.server_name,
             federation_path("v1", "state", source.room_id),
+            None,
             {"event_id": event_id},
             timeout_s=self._timeout_s(source),
             max_bytes=MAX_STATE_BYTES,
-        )
-        state = self._read(source, answer.get("pdus"), MAX_STATE_EVENTS)
-        return state | self._read(source, answer.get("auth_chain"), MAX_STATE_EVENTS)
+        ) as answer:
+            try:
+                for name, raw in read_members(iter(answer.read, b"")):
+                    if name in ("pdus", "auth_chain") and len(found) < MAX_KEPT_EVENTS:
+                        read = read_events(source.rules, source.room_id, [parse_json(raw)])
+                        found |= {key: pdu for key, pdu in read.items() if key in wanted}
+                        self._timeout_s(source)
+            except (BrokenJson, NotJson) as error:
+                raise RemoteUnintelligible(source.server_name, str(error)) from error
+        return found
 
     def fetch_auth_chain(self, source: Source, event_id: EventId) -> Fetched:
         """All events that authorise an event.

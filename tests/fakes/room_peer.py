@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 from architex.domain.identifiers import EventId, ServerName
@@ -12,6 +15,7 @@ from architex.domain.pdu import Pdu
 from architex.domain.signing import sign_json
 from architex.gateways.errors import RemoteRefused
 from architex.gateways.federation_client import Json, Query
+from architex.gateways.http import AnswerStream
 from tests.builders import TEST_KEY, RoomBuilder
 from tests.fakes.federation_client import FakeFederation
 
@@ -37,6 +41,20 @@ class RoomPeer(FakeFederation):
     def count(self, endpoint: str) -> int:
         """How often an endpoint was asked."""
         return sum(1 for _, _, path, _, _ in self.asked if path.split("/")[4] == endpoint)
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        destination: ServerName,
+        path: str,
+        content: Mapping[str, Any] | None = None,
+        query: Query | None = None,
+        **_: Any,
+    ) -> Iterator[AnswerStream]:
+        """See FederationClient."""
+        body = json.dumps(self._answer(method, destination, path, query, content)).encode()
+        yield cast(AnswerStream, io.BytesIO(body))
 
     def _answer(
         self, method: str, destination: ServerName, path: str, query: Query | None, content: Any

@@ -243,6 +243,17 @@ def test_told_state_does_not_bring_back_old_power(core: Core) -> None:
     assert ("m.room.name", "") not in state
 
 
+@pytest.mark.parametrize("number", range(6))
+def test_odd_answers_about_a_large_state(world: World, number: int) -> None:
+    for n in range(40):
+        world.room.send_state(ALICE, "com.example.entry", {"n": n}, str(n))
+    _, _, last = gap(world)
+    world.peer.twisted["state"] = lambda _: odd_answers("pdus")[number]
+    world.send(last)
+    assert world.peer.count("state") == 1
+    check_unharmed(world)
+
+
 def test_huge_lists_of_ids_are_refused(world: World) -> None:
     _, _, last = gap(world)
     many: list[Any] = [f"${n:043}" for n in range(300_000)]

@@ -395,6 +395,22 @@ def test_long_gap_is_bridged_by_the_state(world: World) -> None:
     assert world.send(following) == {following.event_id: {}}
 
 
+def test_large_unknown_state_is_fetched_at_once(world: World) -> None:
+    for n in range(60):
+        world.room.send_state(ALICE, "com.example.entry", {"n": n}, str(n))
+    for n in range(50):
+        world.room.message(BOB, str(n))
+    after = world.room.message(BOB, "after")
+    last = world.room.message(BOB, "last")
+    world.peer.twisted["get_missing_events"] = lambda answer: {
+        "events": [e for e in answer["events"] if e == after.event]
+    }
+    assert world.send(last) == {last.event_id: {}}
+    assert world.state(world.room) == world.room.state
+    assert world.peer.count("state") == 1
+    assert world.peer.count("event") == 1
+
+
 def test_event_that_cannot_be_judged_now_waits_and_is_judged_later(world: World) -> None:
     between = world.room.message(BOB, "between")
     last = world.room.message(BOB, "last")
