@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -151,14 +151,26 @@ def list_ignored_users(connection: PgConnection, user_id: UserId) -> frozenset[U
 
     Spec: https://spec.matrix.org/v1.19/client-server-api/#ignoring-users
     """
-    row = connection.execute(
-        "SELECT content FROM account_data"
-        " WHERE user_id = %s AND room_id = '' AND type = 'm.ignored_user_list'",
-        (user_id,),
-    ).fetchone()
-    if row is None:
-        return frozenset()
-    # Clients write it: it can be anything.
-    content = orjson.loads(row[0])
-    ignored = content.get("ignored_users") if isinstance(content, dict) else None
+    content = _find_account_data(connection, user_id, "m.ignored_user_list")
+    ignored = content.get("ignored_users")
     return frozenset(ignored) - {user_id} if isinstance(ignored, dict) else frozenset()
+
+
+def blocks_invites(connection: PgConnection, user_id: UserId) -> bool:
+    """Whether a user wants no invites.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#invite-permission
+    """
+    content = _find_account_data(connection, user_id, "m.invite_permission_config")
+    return content.get("default_action") == "block"
+
+
+def _find_account_data(connection: PgConnection, user_id: UserId, type: str) -> Mapping[str, Any]:
+    """The content of a user's global account data; empty when it is none or no object."""
+    row = connection.execute(
+        "SELECT content FROM account_data WHERE user_id = %s AND room_id = '' AND type = %s",
+        (user_id, type),
+    ).fetchone()
+    # Clients write it: it can be anything.
+    content = {} if row is None else orjson.loads(row[0])
+    return content if isinstance(content, dict) else {}

@@ -42,6 +42,7 @@ from architex.projections.room_reads import (
     list_state_entries,
     list_timeline,
 )
+from architex.projections.sync_reads import blocks_invites
 from architex.storage.lazy_members import Member, list_known_members
 from architex.storage.pool import PgConnection
 from architex.storage.stripped_states import list_stripped_states
@@ -586,6 +587,8 @@ class SyncRooms:
             and not (membership == "invite" and view.sender in request.ignored)
         }
         if not pending:
+            return {}
+        if membership == "invite" and blocks_invites(connection, request.viewer.user_id):
             return {}
         rows = list_state_entries(
             connection,

@@ -138,7 +138,11 @@ def test_there_must_be_such_a_user(visitor: Visitor) -> None:
 
 def test_user_who_blocks_invites_gets_none(visitor: Visitor, alice: User) -> None:
     config = f"/user/{alice.path}/account_data/m.invite_permission_config"
+    earlier = TheirRoom(visitor, create_content={"n": "earlier"})
+    earlier.room_id = f"!earlier:{visitor.name}"
+    visitor.invite("11", earlier.invitation(alice.user_id)).ok()
     alice.put(config, {"default_action": "block"}).ok()
+    assert invited_rooms(alice) == {}
     room = TheirRoom(visitor)
     visitor.invite("11", room.invitation(alice.user_id)).refused(403, "M_INVITE_BLOCKED")
     alice.put(config, {}).ok()
