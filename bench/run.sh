@@ -6,7 +6,7 @@
 #                                                        options go to hsbench.py (its sizes)
 #   PEER=synapse bench/run.sh …                          the same for Synapse, and the ratios
 #
-# The load generator is hsbench.py: in $HSBENCH, else in ../shared/bench. Results go to $OUT
+# The load generator is hsbench.py: in $HSBENCH, else in ../shared/bench; peers.py adds to it. Results go to $OUT
 # (default: a new directory below /tmp). $PYTHON needs Architex and what hsbench.py needs:
 #   pip install orjson psutil aiohttp pynacl cryptography uvloop
 # Synapse is installed once into $SYNAPSE_DIR; one that is at $SYNAPSE_VENV already is taken.
@@ -40,6 +40,7 @@ if [ ! -f "$HSBENCH/hsbench.py" ]; then
     exit 2
 fi
 mkdir -p "$OUT"
+HSBENCH=$HSBENCH "$PYTHON" "$HERE/peers.py" certificates "$OUT/certificates"
 SERVE_PID=
 DATA=
 
@@ -59,8 +60,9 @@ stop_all() {
 trap stop_all EXIT
 
 hsbench() { # LABEL URL PID PG_PID
-    "$PYTHON" "$HSBENCH/hsbench.py" run "${SCENARIOS[@]}" --base-url "$2" --server-name bench.local \
-        --shared-secret hsbench-shared-secret --pid "$3" --pg-pid "$4" --label "$1" \
+    HSBENCH=$HSBENCH "$PYTHON" "$HERE/peers.py" run "${SCENARIOS[@]}" --base-url "$2" \
+        --server-name bench.local --shared-secret hsbench-shared-secret --pid "$3" --pg-pid "$4" \
+        --label "$1" --fed-cert-dir "$OUT/certificates" --fed-port "$((PORT + 50))" \
         --out "$OUT/$1.jsonl" "${QUICK[@]}" "${OPTIONS[@]}" >/dev/null
 }
 
@@ -78,6 +80,9 @@ shared_secret = "hsbench-shared-secret"
 weak_password_hashing = true
 [rate_limits]
 enabled = false
+[federation]
+ip_blocklist = []
+ca_file = "$OUT/certificates/ca.pem"
 [processes]
 web_workers = $WORKERS
 EOF
