@@ -17,6 +17,7 @@ import orjson
 from architex.domain import errors
 from architex.domain.canonical_json import parse_json
 from architex.domain.errors import (
+    BadJson,
     Forbidden,
     InvalidSignature,
     MatrixError,
@@ -31,7 +32,13 @@ from architex.domain.identifiers import (
     is_server_name,
     server_name_of,
 )
-from architex.domain.pdu import Pdu, build_event, compute_reference_hash, parse_pdu
+from architex.domain.pdu import (
+    Pdu,
+    build_event,
+    check_pdu_format,
+    compute_reference_hash,
+    parse_pdu,
+)
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.events import StateImported
 from architex.domain.room.handshakes import complete_template
@@ -428,7 +435,8 @@ class RemoteMembership:
 
         Raises:
             Forbidden: the inviter may not, or the other server wants no such invite.
-            RemoteFailed: the other server does not answer as it should; nobody is invited.
+            BadJson, RemoteFailed: the other server does not answer as it should; nobody is
+                invited.
             UnknownRoom: this server does not know the room.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room
@@ -500,10 +508,14 @@ class RemoteMembership:
         """The invite with the signature of the invited user's server.
 
         Raises:
+            BadJson, TooLarge: it gave back what is no event.
             RemoteFailed: it did not sign it.
         """
         server_name = server_name_of(user_id)
-        given = signatures_of(theirs, server_name) if isinstance(theirs, dict) else {}
+        if not isinstance(theirs, dict):
+            raise BadJson(f"{server_name} does not give the invite back.")
+        check_pdu_format(rules, {key: theirs[key] for key in theirs if key != "unsigned"})
+        given = signatures_of(theirs, server_name)
         signatures = {**invite.event["signatures"], server_name: dict(given)}
         event = {**invite.event, "signatures": signatures}
         # Keys are looked up of those who send events; so this once it is as if the user had.
