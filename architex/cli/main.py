@@ -43,6 +43,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "federation",
         "See whether servers can be reached, and what waits for them.",
     ),
+    "restore-check": (
+        "architex.cli.restore_check",
+        "restore_check",
+        "Make a database that was put back to an earlier moment safe to go on with.",
+    ),
     "database": ("architex.cli.database", "database", "Migrate, check or run the database."),
     "keys": ("architex.cli.keys", "keys", "Make and show the signing key."),
 }

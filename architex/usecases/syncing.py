@@ -36,6 +36,7 @@ from architex.storage.pool import Database, PgConnection
 from architex.storage.presence import list_changed_presence, list_present_users
 from architex.storage.push_rules import list_changed_push_rules
 from architex.storage.receipts import Receipt, list_changed_receipts, list_receipts
+from architex.storage.restores import Restores
 from architex.storage.to_device import ToDeviceStore
 from architex.storage.typing import list_changed_typing, list_typing
 from architex.usecases.presence import PresenceUpdates, presence_event
@@ -100,6 +101,7 @@ class Syncing:
         """Remember the collaborators."""
         self._unread = unread
         self._to_device = ToDeviceStore(database)
+        self._restores = Restores(database)
         self._database = database
         self._rooms = rooms
         self._notifier = notifier
@@ -118,6 +120,9 @@ class Syncing:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync
         """
         self._presence.note_sync(request.requester.user_id, request.set_presence)
+        if request.since is not None and self._restores.is_lost(request.since):
+            # From before a restore: the reading finds it in the future, and begins afresh.
+            return self._read(request, 2**62)[0]
         if request.since is None or request.full_state:
             return self._read(request, request.since)[0]
         deadline = self._clock.monotonic() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
@@ -287,8 +292,10 @@ class _Reading:
     def _devices(self, news: News) -> DeviceSections:
         """What is new for the device, for end-to-end encryption."""
         received = 0 if self.since is None else self._request.received
+        # Who begins afresh with a token from before a restore may hold devices that are no more.
+        since = 0 if self.since is None and self._request.since is not None else self.since
         return read_device_sections(
-            self._connection, self._request.requester, self.since, received, news
+            self._connection, self._request.requester, since, received, news
         )
 
     # ---- rooms

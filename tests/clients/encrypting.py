@@ -23,6 +23,41 @@ _ENCRYPTION: Final = {
 _LOST: Final = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 
 
+class PatientClient(nio.AsyncClient):  # type: ignore[misc]  # it has no types
+    """matrix-nio over a connection that repeats requests until there is an answer to them.
+
+    Attributes:
+        claimed: the one-time keys it was given: user, device, name.
+        repeated: how many requests it had to send again.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.claimed: list[tuple[str, str, str]] = []
+        self.repeated = 0
+
+    async def send(self, *args: Any, **more: Any) -> Any:
+        """See AsyncClient: one request."""
+        while True:
+            try:
+                answer = await super().send(*args, **more)
+                if answer.status < 500:
+                    await answer.read()
+                    return answer
+            except _LOST:
+                pass
+            self.repeated += 1
+            await asyncio.sleep(0.2)
+
+    async def keys_claim(self, *args: Any, **more: Any) -> Any:
+        """See AsyncClient: claim one-time keys."""
+        answer = await super().keys_claim(*args, **more)
+        for user_id, devices in getattr(answer, "one_time_keys", {}).items():
+            for device_id, keys in devices.items():
+                self.claimed += [(user_id, device_id, name) for name in keys]
+        return answer
+
+
 @dataclass(eq=False)
 class Device:
     """One device of somebody.
@@ -33,7 +68,7 @@ class Device:
         verified: transactions of verifications that came to their end.
     """
 
-    client: nio.AsyncClient
+    client: PatientClient
     heard: dict[str, str] = field(default_factory=dict)
     undecryptable: list[str] = field(default_factory=list)
     verified: list[str] = field(default_factory=list)
@@ -133,8 +168,8 @@ async def log_in(server: RunningServer, user_id: str, directory: Path, name: str
     """A new device of somebody, with a store of its own."""
     store = directory / name
     store.mkdir()
-    config = nio.AsyncClientConfig(encryption_enabled=True, max_timeouts=1, max_limit_exceeded=1)
-    client = nio.AsyncClient(server.url, user_id, store_path=str(store), config=config)
+    config = nio.AsyncClientConfig(encryption_enabled=True)
+    client = PatientClient(server.url, user_id, store_path=str(store), config=config)
     _ok(await client.login(PASSWORD, device_name=name))
     device = Device(client)
     await device.sync()

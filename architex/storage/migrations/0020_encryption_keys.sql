@@ -147,6 +147,13 @@ CREATE TABLE backed_up_keys (
     FOREIGN KEY (user_id, version) REFERENCES key_backup_versions ON DELETE CASCADE
 );
 
+-- Positions that were given out and forgotten when the database was put back to an earlier moment:
+-- from behind `after` up to before `until`. A sync token from there knows what we do not.
+CREATE TABLE lost_positions (
+    after bigint NOT NULL,
+    until bigint PRIMARY KEY
+);
+
 -- Who has left a room lately, for device_lists.left.
 CREATE INDEX memberships_ended ON memberships (room_nid, left_position)
     WHERE left_position IS NOT NULL;
