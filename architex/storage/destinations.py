@@ -84,11 +84,10 @@ ON CONFLICT (server_name) DO UPDATE SET delivered = excluded.delivered,
     last_success_ts = coalesce(excluded.last_success_ts, held.last_success_ts)"""
 
 _NOTE_ALIVE: Final = (
-    f"UPDATE destinations SET nudge = {SIGN_OF_LIFE}"
-    " WHERE server_name = ANY(%s) AND nudge = 0 AND failures > 0"
+    "UPDATE destinations SET nudge = %s WHERE server_name = ANY(%s) AND nudge = 0 AND failures > 0"
 )
 _RETRY: Final = (
-    f"UPDATE destinations SET nudge = {RETRY_NOW}"
+    "UPDATE destinations SET nudge = %s"
     " WHERE server_name = %s AND (failures > 0 OR delivered IS NOT NULL)"
 )
 
@@ -139,13 +138,13 @@ class Destinations:
         with self._lock:
             servers, self._waiting = self._waiting, set()
         try:
-            self._database.execute(_NOTE_ALIVE, (sorted(servers),))
+            self._database.execute(_NOTE_ALIVE, (SIGN_OF_LIFE, sorted(servers)))
         except DatabaseUnavailable:
             return  # it will give another sign, or be tried in its time
 
     def retry(self, server_name: ServerName) -> bool:
         """Have a server tried now; False when nothing waits for it and nothing failed."""
-        return self._database.execute(_RETRY, (server_name,)) > 0
+        return self._database.execute(_RETRY, (RETRY_NOW, server_name)) > 0
 
     def find(self, server_name: ServerName) -> Destination | None:
         """How sending to a server goes; None when nothing was ever sent there."""
