@@ -16,6 +16,10 @@ from architex.settings import load_settings
 from architex.storage.child_processes import die_with_parent
 
 settings = load_settings()
+if settings.metrics.port is not None:
+    # Before anything that counts is imported: the workers count in files there.
+    settings.metrics_dir.mkdir(parents=True, exist_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(settings.metrics_dir)
 
 wsgi_app = "architex.wsgi"
 bind = [
@@ -53,6 +57,8 @@ _database = None
 def on_starting(server):
     """Alone, the first process readies the database. `architex serve` has done so already."""
     global _database
+    for counted in settings.metrics_dir.glob("*.db"):  # by the workers of another run
+        counted.unlink()
     if os.environ.get("ARCHITEX_SUPERVISED"):
         return
     master = os.getpid()

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,6 +34,7 @@ from architex.followers.housekeeping import (
     chores_of_sending,
     chores_of_time,
 )
+from architex.followers.metrics_exporter import DatabaseCollector, serve_metrics
 from architex.followers.projector import projectors
 from architex.followers.runner import run_all
 from architex.followers.workers import Workers
@@ -86,6 +87,7 @@ from architex.storage.device_lists import DeviceListStore
 from architex.storage.devices import DeviceStore
 from architex.storage.event_log import EventLog
 from architex.storage.expiries import Expiries
+from architex.storage.figures import FIGURES, read_figures, read_lags
 from architex.storage.filters import FilterStore
 from architex.storage.forgotten_rooms import ForgottenRooms
 from architex.storage.interactive_auth_sessions import InteractiveAuthSessionStore
@@ -751,7 +753,7 @@ def build_app(
     if settings.federation.enabled:
         routes += federation_routes(use_cases, core.clock, __version__)
     authenticator = Authenticator(use_cases.sessions, use_cases.rate_limits, servers)
-    return create_app(authenticator, routes)
+    return create_app(authenticator, routes, counted=settings.metrics.port is not None)
 
 
 def build_federation_sender(
@@ -824,6 +826,7 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
     senders = []
     if settings.federation.enabled:
         senders.append(build_federation_sender(settings, core, federation))
+    stop_metrics = _serve_metrics(settings, core)
     try:
         run_all(
             [
@@ -840,4 +843,24 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
             stop=stop,
         )
     finally:
+        stop_metrics()
         database.close()
+
+
+def _serve_metrics(settings: Settings, core: Core) -> Callable[[], None]:
+    """Serve the metrics, if the settings say where; returns what stops that."""
+    if settings.metrics.port is None:
+        return lambda: None
+    collector = DatabaseCollector(
+        {name: about for name, (about, _) in FIGURES.items()},
+        lambda: read_figures(core.database),
+        lambda: read_lags(core.database),
+    )
+    try:
+        return serve_metrics(
+            settings.metrics.host, settings.metrics.port, settings.metrics_dir, collector
+        )
+    except OSError as error:
+        # Followers of another host of the same settings, perhaps; they have work to do.
+        log.error("metrics are not served: %s", error)
+        return lambda: None

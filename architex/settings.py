@@ -119,6 +119,14 @@ class LoggingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetricsSettings:
+    """Figures for Prometheus, at /metrics on a listener of their own."""
+
+    port: int | None = _key("TCP port; left out: none are served, and nothing is counted", None)
+    host: str = _key("address to listen on; whoever reaches it may read", "127.0.0.1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutboundSettings:
     """Requests we make that are no federation: push, application services, identity servers…"""
 
@@ -363,6 +371,7 @@ class Settings:
     )
     processes: ProcessSettings = _key("", ProcessSettings())
     logging: LoggingSettings = _key("", LoggingSettings())
+    metrics: MetricsSettings = _key("", MetricsSettings())
     registration: RegistrationSettings = _key("", RegistrationSettings())
     rate_limits: RateLimitSettings = _key("", RateLimitSettings())
     rooms: RoomSettings = _key("", RoomSettings())
@@ -393,6 +402,11 @@ class Settings:
     def web_workers(self) -> int:
         """How many web workers to run, with the default filled in."""
         return self.processes.web_workers or len(os.sched_getaffinity(0))
+
+    @property
+    def metrics_dir(self) -> Path:
+        """Where the web workers count for /metrics."""
+        return self.data_dir / "metrics"
 
     @property
     def connections_wanted(self) -> int:

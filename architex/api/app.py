@@ -7,21 +7,27 @@ from collections.abc import Iterable
 import falcon
 
 from architex.api.errors import answer_http_error, answer_matrix_error, answer_unexpected
+from architex.api.metrics import RequestMetrics
 from architex.api.middleware import JsonHandler, RawPath, RequestMiddleware, WsgiApp
 from architex.api.requests import RequesterFinder
 from architex.api.routing import Route
 from architex.domain.errors import MatrixError
 
 
-def create_app(authenticator: RequesterFinder, routes: Iterable[Route]) -> WsgiApp:
+def create_app(
+    authenticator: RequesterFinder, routes: Iterable[Route], *, counted: bool = False
+) -> WsgiApp:
     """The WSGI application that answers on `routes`.
 
     Args:
         authenticator: says who sent a request.
+        counted: whether requests are counted for Prometheus.
     """
     app: falcon.App[falcon.Request, falcon.Response] = falcon.App(
         middleware=[RequestMiddleware(authenticator)]
     )
+    if counted:
+        app.add_middleware(RequestMetrics())
     app.req_options.auto_parse_qs_csv = False
     app.req_options.keep_blank_qs_values = True
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = JsonHandler()
