@@ -83,7 +83,12 @@ class OldSyncing:
                 *_invites(rooms["invite"], requester.user_id),
             ],
             "presence": list(old_presence(response["presence"]["events"])),
-            "account_data": response["account_data"]["events"],
+            # Clients of then ask for push rules where they are kept.
+            "account_data": [
+                entry
+                for entry in response["account_data"]["events"]
+                if entry["type"] != "m.push_rules"
+            ],
             "receipts": receipts,
         }
 

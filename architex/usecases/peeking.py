@@ -5,11 +5,9 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#room-previews
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from architex.domain.client_event import RecordedEvent
 from architex.domain.event_filter import RoomEventFilter
 from architex.domain.identifiers import RoomId
 from architex.domain.room.visibility import EVER
@@ -19,7 +17,7 @@ from architex.projections.room_reads import StateSpan, list_state
 from architex.projections.sync_reads import list_account_data
 from architex.storage.notifier import Notifier
 from architex.storage.pool import Database
-from architex.storage.presence import list_present_users
+from architex.storage.presence import list_changed_presence, list_present_users
 from architex.storage.published_rooms import PublishedRoomStore
 from architex.storage.receipts import list_receipts
 from architex.usecases.event_rendering import EventRendering
@@ -77,7 +75,7 @@ class Peeking:
                     "end": format_sync_token(reader.now),
                 },
                 "state": list(old_events(reader.render(state, with_membership=False), room_id)),
-                "presence": self._presence(reader, state),
+                "presence": self._presence(reader),
                 "receipts": [
                     {**event, "room_id": room_id}
                     for event in receipt_events(receipts).get(reader.room_nid, [])
@@ -94,23 +92,14 @@ class Peeking:
         is_public = self.published.is_published(room_id)
         return response | {"visibility": "public" if is_public else "private"}
 
-    def _presence(
-        self, reader: RoomReader, state: Iterable[RecordedEvent]
-    ) -> list[dict[str, Any]]:
+    def _presence(self, reader: RoomReader) -> list[dict[str, Any]]:
         """The presence of the members, for one of them."""
         if not reader.is_joined:
             return []
-        members = {
-            event.state_key
-            for event in state
-            if event.type == "m.room.member" and event.content.get("membership") == "join"
-        }
-        present = list_present_users(reader.connection, reader.requester.user_id)
-        events = (
-            presence_event(presence, self.clock.now_ms())
-            for presence in present
-            if presence.user_id in members
-        )
+        connection, own_id = reader.connection, reader.requester.user_id
+        present = [p for p in list_present_users(connection, own_id) if p.user_id == own_id]
+        present += list_changed_presence(connection, own_id, EVER, new_rooms=[reader.room_nid])
+        events = (presence_event(presence, self.clock.now_ms()) for presence in present)
         return list(old_presence(events))
 
     def listen(
