@@ -54,7 +54,7 @@ class Login:
             UserLocked: the account is locked.
             LimitExceeded: too many attempts from this address.
 
-        Spec: https://spec.matrix.org/v1.19/client-server-api/#token-based-login
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#mget_login_token-capability
         """
         check_device_wish(wish)
         self.rate_limits.spend("logins", wish.address or "")
