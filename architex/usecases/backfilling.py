@@ -15,12 +15,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from architex.domain.identifiers import EventId, RoomId, ServerName
+from architex.domain.identifiers import EventId, RoomId, ServerName, server_name_of
 from architex.domain.pdu import Pdu
 from architex.domain.room.pdu_checks import Outcome, Verdict
 from architex.domain.signing import FindEventKey, servers_that_must_sign, signatures_of
 from architex.gateways.clock import Clock
-from architex.gateways.errors import RemoteError, RemoteUnreachable
+from architex.gateways.errors import RemoteError, RemoteRefused, RemoteUnreachable
 from architex.storage.event_log import EventLog
 from architex.usecases.doors import Doors
 from architex.usecases.fetching_events import Fetched, Source, parents_first, read_events
@@ -38,6 +38,9 @@ REST_S: Final = 60.0
 """A server that does not answer about a room delays nobody again for so long."""
 
 MAX_RESTING: Final = 10_000
+
+_FORBIDDEN: Final = 403
+"""What servers answer when they think that we are not in the room."""
 
 _ONE_BY_ONE: Final = 30
 """State events that are not here are fetched one by one if there are no more of them."""
@@ -164,12 +167,32 @@ class Backfilling:
             return Arrival(filling.run(verdict))
         except RemoteUnreachable:
             raise
+        except RemoteRefused as error:
+            log.info("cannot get what %s follows: %s", pdu.event_id, error)
+            if error.status == _FORBIDDEN and self._removes_user_of_ours(pdu):
+                return self._judge_by_current_state(source, pdu)
+            return Arrival(verdict, may_come=True)
         except RemoteError as error:
             log.info("cannot judge %s yet: %s", pdu.event_id, error)
             return Arrival(verdict, may_come=True)
         except _Refused as refused:
             log.info("cannot judge %s: %s", pdu.event_id, refused)
             return Arrival(replace(verdict, reason=str(refused)))
+
+    def _removes_user_of_ours(self, pdu: Pdu) -> bool:
+        user_id = pdu.state_key
+        if user_id is None or pdu.membership not in ("leave", "ban"):
+            return False
+        return server_name_of(user_id) == self._doors.judging.commits.signer.server_name
+
+    def _judge_by_current_state(self, source: Source, pdu: Pdu) -> Arrival:
+        """Judge what removes our user, and with them our server: nobody tells us more any more.
+
+        We know nothing that happened between. If the removal was allowed by what we know and by
+        the events it names itself, our user has gone.
+        """
+        state = self._doors.known.list_current_state(source.room_id)
+        return Arrival(self._doors.judge(source, [pdu], {pdu.event_id: state})[pdu.event_id])
 
 
 class _Filling:

@@ -364,6 +364,31 @@ def test_event_whose_sender_does_not_tell_what_it_follows_is_refused(world: Worl
     assert world.receiving._waiting.count() == 0
 
 
+@pytest.mark.parametrize("version", ["1", "2", "11", "12"])
+def test_user_who_is_kicked_out_of_what_we_missed_has_gone(core: Core, version: str) -> None:
+    world = make_world(core, version)
+    world.room.message(BOB, "missed")
+    kick = world.room.kick(ALICE, OURS)
+    forbidden = RemoteRefused(PEER, 403, {"errcode": "M_FORBIDDEN"})
+    for endpoint in ("get_missing_events", "state_ids", "event"):
+        world.peer.twisted[endpoint] = lambda _: forbidden
+    assert world.send(kick) == {kick.event_id: {}}
+    assert world.state(world.room)["m.room.member", OURS] == kick.event_id
+    assert not world.doors.judging.members.list_joined_rooms(OURS)
+
+
+def test_user_is_not_kicked_out_of_what_we_missed_by_who_may_not(world: World) -> None:
+    world.room.message(BOB, "missed")
+    kick = world.room.add(
+        world.room.compose(BOB, "m.room.member", {"membership": "leave"}, state_key=OURS)
+    )
+    before = world.state(world.room)
+    forbidden = RemoteRefused(PEER, 403, {"errcode": "M_FORBIDDEN"})
+    world.peer.twisted["get_missing_events"] = lambda _: forbidden
+    world.send(kick, origin="b.example")
+    assert world.state(world.room) == before
+
+
 def test_state_at_a_gap_is_asked_for_and_the_event_before_it_becomes_an_outlier(
     world: World,
 ) -> None:
