@@ -698,10 +698,14 @@ class _Batch:
     def _notification(self, position: int, recorded: Sequence[RecordedFact]) -> str:
         """Who should look again, up to which position."""
         rooms = {r.room_nid for r in recorded}
+        # Nobody waits here for users of other servers, of whom there may be a great many.
+        here = f":{self.signer.server_name}"
         users = {
             r.pdu.state_key
             for r in recorded
-            if r.pdu.type == "m.room.member" and r.pdu.state_key is not None
+            if r.pdu.type == "m.room.member"
+            and r.pdu.state_key is not None
+            and r.pdu.state_key.endswith(here)
         }
         for rows, _, _ in self._row_writes:
             if rows is not None:

@@ -48,6 +48,9 @@ _OWN_VALIDITY_MS: Final = 24 * 3600 * 1000
 
 _FETCH_TIMEOUT_S: Final = 10.0
 _FETCHES_AT_ONCE: Final = 40
+# From here on notaries are asked first; and about so many servers in one request.
+_MANY_SERVERS: Final = 50
+_NOTARISED_AT_ONCE: Final = 100
 _MAX_KEYS_BYTES: Final = 65_536
 _MAX_KEYS_OF_SERVER: Final = 50
 _MAX_KEY_IDS_ASKED: Final = 10
@@ -318,24 +321,45 @@ class KeyRing:
             under_way.wait(max(0.0, ends - self._clock.monotonic()))
 
     def _ask_around(self, wanting: Mapping[ServerName, set[str]], ends: float) -> None:
-        """Ask the servers themselves, side by side; then the notaries about the others."""
-        allowed = list(wanting)
-        self._side_by_side(self._fetch_from_origin, allowed, ends - self._clock.monotonic())
-        if not self._notaries:
-            return
-        keys = self._remembered(allowed)
-        known = {(key.server_name, key.key_id) for key in keys}
-        left = {
-            name: {key_id for key_id in wanting[name] if (name, key_id) not in known}
-            for name in allowed
-        }
-        left = {name: key_ids for name, key_ids in left.items() if key_ids}
+        """Ask the servers themselves, side by side; then the notaries about the others.
+
+        About many, as when a large room is joined, the notaries are asked first: most of them may
+        be gone, and each that is gone is waited for.
+        """
+        left = dict(wanting)
+        are_many = len(wanting) > _MANY_SERVERS
+        if are_many:
+            left = self._ask_notaries(left, ends)
+        self._side_by_side(self._fetch_from_origin, list(left), ends - self._clock.monotonic())
+        if not are_many:
+            self._ask_notaries(self._unknown(left), ends)
+
+    def _ask_notaries(
+        self, wanting: Mapping[ServerName, set[str]], ends: float
+    ) -> dict[ServerName, set[str]]:
+        """Ask one notary after the other; gives what none of them knows."""
+        left = dict(wanting)
         for notary in self._notaries:
-            seconds = ends - self._clock.monotonic()
-            if not left or seconds <= 0:
-                return
-            for server_name in self._fetch_from_notary(notary, left, seconds):
-                left.pop(server_name, None)
+            names = list(left)
+            for start in range(0, len(names), _NOTARISED_AT_ONCE):
+                seconds = ends - self._clock.monotonic()
+                if seconds <= 0:
+                    return left
+                some = {name: left[name] for name in names[start : start + _NOTARISED_AT_ONCE]}
+                found = self._fetch_from_notary(notary, some, seconds)
+                unknown = self._unknown({name: some[name] for name in found})
+                for name in found - unknown.keys():
+                    del left[name]
+        return left
+
+    def _unknown(self, wanting: Mapping[ServerName, set[str]]) -> dict[ServerName, set[str]]:
+        """The keys that are not remembered."""
+        known = {(key.server_name, key.key_id) for key in self._remembered(list(wanting))}
+        left = {
+            name: {key_id for key_id in key_ids if (name, key_id) not in known}
+            for name, key_ids in wanting.items()
+        }
+        return {name: key_ids for name, key_ids in left.items() if key_ids}
 
     def _side_by_side(
         self, fetch: Any, server_names: Sequence[ServerName], timeout_s: float
@@ -385,16 +409,19 @@ class KeyRing:
             log.info("the notary %s does not answer: %s", notary, error)
             return found
         answers = answer.get("server_keys")
+        keys: list[ServerKey] = []
         for told in answers if isinstance(answers, list) else ():
             server_name = told.get("server_name") if isinstance(told, dict) else None
             if not isinstance(server_name, str) or server_name not in wanting:
                 continue
             try:
                 self._check_notary_signature(notary, told)
-                self._record(read_told_keys(server_name, told, now_ms))
+                keys += read_told_keys(server_name, told, now_ms)
                 found.add(server_name)
             except MatrixError as error:
                 log.warning("the notary %s about %s: %s", notary, server_name, error)
+        if keys:
+            self._record(keys)
         return found
 
     def _check_notary_signature(self, notary: ServerName, told: Json) -> None:

@@ -220,6 +220,30 @@ def test_notary_is_asked_about_servers_that_are_gone(database: Database, peer: P
     assert world.ring.find_request_key(peer.server_name, peer.key.key_id) == peer.key.verify_key
 
 
+def test_notary_is_asked_first_about_the_servers_of_a_large_room(database: Database) -> None:
+    notary, members = Peer("notary.example"), [Peer(f"s{n}.example") for n in range(120)]
+    world = World(database, notaries=[notary.server_name])
+    world.tells(notary)
+    world.tells(members[7])
+    told = [peer.tell_keys(HOUR_MS * 500_000) for peer in members if peer is not members[7]]
+
+    def answer(content: Any) -> Any:
+        asked = [one for one in told if one["server_name"] in content["server_keys"]]
+        return notary_answer(notary, *asked)
+
+    world.federation.replies[notary.server_name, QUERY] = answer
+    events = [
+        sign_json({"sender": f"@u:{peer.server_name}"}, peer.server_name, peer.key)
+        for peer in members
+    ]
+    find = world.ring.for_events(get_room_version("4"), events)
+    for peer in members:
+        assert find(peer.server_name, peer.key.key_id, 0) == peer.key.verify_key
+    asked = [server for _, server, *_ in world.federation.asked]
+    # Twice for all, once for its own key; and who the notary does not know is asked itself.
+    assert sorted(asked) == ["notary.example"] * 3 + ["s7.example"]
+
+
 def test_notary_is_believed_only_with_its_signature(database: Database, peer: Peer) -> None:
     notary = Peer("notary.example")
     world = World(database, notaries=[notary.server_name])
