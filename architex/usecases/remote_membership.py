@@ -198,7 +198,7 @@ class RemoteMembership:
     ) -> None:
         """Knock at a room that this server is not in. Arguments and errors as of `join`.
 
-        Spec: https://spec.matrix.org/v1.19/server-server-api/#knocking-upon-a-room
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#knocking-rooms
         """
         self._ask_each(
             candidates, lambda server: self._knock_through(server, user_id, room_id, content)
