@@ -244,6 +244,83 @@ class Entered:
         return [e["content"]["body"] for e in events if e["type"] == "m.room.message"]
 
 
+def quiet_room(random: Random, steps: int) -> RoomBuilder:
+    """A room without branches, in which Bob comes and goes; at the end he is not there."""
+    builder = RoomBuilder("11")
+
+    def change_visibility() -> None:
+        content = {"history_visibility": random.choice(VISIBILITIES)}
+        builder.send_state(ALICE, "m.room.history_visibility", content)
+
+    def say() -> None:
+        builder.message(ALICE)
+
+    def move_bob() -> None:
+        member = builder.find_state("m.room.member", BOB)
+        if member is not None and member.membership == "join":
+            builder.leave(BOB) if random.random() < 0.5 else builder.kick(ALICE, BOB)
+        else:
+            builder.join(BOB) if random.random() < 0.5 else builder.invite(ALICE, BOB)
+
+    for _ in range(steps):
+        random.choice([change_visibility, move_bob, say])()
+    member = builder.find_state("m.room.member", BOB)
+    if member is not None and member.membership == "join":
+        builder.leave(BOB)
+    return builder
+
+
+def truly_visible(builder: RoomBuilder, events: Sequence[Pdu], user: UserId) -> list[EventId]:
+    """What somebody who joined after them may see of events that follow each other."""
+
+    def values(state: Any) -> tuple[str, str]:
+        found = [state.get(("m.room.history_visibility", "")), state.get(("m.room.member", user))]
+        visibility, membership = (None if e is None else builder.pdus[e].content for e in found)
+        return (
+            "shared" if visibility is None else str(visibility.get("history_visibility")),
+            "leave" if membership is None else str(membership.get("membership")),
+        )
+
+    visible = []
+    before: Any = {}
+    for pdu in events:
+        after = builder.state_after[pdu.event_id]
+        own = (("m.room.history_visibility", ""), ("m.room.member", user))
+        states = [before, after] if pdu.is_state and pdu.key in own else [before]
+        if any(is_allowed(*values(state), joins_later=True) for state in states):
+            visible.append(pdu.event_id)
+        before = after
+    return visible
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_of_backfilled_history_nothing_is_shown_that_its_state_forbids(
+    core: Core, seed: int
+) -> None:
+    random = Random(seed)  # noqa: S311 - seeded, so that a failure can be repeated
+    builder = quiet_room(random, 50)
+    past = list(builder.pdus.values())
+    state = state_events(builder)
+    join = builder.join(BOB)
+    state_ids = {pdu.event_id for pdu in state}
+    chain = builder.auth_chain([*state_ids, join.event_id])
+    told = [builder.pdus[event_id] for event_id in sorted(chain | state_ids)]
+    importing(core).record_state(builder.room_id, told, as_state=state_ids, creates=builder.rules)
+    importing(core).record_join(builder.room_id, join, state_ids)
+    visible = truly_visible(builder, past, BOB)
+    reading = reading_of(core)
+    for count in (5, 10, 20, 40, len(past)):
+        newest_first = past[::-1][:count]
+        importing(core).import_history(
+            builder.room_id, [pdu.event for pdu in newest_first], find_key
+        )
+        events = read_all(reading, BOB, builder.room_id, backwards=False, limit=7)
+        shown = [event["event_id"] for event in events]
+        assert shown[-1] == join.event_id
+        assert set(shown[:-1]) <= set(visible)
+    assert shown[:-1] == visible
+
+
 @pytest.mark.parametrize(
     ("visibility", "visible"),
     [("shared", ["shared"]), ("world_readable", ["world_readable"]), ("joined", [])],
