@@ -21,7 +21,9 @@ _INSERT: Final = _INTO + "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _INSERT_REDACTION: Final = _INSERT.replace("VALUES (", "SELECT ").replace(
     "%s)",
     "%s WHERE EXISTS (SELECT FROM event_graph g"
-    " WHERE g.event_id = %s AND g.room_nid = %s AND g.redacted_by IS NOT NULL)",
+    " WHERE g.event_id = %s AND g.room_nid = %s AND g.redacted_by IS NOT NULL)"
+    # Where its event came in the same transaction, that has shown it already.
+    " ON CONFLICT DO NOTHING",
 )
 _INSERT_WAITING: Final = (
     _INTO
