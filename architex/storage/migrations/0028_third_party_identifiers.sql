@@ -25,7 +25,7 @@ CREATE TABLE email_validations (
     purpose text NOT NULL,               -- register, password or add; good for no other
     address text COLLATE "C" NOT NULL,
     client_secret text COLLATE "C" NOT NULL,
-    token_hash bytea,                    -- of what the mail tells; null: the mail tells none
+    token_hashes bytea[] NOT NULL,       -- of what the mails tell; empty: they tell none
     send_attempt bigint NOT NULL,        -- the last one that a mail was sent for
     next_link text,                      -- where the browser goes afterwards
     validated_ts bigint,
