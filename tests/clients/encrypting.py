@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,8 +12,6 @@ from typing import Any, Final
 
 import aiohttp
 import nio  # type: ignore[import-untyped]  # it has no types
-
-from tests.server import RunningServer
 
 PASSWORD: Final = "correct horse battery staple"
 _ENCRYPTION: Final = {
@@ -148,28 +147,43 @@ def _ok(answer: Any) -> None:
     assert not isinstance(answer, nio.ErrorResponse), answer
 
 
-def register(server: RunningServer, name: str) -> str:
+@dataclass(frozen=True)
+class Place:
+    """A homeserver, whichever program it is.
+
+    Attributes:
+        tls: whom to trust there; None for plain HTTP.
+    """
+
+    url: str
+    tls: ssl.SSLContext | None = None
+
+
+async def register(place: Place, name: str) -> str:
     """Make an account; gives its ID."""
-    status, told = server.request(
-        "POST",
-        "/_matrix/client/v3/register",
-        {
-            "username": name,
-            "password": PASSWORD,
-            "auth": {"type": "m.login.dummy"},
-            "inhibit_login": True,
-        },
-    )
-    assert status == 200, told
-    return str(told["user_id"])
+    body = {
+        "username": name,
+        "password": PASSWORD,
+        "auth": {"type": "m.login.dummy"},
+        "inhibit_login": True,
+    }
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            f"{place.url}/_matrix/client/v3/register", json=body, ssl=place.tls or True
+        ) as answer,
+    ):
+        told = await answer.json()
+        assert answer.status == 200, told
+        return str(told["user_id"])
 
 
-async def log_in(server: RunningServer, user_id: str, directory: Path, name: str) -> Device:
+async def log_in(place: Place, user_id: str, directory: Path, name: str) -> Device:
     """A new device of somebody, with a store of its own."""
     store = directory / name
     store.mkdir()
     config = nio.AsyncClientConfig(encryption_enabled=True)
-    client = PatientClient(server.url, user_id, store_path=str(store), config=config)
+    client = PatientClient(place.url, user_id, store_path=str(store), config=config, ssl=place.tls)
     _ok(await client.login(PASSWORD, device_name=name))
     device = Device(client)
     await device.sync()
@@ -178,17 +192,16 @@ async def log_in(server: RunningServer, user_id: str, directory: Path, name: str
 
 @asynccontextmanager
 async def logged_in(
-    server: RunningServer, directory: Path, devices: dict[str, int]
+    places: dict[str, Place], directory: Path, devices: int
 ) -> AsyncIterator[dict[str, list[Device]]]:
-    """Accounts with a number of devices each, by name."""
+    """Accounts at some places by name, with a number of devices each."""
     people: dict[str, list[Device]] = {}
     try:
-        for name, number in devices.items():
-            user_id = register(server, name)
+        for name, place in places.items():
+            user_id = await register(place, name)
             people[name] = []
-            for index in range(number):
-                device = await log_in(server, user_id, directory, f"{name}{index}")
-                people[name].append(device)
+            for index in range(devices):
+                people[name].append(await log_in(place, user_id, directory, f"{name}{index}"))
         yield people
     finally:
         for person in people.values():

@@ -16,6 +16,7 @@ import pytest
 
 from tests.clients.encrypting import (
     Device,
+    Place,
     create_encrypted_room,
     log_in,
     logged_in,
@@ -42,7 +43,8 @@ def test_all_devices_read_everything(tmp_path: Path) -> None:
 
 
 async def _converse(server: RunningServer, directory: Path) -> None:
-    async with logged_in(server, directory, {"alice": 3, "bob": 3}) as people:
+    place = Place(server.url)
+    async with logged_in({"alice": place, "bob": place}, directory, 3) as people:
         alice, bob = people["alice"], people["bob"]
         room_id = await create_encrypted_room(alice[0], bob[0])
         devices = [*alice, *bob]
@@ -52,7 +54,7 @@ async def _converse(server: RunningServer, directory: Path) -> None:
         # One device goes in the middle of the conversation, another one comes.
         await bob[2].log_out()
         devices.remove(bob[2])
-        new = await log_in(server, alice[0].user_id, directory, "alice-new")
+        new = await log_in(place, alice[0].user_id, directory, "alice-new")
         alice.append(new)
         devices.append(new)
         await sync_all(devices, 2)
@@ -93,7 +95,8 @@ def test_nothing_becomes_unreadable_while_processes_are_killed(tmp_path: Path) -
 
 
 async def _converse_while_killed(server: RunningServer, directory: Path) -> None:
-    async with logged_in(server, directory, {"alice": 2, "bob": 2}) as people:
+    place = Place(server.url)
+    async with logged_in({"alice": place, "bob": place}, directory, 2) as people:
         devices = [*people["alice"], *people["bob"]]
         room_id = await create_encrypted_room(people["alice"][0], people["bob"][0])
         await sync_all(devices, 2)
