@@ -139,6 +139,7 @@ from architex.usecases.finding_by_time import FindingByTime
 from architex.usecases.guest_access import GuestAccess
 from architex.usecases.importing import Importing
 from architex.usecases.interactive_auth import InteractiveAuth
+from architex.usecases.invite_permission import InvitePermission
 from architex.usecases.joining import Joining
 from architex.usecases.judging import Judging
 from architex.usecases.key_backups import KeyBackups
@@ -444,6 +445,7 @@ def build_use_cases(
         clock=clock,
         randomness=chance,
     )
+    invite_permission = InvitePermission(AccountDataStore(database))
     joining = Joining(
         commits=commits,
         event_log=core.event_log,
@@ -454,6 +456,7 @@ def build_use_cases(
         room_servers=room_servers,
         restricted=restricted_joins,
         remote=remote_membership,
+        invite_permission=invite_permission,
         server_name=settings.server_name,
     )
 
@@ -482,7 +485,7 @@ def build_use_cases(
         acls=server_acls,
         members=members,
         profiles=profile_store,
-        account_data=AccountDataStore(database),
+        invite_permission=invite_permission,
         rate_limits=rate_limits,
     )
 
@@ -612,7 +615,9 @@ def build_use_cases(
             clock=clock,
         ),
         searching=Searching(database, rendering, clock),
-        sending=Sending(commits=commits, events=EventLookup(database), aliases=directory),
+        sending=Sending(
+            commits=commits, events=EventLookup(database), aliases=directory, invites=joining
+        ),
         serving_history=ServingHistory(
             database, room_servers, server_acls, clock, settings.server_name, rate_limits
         ),

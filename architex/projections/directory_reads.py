@@ -9,7 +9,13 @@ from typing import Final
 import orjson
 
 from architex.domain.auth_rules.power_levels import PowerLevels
-from architex.domain.identifiers import RoomId, ServerName, UserId, fits_identifier
+from architex.domain.identifiers import (
+    RoomId,
+    ServerName,
+    UserId,
+    fits_identifier,
+    server_name_of,
+)
 from architex.domain.room_versions import get_room_version
 from architex.domain.search_text import fold_text, words_of
 from architex.projections.current_state import CurrentStateFinder
@@ -105,8 +111,8 @@ _FORWARDS: Final = " ORDER BY c.joined DESC, room_nid LIMIT %(limit)s"
 _BACKWARDS: Final = " ORDER BY c.joined, room_nid DESC LIMIT %(limit)s"
 
 # Whom somebody may find: who shares a room with them, and who is in a room that anyone may enter
-# or read. For users of this server the profile counts that they made for all rooms, not what they
-# call themselves in one.
+# or read; one that this server is in, as it no more learns who is in others. For users of this
+# server the profile counts that they made for all rooms, not what they call themselves in one.
 _FIND_USERS: Final = """
 SELECT p.user_id,
     CASE WHEN u.user_id IS NULL THEN to_json(p.displayname)::text ELSE
@@ -119,8 +125,10 @@ FROM user_profiles p LEFT JOIN users u USING (user_id)
 WHERE p.words @@ %(query)s::tsquery AND u.deactivated_ts IS NULL
     AND EXISTS (
         SELECT 1 FROM memberships m WHERE m.user_id = p.user_id AND m.membership = 'join'
-            AND (EXISTS (SELECT 1 FROM room_directory d WHERE d.room_nid = m.room_nid
-                    AND (d.join_rule = 'public' OR d.world_readable))
+            AND ((EXISTS (SELECT 1 FROM room_directory d WHERE d.room_nid = m.room_nid
+                        AND (d.join_rule = 'public' OR d.world_readable))
+                    AND EXISTS (SELECT 1 FROM room_servers s WHERE s.room_nid = m.room_nid
+                        AND s.server_name = %(server)s AND s.joined > 0))
                 OR (p.user_id <> %(requester)s AND EXISTS (SELECT 1 FROM memberships own
                     WHERE own.user_id = %(requester)s AND own.room_nid = m.room_nid
                         AND own.membership = 'join'))))
@@ -233,6 +241,7 @@ class DirectoryReads:
                 "query": query,
                 "exact": " & ".join(map(_quote_lexeme, words)),
                 "requester": requester,
+                "server": server_name_of(requester),
                 "limit": limit,
             },
         )

@@ -133,12 +133,16 @@ def list_changed_typing(
 def list_typing(
     connection: PgConnection, room_nids: Collection[int], now_ms: int
 ) -> dict[int, list[UserId]]:
-    """Room number → who is typing there now; rooms where nobody is are missing."""
+    """Room number → who is typing there now, which is nobody where somebody stopped lately.
+
+    Who asks afresh may have been told before that they type. Other rooms are missing.
+    """
     if not room_nids:
         return {}
     rows = connection.execute(
-        "SELECT room_nid, array_agg(user_id ORDER BY user_id) FROM typing"
-        " WHERE room_nid = ANY(%s) AND expires_ts > %s GROUP BY room_nid",
-        (list(room_nids), now_ms),
+        "SELECT room_nid, coalesce(array_agg(user_id ORDER BY user_id)"
+        "  FILTER (WHERE expires_ts > %s), '{}')"
+        " FROM typing WHERE room_nid = ANY(%s) GROUP BY room_nid",
+        (now_ms, list(room_nids)),
     ).fetchall()
     return dict(rows)

@@ -15,12 +15,20 @@ from typing import Any, Final, Protocol, TypeVar
 from architex.domain.errors import (
     BadState,
     Forbidden,
+    InviteBlocked,
     MatrixError,
     NotFound,
     UnableToAuthoriseJoin,
     UnableToGrantJoin,
 )
-from architex.domain.identifiers import RoomId, ServerName, UserId, parse_user_id, server_name_of
+from architex.domain.identifiers import (
+    EventId,
+    RoomId,
+    ServerName,
+    UserId,
+    parse_user_id,
+    server_name_of,
+)
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.handshakes import AUTHORISED_VIA
@@ -29,6 +37,7 @@ from architex.projections.room_servers import RoomServers
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.event_log import EventLog
 from architex.storage.forgotten_rooms import ForgottenRooms
+from architex.usecases.invite_permission import InvitePermission
 from architex.usecases.remote_membership import RemoteMembership
 from architex.usecases.requester import Requester
 from architex.usecases.restricted_joins import RestrictedJoins
@@ -68,6 +77,7 @@ class Joining:
     room_servers: RoomServers
     restricted: RestrictedJoins
     remote: RemoteMembership
+    invite_permission: InvitePermission
     server_name: ServerName
 
     def join(
@@ -115,10 +125,10 @@ class Joining:
             return None if create is None else find_predecessor(create.content)
 
         if not self._is_here(room_id):
-            if requester.is_guest:
-                raise Forbidden("Guests may not join rooms of other servers.")
             candidates = self._candidates(user_id, room_id, via)
             if self.remote.join(user_id, room_id, content, candidates):
+                if requester.is_guest:
+                    self._check_guests_can_join(requester, room_id)
                 self._note_joined(user_id, room_id)
                 return room_id
         try:
@@ -128,6 +138,8 @@ class Joining:
             if not others:
                 raise
             self.remote.join_authorised(user_id, room_id, content, others)
+            if requester.is_guest:
+                self._check_guests_can_join(requester, room_id)
             self._note_joined(user_id, room_id)
             return room_id
         if predecessor is not None:
@@ -179,6 +191,7 @@ class Joining:
         Raises:
             Forbidden: the inviter may not, or the user is a member or banned, or their server
                 wants no such invite.
+            InviteBlocked: the user wants no invites.
             NotFound: there is no such user.
             RemoteFailed: the user's server does not answer.
         """
@@ -190,22 +203,36 @@ class Joining:
         room_id: RoomId,
         user_id: UserId,
         content: Mapping[str, Any],
-    ) -> None:
-        """As `invite`, with what `invite_content` gave."""
+    ) -> EventId:
+        """As `invite`, with the content of the m.room.member event, as `invite_content` gives it.
 
-        def decide(session: RoomSession) -> None:
+        Returns the invite; the one that is there already, if it says the same.
+        """
+
+        parse_user_id(user_id)
+        is_blocking = self.is_local(user_id) and self.invite_permission.is_blocking(user_id)
+
+        def decide(session: RoomSession) -> EventId:
             _require_member(session, requester.user_id)
-            session.append(_member_draft(requester.user_id, user_id, content))
+            current = session.find_state("m.room.member", user_id)
+            if current is not None and (
+                current.sender == requester.user_id and dict(current.content) == dict(content)
+            ):
+                return current.event_id
+            event_id = session.append(_member_draft(requester.user_id, user_id, content)).event_id
+            if is_blocking:  # only who may invite learns that
+                raise InviteBlocked(f"{user_id} wants no invites.")
+            return event_id
 
         def check(session: RoomSession) -> None:
             _require_member(session, requester.user_id)
 
         with unknown_rooms_forbidden():
             if self.is_local(user_id):
-                self._write(room_id, [requester.user_id, user_id], decide)
-            else:
-                self._write(room_id, [requester.user_id], check)
-                self.remote.invite(room_id, _member_draft(requester.user_id, user_id, content))
+                return self._write(room_id, [requester.user_id, user_id], decide)
+            self._write(room_id, [requester.user_id], check)
+            draft = _member_draft(requester.user_id, user_id, content)
+            return self.remote.invite(room_id, draft)
 
     def is_local(self, user_id: UserId) -> bool:
         """Whether a user is one of this server."""
@@ -388,6 +415,17 @@ class Joining:
             candidates += self.members.list_tellers(user_id, head.room_nid)
             candidates += self.room_servers.list_servers(head.room_nid)[:MAX_CANDIDATES]
         return [name for name in dict.fromkeys(candidates) if name != self.server_name]
+
+    def _check_guests_can_join(self, requester: Requester, room_id: RoomId) -> None:
+        """Let a guest stay in a room only if it wants guests; before, its state was not here.
+
+        Raises:
+            Forbidden: it does not, and the guest has left again.
+        """
+        prefetch = frozenset({("m.room.guest_access", "")})
+        if not self.commits.write_room(RoomCommand(room_id, _guests_can_join, prefetch)):
+            self.leave(requester, room_id)
+            raise Forbidden("Guests may not join this room.")
 
     def _note_joined(self, user_id: UserId, room_id: RoomId) -> None:
         """What follows a join that was made by way of another server."""

@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
-import orjson
-
 from architex.domain.errors import (
     Forbidden,
     IncompatibleRoomVersion,
     InvalidParam,
     InvalidSignature,
-    InviteBlocked,
     NotFound,
 )
 from architex.domain.identifiers import (
@@ -51,13 +48,13 @@ from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
 from architex.projections.room_servers import RoomServers
 from architex.projections.server_acls import ServerAcls
-from architex.storage.account_data import GLOBAL
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.stripped_states import (
     drop_stripped_state,
     keep_stripped_state,
     list_stripped_states,
 )
+from architex.usecases.invite_permission import InvitePermission
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.server_keys import KeyRing
 
@@ -74,13 +71,6 @@ class ProfileFinder(Protocol):
         """All fields of a local user's profile; None when there is no such active user."""
 
 
-class AccountDataFinder(Protocol):
-    """Looks up account data."""
-
-    def find_content(self, user_id: UserId, room_id: RoomId, type: str) -> str | None:
-        """One entry, as JSON; None when there is none."""
-
-
 @dataclass(frozen=True)
 class RemoteInvites:
     """What other servers ask of the server of a user whom they invite."""
@@ -92,7 +82,7 @@ class RemoteInvites:
     acls: ServerAcls
     members: MemberReads
     profiles: ProfileFinder
-    account_data: AccountDataFinder
+    invite_permission: InvitePermission
     rate_limits: RateLimits
 
     @property
@@ -163,7 +153,7 @@ class RemoteInvites:
         user_id = pdu.key[1]
         self.rate_limits.spend("invites", f"{origin} {user_id}")
         self._verify(rules, origin, pdu)
-        self._check_wanted(user_id)
+        self.invite_permission.check(user_id)
         signed = add_event_signature(rules, pdu.event, self.server_name, self.commits.signer.key)
         if is_here:
             self._check_in_room(pdu)
@@ -276,19 +266,6 @@ class RemoteInvites:
         """
         if self.profiles.find_profile(user_id) is None:
             raise NotFound(f"There is no user {user_id} on this server.")
-
-    def _check_wanted(self, user_id: UserId) -> None:
-        """Check that a user does not block invites.
-
-        Raises:
-            InviteBlocked: they do.
-
-        Spec: https://spec.matrix.org/v1.19/client-server-api/#invite-permission
-        """
-        content = self.account_data.find_content(user_id, GLOBAL, "m.invite_permission_config")
-        config = None if content is None else orjson.loads(content)
-        if isinstance(config, dict) and config.get("default_action") == "block":
-            raise InviteBlocked(f"{user_id} wants no invites.")
 
     def _is_here(self, room_id: RoomId) -> bool:
         head = self.commits.event_log.find_head(room_id)

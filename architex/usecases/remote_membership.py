@@ -26,6 +26,7 @@ from architex.domain.errors import (
     RemoteFailed,
 )
 from architex.domain.identifiers import (
+    EventId,
     RoomId,
     ServerName,
     UserId,
@@ -427,11 +428,13 @@ class RemoteMembership:
 
     # ---- invite
 
-    def invite(self, room_id: RoomId, draft: EventDraft) -> None:
+    def invite(self, room_id: RoomId, draft: EventDraft) -> EventId:
         """Invite a user of another server to a room that this server is in.
 
         Args:
             draft: the m.room.member event.
+
+        Returns the invite.
 
         Raises:
             Forbidden: the inviter may not, or the other server wants no such invite.
@@ -466,6 +469,7 @@ class RemoteMembership:
         verdict = self.judging.judge(room_id, [event], find_key)[0]
         if verdict.outcome not in (Outcome.ACCEPTED, Outcome.KNOWN):
             raise Forbidden(verdict.reason or "The user cannot be invited any more.")
+        return invite.event_id
 
     def _send_invite(
         self, server: ServerName, rules: RoomVersionRules, invite: Pdu, stripped: Sequence[bytes]

@@ -97,6 +97,9 @@ class RoomCreation:
             for user_id in dict.fromkeys(request.invite)
             if user_id != creator
         ]
+        for user_id, _ in invites:
+            if self.joining.is_local(user_id):
+                self.joining.invite_permission.check(user_id)
         profile = self.joining.profiles.find_profile(creator) or {}
         create = compose_create_event(
             rules,
@@ -239,11 +242,13 @@ def _drafts(
     if alias is not None and ("m.room.canonical_alias", "") not in given:
         yield _state(creator, "m.room.canonical_alias", {"alias": alias})
     join_rule, visibility, guest_access = PRESETS[preset]
-    for type_, content in (
-        ("m.room.join_rules", {"join_rule": join_rule}),
-        ("m.room.history_visibility", {"history_visibility": visibility}),
-        ("m.room.guest_access", {"guest_access": guest_access}),
-    ):
+    settled = {
+        "m.room.join_rules": {"join_rule": join_rule},
+        "m.room.history_visibility": {"history_visibility": visibility},
+    }
+    if guest_access != "forbidden":  # which is what a room without the event has
+        settled["m.room.guest_access"] = {"guest_access": guest_access}
+    for type_, content in settled.items():
         if (type_, "") not in given:
             yield _state(creator, type_, content)
     yield from initial

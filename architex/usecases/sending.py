@@ -39,6 +39,19 @@ class AliasChecker(Protocol):
         """Raise BadAlias or InvalidParam unless every new alias points at the room."""
 
 
+class Inviter(Protocol):
+    """Invites users."""
+
+    def invite_with(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        user_id: UserId,
+        content: Mapping[str, Any],
+    ) -> EventId:
+        """Send an m.room.member event with that content; by way of the user's server."""
+
+
 @dataclass(frozen=True)
 class Sending:
     """What people send into rooms they are in."""
@@ -46,6 +59,7 @@ class Sending:
     commits: CommitQueue
     events: EventLookup
     aliases: AliasChecker
+    invites: Inviter
 
     def send_message(
         self,
@@ -152,10 +166,13 @@ class Sending:
         Raises:
             Forbidden: the sender is not in the room, or may not set this.
             BadAlias: an m.room.canonical_alias names an alias of another room.
+            InviteBlocked: an m.room.member invites somebody who wants no invites.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
         """
         _check_tombstone(type, content, room_id)
+        if type == "m.room.member" and content.get("membership") == "invite":
+            return self.invites.invite_with(requester, room_id, state_key, content)
         draft = EventDraft(
             type=type,
             sender=requester.user_id,

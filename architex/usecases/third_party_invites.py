@@ -17,6 +17,7 @@ import orjson
 
 from architex.domain.errors import Forbidden, InvalidParam, MatrixError, NotFound, UnknownRoom
 from architex.domain.identifiers import (
+    EventId,
     RoomId,
     ServerName,
     UserId,
@@ -56,7 +57,7 @@ class ProfileFinder(Protocol):
 class Inviter(Protocol):
     """Invites users of other servers."""
 
-    def invite(self, room_id: RoomId, draft: EventDraft) -> None:
+    def invite(self, room_id: RoomId, draft: EventDraft) -> EventId:
         """Have the invited user's server sign an invite, and add it to the room."""
 
 
