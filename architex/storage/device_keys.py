@@ -169,6 +169,14 @@ class DeviceKeyStore:
         )
         return [KeySignature(*row) for row in rows]
 
+    def is_cross_signing_key(self, user_id: UserId, name: str) -> bool:
+        """Whether a cross-signing key of the user has that name."""
+        row = self._database.fetch_one(
+            "SELECT 1 FROM cross_signing_keys WHERE user_id = %s AND public_key = %s",
+            (user_id, name),
+        )
+        return row is not None
+
     def is_device_id(self, user_id: UserId, names: Collection[str]) -> bool:
         """Whether a device of the user has one of the names as its ID."""
         row = self._database.fetch_one(

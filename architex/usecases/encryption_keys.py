@@ -18,7 +18,7 @@ from architex.domain.encryption_keys import (
     check_device_keys,
     check_one_time_keys,
 )
-from architex.domain.errors import BadJson, InvalidParam, NotFound
+from architex.domain.errors import BadJson, Forbidden, InvalidParam, NotFound
 from architex.domain.identifiers import ServerName, UserId, is_user_id, server_name_of
 from architex.gateways.clock import Clock
 from architex.projections.device_list_reads import DeviceListNews, read_device_list_news
@@ -85,6 +85,7 @@ class EncryptionKeys:
             BadJson, InvalidKeySignature: they are not such keys.
             InvalidParam: there is another one-time key of the same ID.
             NotFound: the device does not exist any more.
+            Forbidden: the device has the name of a cross-signing key.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysupload
         """
@@ -108,6 +109,9 @@ class EncryptionKeys:
         except NoSuchDevice:
             raise NotFound("This device has been deleted.") from None
         if device_keys is not None and device_keys != held:
+            # Both are names of keys on signatures.
+            if self.keys.is_cross_signing_key(user_id, device_id):
+                raise Forbidden("The device has the name of one of your cross-signing keys.")
             self._put_device_keys(user_id, device_id, device_keys)
         return counts
 

@@ -102,6 +102,11 @@ def test_deleting_logging_out_everywhere_and_deactivating_are_changes(
     since = token(alice)
     bob.post("/account/password", body).ok()
     assert news(alice, since) == ([bob.user_id], [])
+    since = token(alice)
+    auth = bob.password_auth("another good one 77")
+    bob.post("/account/deactivate", {"auth": auth}).ok()
+    # Who is deactivated leaves all rooms.
+    assert news(alice, since) == ([], [bob.user_id])
 
 
 def test_deleting_no_device_is_no_change(alice: User, bob: User) -> None:

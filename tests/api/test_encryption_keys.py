@@ -316,6 +316,13 @@ def test_cross_signing_key_named_like_a_device_is_refused(alice: User) -> None:
     alice.post("/keys/device_signing/upload", keys.upload).refused(403, "M_FORBIDDEN")
 
 
+def test_device_named_like_a_cross_signing_key_gets_no_keys(alice: User) -> None:
+    keys = sign_in(alice)
+    other = alice.log_in_again(device_id=keys.secret("self_signing").verify_key_base64)
+    body = {"device_keys": device_of(other).device_keys}
+    other.post("/keys/upload", body).refused(403, "M_FORBIDDEN")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
