@@ -9,7 +9,13 @@ from typing import ClassVar, Final
 import orjson
 
 from architex.domain.identifiers import EventId, UserId, server_name_of
-from architex.domain.room.events import ACCEPTED, Fact, JoinImported, RecordedFact
+from architex.domain.room.events import (
+    ACCEPTED,
+    Fact,
+    JoinImported,
+    RecordedFact,
+    may_come_from_outside,
+)
 from architex.projections.base import Execute, Params, Projection, Row, Timing
 
 MAX_REMEMBERED: Final = 20_000
@@ -285,6 +291,8 @@ def required_events(fact: Fact) -> Iterable[EventId]:
     What an event follows need not be there: if it is an outlier, or if the state before it came
     from another server.
     """
+    if may_come_from_outside(fact):
+        return
     may_lack = fact.is_outlier or fact.before is not None or isinstance(fact, JoinImported)
     yield from (() if may_lack else fact.pdu.prev_events)
     yield from fact.pdu.auth_events

@@ -45,6 +45,7 @@ from architex.domain.room.events import (
     JoinImported,
     RecordedFact,
     StateBefore,
+    may_come_from_outside,
 )
 from architex.domain.room.pdu_checks import Outcome, check_authorisation, check_imported
 from architex.domain.room_versions import RoomVersionRules, get_room_version
@@ -712,6 +713,8 @@ class _RoomWalk:
 
     def _judge_outlier(self, recorded: RecordedFact, known: Mapping[EventId, KnownEvent]) -> None:
         """What can be said of an event without the state where it stands."""
+        if may_come_from_outside(recorded.fact):
+            return
         pdu = recorded.pdu
         auth_events = [known[event_id].pdu for event_id in pdu.auth_events]
         reason = check_imported(

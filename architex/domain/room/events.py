@@ -178,6 +178,18 @@ class JoinImported(Fact):
     is_in_timeline: ClassVar[bool] = True
 
 
+def may_come_from_outside(fact: Fact) -> bool:
+    """Whether a fact may be a membership of our user in a room that this server is not in.
+
+    An invite that came, a knock, and what ends them: nobody told what authorises these.
+    """
+    return (
+        isinstance(fact, StateImported)
+        and fact.delta is None
+        and fact.pdu.membership not in (None, "join")
+    )
+
+
 FACT_CLASSES: Final[Mapping[str, type[Fact]]] = {
     fact_class.__name__: fact_class
     for fact_class in (
