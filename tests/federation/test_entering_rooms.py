@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from architex.bootstrap import all_projections
 from architex.domain.room_versions import ROOM_VERSIONS
+from architex.usecases.verifying import Verifying
 from tests.api.client import User, segment
 from tests.conftest import DatabaseFactory
 from tests.federation.simulation import SimulatedServer, Simulation, simulation
@@ -15,9 +17,15 @@ from tests.federation.simulation import SimulatedServer, Simulation, simulation
 
 @pytest.fixture
 def two(make_database: DatabaseFactory, tmp_path: Path) -> Iterator[Simulation]:
-    """Two servers and a network in which nothing fails."""
+    """Two servers, and a network in which nothing fails; `architex verify` has the last word."""
     with simulation("calm", make_database, tmp_path, count=2) as run:
         yield run
+        keys = {s.name: s.server.core.signing_key.verify_key for s in run.servers}
+        for server in run.servers:
+            verifying = Verifying(
+                server.server.core.database, all_projections, lambda name, _: keys.get(name)
+            )
+            assert [problem.what for problem in verifying.verify().problems] == []
 
 
 def join(user: User, room: str, *via: str) -> str:
