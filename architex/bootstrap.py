@@ -45,9 +45,12 @@ from architex.gateways.federation_client import (
     SignedFederationClient,
 )
 from architex.gateways.http import Blocklist, OutboundHttp
+from architex.gateways.media_files import LocalMediaFiles
 from architex.gateways.name_lookup import SystemNames
+from architex.gateways.off_loop import OffLoop
 from architex.gateways.passwords import Argon2Passwords
 from architex.gateways.server_discovery import ServerDiscovery
+from architex.gateways.thumbnailer import ChildThumbnailer
 from architex.gateways.timers import call_later
 from architex.projections.base import Projection
 from architex.projections.branch_states import BranchStates
@@ -96,6 +99,7 @@ from architex.storage.key_files import load_or_create_signing_key, load_signing_
 from architex.storage.lazy_members import LazyMemberStore
 from architex.storage.leases import LeaseStore
 from architex.storage.login_tokens import LoginTokenStore
+from architex.storage.media import MediaStore
 from architex.storage.notifier import Notifier
 from architex.storage.one_time_keys import OneTimeKeyStore
 from architex.storage.openid_tokens import OpenIdTokenStore
@@ -145,12 +149,16 @@ from architex.usecases.judging import Judging
 from architex.usecases.key_backups import KeyBackups
 from architex.usecases.login import Login
 from architex.usecases.login_tokens import LoginTokens
+from architex.usecases.media_care import MediaCare, Retention
+from architex.usecases.media_reading import MediaReading
+from architex.usecases.media_uploads import MediaPolicy, MediaUploads
 from architex.usecases.mutual_rooms import MutualRooms
 from architex.usecases.notifications import Notifications
 from architex.usecases.old_sync import OldSyncing
 from architex.usecases.openid import OpenId
 from architex.usecases.password_check import PasswordCheck
 from architex.usecases.peeking import Peeking
+from architex.usecases.policy_servers import PolicyServers
 from architex.usecases.presence import PresenceUpdates, presence_content
 from architex.usecases.profiles import Profiles
 from architex.usecases.push_rules import PushRules
@@ -164,6 +172,7 @@ from architex.usecases.registration import Registration, RegistrationPolicy
 from architex.usecases.relating import Relating
 from architex.usecases.remote_invites import RemoteInvites
 from architex.usecases.remote_keys import RemoteKeys
+from architex.usecases.remote_media import RemoteMedia
 from architex.usecases.remote_membership import RemoteMembership
 from architex.usecases.remote_queries import FederatedDirectory, FederatedProfiles
 from architex.usecases.reporting import Reporting
@@ -183,6 +192,8 @@ from architex.usecases.spaces import RemoteSpaces, Spaces
 from architex.usecases.sync_rooms import SyncRooms
 from architex.usecases.syncing import Syncing
 from architex.usecases.third_party_invites import ThirdPartyInvites
+from architex.usecases.thumbnails import Thumbnails
+from architex.usecases.timed_cache import TimedCache
 from architex.usecases.to_device import ToDevice
 from architex.usecases.turn_servers import TurnServers
 from architex.usecases.typing import Typing
@@ -355,6 +366,58 @@ def build_remote_keys(settings: Settings, core: Core, federation: FederationClie
     )
 
 
+@dataclass(frozen=True)
+class MediaUseCases:
+    """What is done with media."""
+
+    uploads: MediaUploads
+    reading: MediaReading
+    thumbnails: Thumbnails
+    care: MediaCare
+
+
+def build_media(
+    settings: Settings, core: Core, federation: FederationClient, rate_limits: RateLimits
+) -> MediaUseCases:
+    """Everything about media."""
+    chosen, clock, chance = settings.media, core.clock, core.randomness
+    store = MediaStore(core.database)
+    files = LocalMediaFiles(settings.media_directory, chance, OffLoop())
+    is_frozen = not chosen.unauthenticated_downloads
+    care = MediaCare(
+        store,
+        files,
+        clock,
+        Retention(chosen.remote_cache_bytes, chosen.remote_days, chosen.local_days),
+    )
+    remote = RemoteMedia(
+        store=store,
+        files=files,
+        client=federation,
+        http=_federation_http(settings, SystemNames(), clock, settings.federation.ip_blocklist),
+        rate_limits=rate_limits,
+        clock=clock,
+        max_bytes=chosen.max_upload_bytes,
+        cache_bytes=chosen.remote_cache_bytes,
+        make_room=care.make_room,
+        is_frozen=is_frozen,
+    )
+    reading = MediaReading(store, files, remote, clock, settings.server_name, is_frozen)
+    thumbnails = Thumbnails(
+        store, files, reading, ChildThumbnailer(chosen.max_thumbnail_pixels), call_later
+    )
+    uploads = MediaUploads(
+        store=store,
+        files=files,
+        clock=clock,
+        randomness=chance,
+        server_name=settings.server_name,
+        policy=MediaPolicy(chosen.max_upload_bytes, chosen.max_bytes_per_user, is_frozen),
+        prepare=thumbnails.prepare,
+    )
+    return MediaUseCases(uploads, reading, thumbnails, care)
+
+
 def build_use_cases(
     settings: Settings, core: Core, federation: FederationClient | None = None
 ) -> UseCases:
@@ -372,9 +435,11 @@ def build_use_cases(
     members = MemberReads(database)
     room_servers, server_acls = RoomServers(database), ServerAcls(database)
     branches = BranchStates()
+    commits.policy_servers = PolicyServers(federation, TimedCache(clock, max_entries=1000))
     judging = Judging(commits, branches, members)
     key_ring = build_key_ring(settings, core, federation)
     rate_limits = RateLimits(clock, _limits(settings), enabled=settings.rate_limits.enabled)
+    media = build_media(settings, core, federation, rate_limits)
     passwords = Argon2Passwords(weak=settings.registration.weak_password_hashing)
     password_check = PasswordCheck(settings.server_name, accounts, passwords, rate_limits)
     device_lists = build_device_lists(core)
@@ -524,6 +589,7 @@ def build_use_cases(
             server_name=settings.server_name,
         ),
         key_backups=KeyBackups(KeyBackupStore(database)),
+        thumbnails=media.thumbnails,
         to_device=to_device,
         directory=directory,
         filters=Filters(FilterStore(database)),
@@ -535,6 +601,9 @@ def build_use_cases(
         key_ring=key_ring,
         login=Login(accounts, password_check, sessions, rate_limits, login_tokens),
         login_tokens=login_tokens,
+        media_care=media.care,
+        media_reading=media.reading,
+        media_uploads=media.uploads,
         mutual_rooms=MutualRooms(members),
         notifications=Notifications(database, rendering, clock),
         openid=OpenId(OpenIdTokenStore(database), settings.server_name, clock, chance),
@@ -708,6 +777,8 @@ def _limits(settings: Settings) -> dict[str, RateLimit]:
         "federation_reads": RateLimit(
             limits.federation_reads.per_second, limits.federation_reads.burst
         ),
+        "media": RateLimit(limits.media.per_second, limits.media.burst),
+        "remote_media": RateLimit(limits.remote_media.per_second, limits.remote_media.burst),
         "remote_lookups": RateLimit(limits.remote_lookups.per_second, limits.remote_lookups.burst),
         "federation_states": RateLimit(
             limits.federation_states.per_second, limits.federation_states.burst

@@ -203,6 +203,10 @@ class RateLimitSettings:
         "attempts to log in, per address and per account", RateLimit(per_second=0.2, burst=10)
     )
     media: RateLimit = _key("uploads, per user", RateLimit(per_second=1, burst=50))
+    remote_media: RateLimit = _key(
+        "files fetched from other servers, and web pages for previews, per user",
+        RateLimit(per_second=2, burst=200),
+    )
     federation: RateLimit = _key("transactions, per server", RateLimit(per_second=50, burst=500))
     federation_reads: RateLimit = _key(
         "events and history that a server fetches, in requests",
@@ -255,7 +259,34 @@ class AppserviceSettings:
 class MediaSettings:
     """Files that users upload, and previews of web pages."""
 
-    max_upload_bytes: int = _key("largest upload", 50 * 1024 * 1024, at_least=1)
+    max_upload_bytes: int = _key(
+        "largest upload, and largest file that is fetched from other servers",
+        50 * 1024 * 1024,
+        at_least=1,
+    )
+    max_bytes_per_user: int = _key(
+        "what the uploads of one user may take together; 0: any amount", 0, at_least=0
+    )
+    remote_cache_bytes: int = _key(
+        "files of other servers that are kept; of more, those go that nobody has read for longest",
+        10 * 1024**3,
+        at_least=0,
+    )
+    remote_days: int = _key(
+        "files of other servers go when nobody has read them for so many days; 0: never",
+        90,
+        at_least=0,
+    )
+    local_days: int = _key(
+        "files of our users go, for good, when nobody has read them for so many days; 0: never",
+        0,
+        at_least=0,
+    )
+    unauthenticated_downloads: bool = _key(
+        "what is stored from now on can also be read by the old endpoints, which need no access "
+        "token; anyone who knows a link can then use it",
+        False,
+    )
     max_thumbnail_pixels: int = _key(
         "largest picture that is thumbnailed, width times height", 32_000_000, at_least=1
     )
@@ -392,6 +423,11 @@ class Settings:
     def postgres_directory(self) -> Path:
         """Where the embedded PostgreSQL is, if there is no database_url."""
         return self.data_dir / "postgres"
+
+    @property
+    def media_directory(self) -> Path:
+        """Where the files of media are."""
+        return self.data_dir / "media"
 
     @property
     def conninfo(self) -> str:

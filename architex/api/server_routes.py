@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from architex.api.client.discovery import VersionsResource
+from architex.api.client.media_routes import old_media_routes
 from architex.api.federation.openid import UserInfoResource
 from architex.api.routing import Route
 from architex.api.synapse_registration import SharedSecretRegistrationResource
@@ -22,6 +23,7 @@ def server_routes(use_cases: UseCases, well_known: WellKnown) -> list[Route]:
         Route("/.well-known/matrix/client", WellKnownClientResource(well_known)),
         Route("/.well-known/matrix/server", WellKnownServerResource(well_known)),
         Route("/.well-known/matrix/support", WellKnownSupportResource(well_known)),
+        *old_media_routes(use_cases),
         Route("/_matrix/federation/v1/openid/userinfo", UserInfoResource(use_cases.openid)),
         Route(
             "/_synapse/admin/v1/register",

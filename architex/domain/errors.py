@@ -213,6 +213,30 @@ class KeyTooLarge(MatrixError):
     errcode = "M_KEY_TOO_LARGE"
 
 
+class ThirdPartyInUse(MatrixError):
+    """The e-mail address or phone number belongs to an account."""
+
+    errcode = "M_THREEPID_IN_USE"
+
+
+class ThirdPartyAuthFailed(MatrixError):
+    """Nothing shows that the e-mail address or phone number is the requester's."""
+
+    errcode = "M_THREEPID_AUTH_FAILED"
+
+
+class ThirdPartyMediumNotSupported(MatrixError):
+    """This server does not deal with such identifiers: phone numbers, or e-mail addresses."""
+
+    errcode = "M_THREEPID_MEDIUM_NOT_SUPPORTED"
+
+
+class ServerNotTrusted(MatrixError):
+    """The identity server is none that this server talks to."""
+
+    errcode = "M_SERVER_NOT_TRUSTED"
+
+
 class GuestAccessForbidden(MatrixError):
     """Guests may not do this."""
 
@@ -303,6 +327,30 @@ class NotImplementedHere(MatrixError):
     """The server does not offer this choice of the specification."""
 
     errcode = "M_UNRECOGNIZED"
+
+
+class NotYetUploaded(MatrixError):
+    """The media was created, and its content has not come in the time that was waited."""
+
+    errcode = "M_NOT_YET_UPLOADED"
+
+
+class CannotOverwriteMedia(MatrixError):
+    """The media has content already."""
+
+    errcode = "M_CANNOT_OVERWRITE_MEDIA"
+
+
+class CannotThumbnail(MatrixError):
+    """There are no thumbnails of content of this kind."""
+
+    errcode = "M_UNKNOWN"
+
+
+class TooLargeElsewhere(MatrixError):
+    """What another server has is larger than we take."""
+
+    errcode = "M_TOO_LARGE"
 
 
 class DatabaseUnavailable(MatrixError):

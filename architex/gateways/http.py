@@ -354,13 +354,35 @@ class OutboundHttp:
             location = answer.headers.get("Location")
             if method != "GET" or answer.status not in _REDIRECTS or not location:
                 return Answer(answer.status, answer.headers, answer.body, url)
-            try:
-                following = urljoin(url, location)
-            except ValueError as error:
-                raise RemoteUnintelligible(url, "It redirects to what is no URL.") from error
-            if target.tls_name is not None and not following.startswith("https://"):
-                raise RemoteUnintelligible(url, "It redirects to something without TLS.")
-            url = following
+            url = _follow(url, target, location)
+        raise RemoteUnintelligible(url, "It redirects too often.")
+
+    @contextmanager
+    def stream_url(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float,
+        max_bytes: int,
+        max_redirects: int = MAX_REDIRECTS,
+    ) -> Iterator[tuple[AnswerStream, str]]:
+        """GET a URL as `fetch_url` does, but the body is read while the block runs.
+
+        Gives the answer and the URL it came from, after redirects.
+        """
+        ends = self._clock.monotonic() + timeout_s
+        for _ in range(max_redirects + 1):
+            target, path = split_url(url)
+            left_s = ends - self._clock.monotonic()
+            with self.stream(
+                "GET", target, path, headers=headers, timeout_s=left_s, max_bytes=max_bytes
+            ) as answer:
+                location = answer.headers.get("Location")
+                if answer.status not in _REDIRECTS or not location:
+                    yield answer, url
+                    return
+            url = _follow(url, target, location)
         raise RemoteUnintelligible(url, "It redirects too often.")
 
     def close(self) -> None:
@@ -531,6 +553,17 @@ class OutboundHttp:
                 del self._idle[longest]
         for one in surplus:
             one.close()
+
+
+def _follow(url: str, target: Target, location: str) -> str:
+    """Where a redirect leads. Raises RemoteUnintelligible when it must not be followed."""
+    try:
+        following = urljoin(url, location)
+    except ValueError as error:
+        raise RemoteUnintelligible(url, "It redirects to what is no URL.") from error
+    if target.tls_name is not None and not following.startswith("https://"):
+        raise RemoteUnintelligible(url, "It redirects to something without TLS.")
+    return following
 
 
 def split_url(url: str) -> tuple[Target, str]:

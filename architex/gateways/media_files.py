@@ -297,6 +297,9 @@ class LocalAbandoned:
 
     def _settle(self, is_wanted: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
+            # Whoever was just making it when it seemed abandoned has locked it by now.
+            if _is_locked(self._path):
+                return
             if self._place is not None and is_wanted:
                 _link(self._path, self._place)
             elif self._place is not None:

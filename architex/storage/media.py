@@ -159,7 +159,7 @@ class MediaStore:
             connection = held.connection
             put_file()
             connection.execute(_ADD_FILE, (media.sha256, media.size))
-            is_new = connection.execute(sql, _parameters(media)).rowcount == 1  # type: ignore[arg-type] # one of two constants
+            is_new = connection.execute(sql, _parameters(media)).rowcount == 1
         return is_new
 
     def note_read(self, media: Media, now_ms: int) -> None:
@@ -295,6 +295,17 @@ class MediaStore:
             take_away()
         return True
 
+    def list_unreferenced(self, limit: int) -> Sequence[bytes]:
+        """Files that nothing refers to: what was removed last was interrupted."""
+        rows = self._database.fetch_all(
+            "SELECT sha256 FROM media_files f WHERE quarantined_by IS NULL"
+            " AND NOT EXISTS (SELECT 1 FROM media m WHERE m.sha256 = f.sha256)"
+            " AND NOT EXISTS (SELECT 1 FROM media_thumbnails t WHERE t.sha256 = f.sha256)"
+            " LIMIT %s",
+            (limit,),
+        )
+        return [bytes(row[0]) for row in rows]
+
     def settle(self, sha256: bytes, settle_file: Callable[[bool], None]) -> None:
         """Let a file be put right, under the lock of its hash.
 
@@ -408,9 +419,7 @@ def _parameters(media: Media) -> dict[str, Any]:
 
 def _as_media(row: Sequence[Any]) -> Media:
     server_name, media_id, sha256, *rest = row
-    return Media(
-        MediaUri(server_name, media_id), None if sha256 is None else bytes(sha256), *rest
-    )
+    return Media(MediaUri(server_name, media_id), None if sha256 is None else bytes(sha256), *rest)
 
 
 def _as_thumbnail(row: Sequence[Any]) -> Thumbnail:

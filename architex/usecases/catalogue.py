@@ -18,6 +18,9 @@ from architex.usecases.joining import Joining
 from architex.usecases.key_backups import KeyBackups
 from architex.usecases.login import Login
 from architex.usecases.login_tokens import LoginTokens
+from architex.usecases.media_care import MediaCare
+from architex.usecases.media_reading import MediaReading
+from architex.usecases.media_uploads import MediaUploads
 from architex.usecases.mutual_rooms import MutualRooms
 from architex.usecases.notifications import Notifications
 from architex.usecases.old_sync import OldSyncing
@@ -46,6 +49,7 @@ from architex.usecases.sessions import Sessions
 from architex.usecases.spaces import Spaces
 from architex.usecases.syncing import Syncing
 from architex.usecases.third_party_invites import ThirdPartyInvites
+from architex.usecases.thumbnails import Thumbnails
 from architex.usecases.to_device import ToDevice
 from architex.usecases.turn_servers import TurnServers
 from architex.usecases.typing import Typing
@@ -72,6 +76,9 @@ class UseCases:
     key_backups: KeyBackups
     login: Login
     login_tokens: LoginTokens
+    media_care: MediaCare
+    media_reading: MediaReading
+    media_uploads: MediaUploads
     mutual_rooms: MutualRooms
     notifications: Notifications
     old_syncing: OldSyncing
@@ -100,6 +107,7 @@ class UseCases:
     receiving: Receiving
     room_reading: RoomReading
     syncing: Syncing
+    thumbnails: Thumbnails
     to_device: ToDevice
     turn_servers: TurnServers
     third_party_invites: ThirdPartyInvites

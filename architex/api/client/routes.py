@@ -22,6 +22,7 @@ from architex.api.client import (
 )
 from architex.api.client.account_routes import account_routes
 from architex.api.client.encryption_routes import encryption_routes
+from architex.api.client.media_routes import media_routes
 from architex.api.routing import Route
 from architex.usecases.catalogue import UseCases
 
@@ -38,6 +39,7 @@ def client_routes(use_cases: UseCases) -> list[Route]:
     return [
         *account_routes(use_cases),
         *encryption_routes(use_cases),
+        *media_routes(use_cases),
         Route("/directory/room/{room_alias}", directories.AliasResource(directory)),
         Route("/rooms/{room_id}/aliases", directories.RoomAliasesResource(directory)),
         Route(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from architex.api.federation import history, queries, user_keys
+from architex.api.federation import history, media, queries, user_keys
 from architex.api.federation.keys import KeyQueryResource, ServerKeysResource
 from architex.api.federation.membership import (
     InviteResource,
@@ -34,6 +34,7 @@ def federation_routes(use_cases: UseCases, clock: Clock, version: str) -> list[R
     served = use_cases.serving_history
     resident = use_cases.resident
     templates = TemplateResource(resident)
+    limits, make_boundary = use_cases.rate_limits, use_cases.media_uploads.make_boundary
     return [
         Route("/_matrix/key/v2/server", own_keys),
         Route("/_matrix/key/v2/server/{key_id}", own_keys),
@@ -67,6 +68,14 @@ def federation_routes(use_cases: UseCases, clock: Clock, version: str) -> list[R
             user_keys.UserKeysClaimResource(use_cases.encryption_keys),
         ),
         Route("/_matrix/federation/v1/hierarchy/{room_id}", HierarchyResource(use_cases.spaces)),
+        Route(
+            "/_matrix/federation/v1/media/download/{media_id}",
+            media.DownloadResource(use_cases.media_reading, limits, make_boundary),
+        ),
+        Route(
+            "/_matrix/federation/v1/media/thumbnail/{media_id}",
+            media.ThumbnailResource(use_cases.thumbnails, limits, make_boundary),
+        ),
         Route("/_matrix/federation/v1/event/{event_id}", history.EventResource(served)),
         Route("/_matrix/federation/v1/state/{room_id}", history.StateResource(served)),
         Route("/_matrix/federation/v1/state_ids/{room_id}", history.StateResource(served), "ids"),
