@@ -584,8 +584,10 @@ KNOWN_KEYS: Final = tuple(
     re.findall(
         r"\S+",
         """
-        account_data additional_creators auth auth_chain avatar_url creation_content device_id
-        devices display_name displayname event_fields event_format event_id filter flows
+        account_data additional_creators algorithm auth auth_chain auth_data avatar_url
+        creation_content device_id device_keys devices display_name displayname fallback_keys
+        first_message_index forwarded_count is_verified master_key messages one_time_keys
+        self_signing_key session_data sessions user_signing_key version event_fields event_format event_id filter flows
         generic_search_term identifier ids include_all_networks inhibit_login
         initial_device_display_name initial_state invite invite_3pid is_direct limit
         logout_devices m.fully_read m.read m.read.private m.tag membership name network
@@ -617,6 +619,9 @@ ODD_QUERIES: Final = (
     "server=%00&via=%00&server_name=%FF&timeout=0",
     "username=%00",
     "kind=odd&guest_access_token=1&timeout=0",
+    "version=%00",
+    "version=99999999999999999999&from=s1_2",
+    "from=s5_1&to=s0_0&version=1",
 )
 
 
