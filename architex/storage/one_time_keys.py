@@ -39,6 +39,12 @@ _COUNT: Final = """
 SELECT algorithm, count(*) FROM one_time_keys
 WHERE user_id = %s AND device_id = %s AND claimed_ts IS NULL GROUP BY algorithm"""
 
+_SUPPLY: Final = """
+SELECT algorithm, count(*) FROM one_time_keys
+WHERE user_id = %(user)s AND device_id = %(device)s AND claimed_ts IS NULL GROUP BY algorithm
+UNION ALL SELECT algorithm, NULL FROM fallback_keys
+WHERE user_id = %(user)s AND device_id = %(device)s AND NOT used"""
+
 _INSERT: Final = """
 INSERT INTO one_time_keys (user_id, device_id, algorithm, key_id, key, ordering)
 SELECT %s, %s, algorithm, key_id, key, %s
@@ -169,16 +175,17 @@ def count_keys(connection: PgConnection, user_id: UserId, device_id: str) -> Map
     return dict(connection.execute(_COUNT, (user_id, device_id)).fetchall())
 
 
-def list_unused_fallback_algorithms(
+def find_key_supply(
     connection: PgConnection, user_id: UserId, device_id: str
-) -> list[str]:
-    """The algorithms for which a device has a fallback key that nobody was given yet."""
-    rows = connection.execute(
-        "SELECT algorithm FROM fallback_keys"
-        " WHERE user_id = %s AND device_id = %s AND NOT used ORDER BY algorithm",
-        (user_id, device_id),
-    ).fetchall()
-    return [algorithm for (algorithm,) in rows]
+) -> tuple[dict[str, int], list[str]]:
+    """What a device has for others to claim; one statement.
+
+    Returns algorithm → number of one-time keys, and the algorithms of fallback keys that nobody
+    was given yet.
+    """
+    rows = connection.execute(_SUPPLY, {"user": user_id, "device": device_id}).fetchall()
+    counts = {algorithm: count for algorithm, count in rows if count is not None}
+    return counts, sorted(algorithm for algorithm, count in rows if count is None)
 
 
 def _insert_keys(

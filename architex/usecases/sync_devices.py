@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from architex.projections.device_list_reads import DeviceListNews, read_device_list_news
 from architex.projections.sync_reads import News
-from architex.storage.one_time_keys import count_keys, list_unused_fallback_algorithms
+from architex.storage.one_time_keys import find_key_supply
 from architex.storage.pool import PgConnection
 from architex.storage.to_device import list_waiting
 from architex.usecases.requester import Requester
@@ -96,8 +96,6 @@ def put_key_counts(
     """
     if requester.device_id is None:
         return
-    user_id, device_id = requester.user_id, requester.device_id
-    response["device_one_time_keys_count"] = dict(count_keys(connection, user_id, device_id))
-    response["device_unused_fallback_key_types"] = list_unused_fallback_algorithms(
-        connection, user_id, device_id
-    )
+    counts, unused = find_key_supply(connection, requester.user_id, requester.device_id)
+    response["device_one_time_keys_count"] = counts
+    response["device_unused_fallback_key_types"] = unused
