@@ -30,6 +30,7 @@ from architex.followers.housekeeping import (
     Chore,
     Housekeeping,
     chores_of_devices,
+    chores_of_media,
     chores_of_receiving,
     chores_of_sending,
     chores_of_time,
@@ -898,7 +899,7 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
         ),
     ]
     federation = build_federation_client(settings, core)
-    receiving = build_use_cases(settings, core, federation).receiving
+    use_cases = build_use_cases(settings, core, federation)
     senders = []
     if settings.federation.enabled:
         senders.append(build_federation_sender(settings, core, federation))
@@ -909,7 +910,8 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
                 *projectors(database, followed_projections(), clock),
                 *senders,
                 Housekeeping(chores, clock),
-                Housekeeping(chores_of_receiving(receiving, clock), clock, name="inbox"),
+                Housekeeping(chores_of_receiving(use_cases.receiving, clock), clock, name="inbox"),
+                Housekeeping(chores_of_media(use_cases.media_care), clock, name="media"),
             ],
             leases=LeaseStore(database),
             notifier=core.notifier,

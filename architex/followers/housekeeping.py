@@ -15,6 +15,7 @@ from architex.storage.one_time_keys import OneTimeKeyStore
 from architex.storage.remote_devices import RemoteDeviceStore
 from architex.storage.to_device import ToDeviceStore
 from architex.storage.transactions import Transactions
+from architex.usecases.media_care import MediaCare
 from architex.usecases.receiving import Receiving
 
 log = logging.getLogger(__name__)
@@ -164,4 +165,15 @@ def chores_of_sending(
         Chore("forget what other servers have", 60.0, forget_delivered),
         Chore("forget what other servers missed long ago", 3600.0, forget_oldest),
         Chore("forget what other servers refused long ago", 3600.0, forget_old),
+    ]
+
+
+def chores_of_media(care: MediaCare) -> list[Chore]:
+    """The chores that media brings; they may take their time."""
+    return [
+        Chore("put right what uploads left behind", 60.0, care.settle_abandoned),
+        Chore("make room for files of other servers", 60.0, care.make_room),
+        Chore("remove media whose time is over", 60.0, care.remove_expired),
+        Chore("remove media that nobody reads", 300.0, care.remove_unread),
+        Chore("remove files that nothing refers to", 3600.0, care.remove_unreferenced),
     ]
