@@ -6,11 +6,18 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#creation
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Final
 
-from architex.domain.errors import Forbidden, InvalidParam, InvalidRoomState, MatrixError
+from architex.domain.errors import (
+    Forbidden,
+    InvalidParam,
+    InvalidRoomState,
+    LimitExceeded,
+    MatrixError,
+)
 from architex.domain.identifiers import (
     RoomAlias,
     RoomId,
@@ -18,6 +25,7 @@ from architex.domain.identifiers import (
     UserId,
     parse_user_id,
 )
+from architex.domain.pdu import Pdu
 from architex.domain.room.aggregate import EventDraft, compose_create_event
 from architex.domain.room_versions import RoomVersionRules, get_room_version
 from architex.gateways.clock import Clock, Randomness
@@ -25,6 +33,8 @@ from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.usecases.directory import Directory
 from architex.usecases.joining import Joining, member_content
 from architex.usecases.requester import Requester
+
+MAX_ROOMS_AT_ONCE: Final = 100
 
 log = logging.getLogger(__name__)
 
@@ -101,24 +111,9 @@ class RoomCreation:
             if self.joining.is_local(user_id):
                 self.joining.invite_permission.check(user_id)
         profile = self.joining.profiles.find_profile(creator) or {}
-        create = compose_create_event(
-            rules,
-            EventDraft(
-                type="m.room.create",
-                sender=creator,
-                content=create_content(rules, creator, request),
-                state_key="",
-            ),
-            self.commits.signer,
-            self.clock.now_ms(),
-            opaque_id=new_opaque_room_id(self.randomness),
-        )
         drafts = list(_drafts(rules, creator, member_content(profile, "join"), request, alias))
-        room_id = create.room_id
 
-        def decide(session: RoomSession) -> RoomId:
-            if session.room.version:  # an earlier try was committed, but its answer was lost
-                return room_id
+        def found(create: Pdu, session: RoomSession) -> None:
             session.append_composed(create)
             for draft in drafts:
                 _append(session, draft)
@@ -127,17 +122,51 @@ class RoomCreation:
                     continue
                 session.append(_state(creator, "m.room.member", content, user_id))
             if alias is not None:
-                session.also(self.directory.claim(alias, room_id, creator))
+                session.also(self.directory.claim(alias, create.room_id, creator))
             if request.visibility == "public":
-                session.also(self.directory.publish(room_id, creator))
-            return room_id
+                session.also(self.directory.publish(create.room_id, creator))
 
+        content = create_content(rules, creator, request)
         with self.directory.naming_taken_alias():
-            self.commits.write_room(RoomCommand(room_id, decide, creates=rules))
+            room_id = self._found_room(rules, creator, content, found)
         for user_id, content in invites:
             if not self.joining.is_local(user_id):
                 self._invite_from_elsewhere(requester, room_id, user_id, content)
         return room_id
+
+    def _found_room(
+        self,
+        rules: RoomVersionRules,
+        creator: UserId,
+        content: Mapping[str, Any],
+        found: Callable[[Pdu, RoomSession], None],
+    ) -> RoomId:
+        """Let a room begin.
+
+        Where the room ID is the hash of the m.room.create event, two rooms that one user makes in
+        the same millisecond would be one: the second is said to be a moment younger.
+        """
+        for moment in range(MAX_ROOMS_AT_ONCE):
+            create = compose_create_event(
+                rules,
+                EventDraft("m.room.create", creator, content, state_key=""),
+                self.commits.signer,
+                self.clock.now_ms() + moment,
+                opaque_id=new_opaque_room_id(self.randomness),
+            )
+            tries = count(1)
+
+            def decide(session: RoomSession, create: Pdu = create, tries: Any = tries) -> bool:
+                is_first_try = next(tries) == 1
+                if session.room.version:
+                    # Later, it is ours: a try was committed, but its answer was lost.
+                    return not is_first_try
+                found(create, session)
+                return True
+
+            if self.commits.write_room(RoomCommand(create.room_id, decide, creates=rules)):
+                return create.room_id
+        raise LimitExceeded("Too many rooms like this at once.", retry_after_ms=1000)
 
     def _invite_from_elsewhere(
         self, requester: Requester, room_id: RoomId, user_id: UserId, content: Mapping[str, Any]
