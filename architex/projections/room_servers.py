@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from architex.domain.identifiers import RoomId, ServerName, UserId, is_server_name
 from architex.projections.base import Execute
-from architex.storage.pool import Database
+from architex.storage.pool import Database, PgConnection
 
 Change: TypeAlias = tuple[int, UserId, int, int]
 """Room number, user, +1 (joined) or -1 (was joined), position."""
@@ -54,6 +54,15 @@ def _by_fact(changes: Iterable[Change]) -> dict[tuple[int, ServerName, int], int
             key = (room_nid, server_name, position)
             counts[key] = counts.get(key, 0) + change
     return counts
+
+
+def has_members(connection: PgConnection, room_nid: int, server_name: ServerName) -> bool:
+    """Whether a server has a joined member in a room, as far as it is written."""
+    row = connection.execute(
+        "SELECT 1 FROM room_servers WHERE room_nid = %s AND server_name = %s AND joined > 0",
+        (room_nid, server_name),
+    ).fetchone()
+    return row is not None
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,12 @@ from architex.domain.errors import (
     DatabaseUnavailable,
     IncompatibleRoomVersion,
     MatrixError,
+    RemoteFailed,
     UnknownRoom,
 )
 from architex.domain.identifiers import EventId, RoomId, UserId
 from architex.domain.pdu import Pdu, StateKey
+from architex.domain.policy_servers import POLICY_TYPE, PolicyServer, needs_recommendation
 from architex.domain.room.aggregate import EventDraft, Room, Signer
 from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
 from architex.domain.room.resets import find_unresolved
@@ -63,6 +65,12 @@ WriteRows: TypeAlias = Callable[[Execute, int], None]
 """Writes rows with `execute`, given their position. May be called again on a retry."""
 
 MAX_BATCH: Final = 128
+MAX_RECOMMENDATIONS: Final = 300
+"""How often a policy server is asked for the events of one decision; upgrades have many."""
+
+_MADE_ANEW: Final = frozenset({"origin_server_ts", "hashes", "signatures", "event_id", "unsigned"})
+"""What differs when the same event is composed again."""
+
 GAP: Final = 2**20
 """Positions left free where events are missing."""
 MAX_NOTIFICATION_BYTES: Final = 7800
@@ -89,6 +97,29 @@ class InlineProjection(Protocol):
         """Write what the facts change."""
 
 
+class PolicyServers(Protocol):
+    """Knows the policy servers of rooms, and asks them.
+
+    Spec: https://spec.matrix.org/v1.19/server-server-api/#policy-servers
+    """
+
+    def find(self, session: RoomSession) -> PolicyServer | None:
+        """The policy server that a room uses; None for none."""
+
+    def sign(self, rules: RoomVersionRules, policy_server: PolicyServer, pdu: Pdu) -> Pdu:
+        """The event, signed by a policy server; raises MatrixError when it does not."""
+
+
+class RecommendationNeeded(MatrixError):
+    """An event of ours needs the signature of the room's policy server; nothing is written yet."""
+
+    def __init__(self, rules: RoomVersionRules, policy_server: PolicyServer, pdu: Pdu) -> None:
+        super().__init__(f"{policy_server.server_name} has not recommended the event.")
+        self.rules = rules
+        self.policy_server = policy_server
+        self.pdu = pdu
+
+
 class StateFinder(Protocol):
     """Looks up entries of current states."""
 
@@ -110,6 +141,7 @@ class RoomCommand(Generic[T]):
             command of the same transaction returns the first one's, and decides nothing.
         creates: for a room that does not exist yet, its version's rules; they also count where a
             room is known by invites only, and nobody knows better.
+        recommended: events that `decide` composed before, which the room's policy server signed.
     """
 
     room_id: RoomId
@@ -117,12 +149,21 @@ class RoomCommand(Generic[T]):
     prefetch: frozenset[StateKey] = frozenset()
     transaction: TransactionKey | None = None
     creates: RoomVersionRules | None = None
+    recommended: tuple[Pdu, ...] = ()
 
 
 class RoomSession:
     """A room under its lock, for the time of one decision."""
 
-    def __init__(self, room: Room, head: RoomHead, now_ms: int, batch: _Batch) -> None:
+    def __init__(
+        self,
+        room: Room,
+        head: RoomHead,
+        now_ms: int,
+        batch: _Batch,
+        recommended: Sequence[Pdu] = (),
+    ) -> None:
+        self._recommended = recommended
         self.room = room
         self.head = head
         self.now_ms = now_ms
@@ -142,14 +183,35 @@ class RoomSession:
         Raises:
             Forbidden: the authorization rules do not allow it.
             BadJson, TooLarge: the event would break the format or a size limit.
+            RecommendationNeeded: by the room's policy server; the queue sees to it.
         """
         needed = self.room.auth_types(draft)
         if draft.state_key is not None:
             needed |= {(draft.type, draft.state_key)}
         self._require([("m.room.create", ""), *needed])
-        pdu = self.compose(draft)
+        pdu = self.recommend(self.compose(draft))
         self.record(self.room.accepted(pdu, self.now_ms, draft.device))
         return pdu
+
+    def recommend(self, pdu: Pdu) -> Pdu:
+        """An event of ours as the room's policy server signed it; as it is, where there is none.
+
+        Raises:
+            RecommendationNeeded: it has not signed it yet. The queue asks it, and decides again.
+        """
+        policy_server = self.policy_server
+        if policy_server is None or not needs_recommendation(pdu):
+            return pdu
+        for recommended in self._recommended:
+            if _is_same_decision(recommended, pdu):
+                return recommended
+        raise RecommendationNeeded(self.room.rules, policy_server, pdu)
+
+    @property
+    def policy_server(self) -> PolicyServer | None:
+        """The server whose signature the events of the room need now; None for none."""
+        policy_servers = self._batch.policy_servers
+        return None if policy_servers is None else policy_servers.find(self)
 
     def compose(self, draft: EventDraft, find_before: FindState | None = None) -> Pdu:
         """The event that `draft` would become, not added; see `Room.compose`."""
@@ -207,6 +269,14 @@ class RoomSession:
         unknown = self.room.unknown(keys)
         if unknown:
             self.room = self._batch.learn(self.room, unknown)
+
+
+def _is_same_decision(earlier: Pdu, pdu: Pdu) -> bool:
+    """Whether an event was composed of the same draft at the same place in the room."""
+    return all(
+        earlier.event.get(key) == pdu.event.get(key)
+        for key in {*earlier.event, *pdu.event} - _MADE_ANEW
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +339,8 @@ class CommitQueue:
         self.now_ms = now_ms
         self.new_opaque_id = new_opaque_id
         self.mapper = FactMapper(event_log.rules_of)
+        # Set by bootstrap: asking them goes over the network.
+        self.policy_servers: PolicyServers | None = None
         self._lanes = [_Lane(self, number) for number in range(lanes)]
 
     def write_room(self, command: RoomCommand[T]) -> T:
@@ -278,11 +350,21 @@ class CommitQueue:
 
         Raises:
             MatrixError: what `decide` raised; UnknownRoom when the room is unknown.
+            RefusedElsewhere, RemoteFailed: the room's policy server does not let an event pass.
             DatabaseUnavailable: the database did not come back in time.
         """
         lane = self._lanes[hash(command.room_id) % len(self._lanes)]
-        result: T = lane.submit(_Pending(command))
-        return result
+        for _ in range(MAX_RECOMMENDATIONS):
+            try:
+                result: T = lane.submit(_Pending(command))
+            except RecommendationNeeded as needed:
+                if self.policy_servers is None:
+                    raise
+                pdu = self.policy_servers.sign(needed.rules, needed.policy_server, needed.pdu)
+                command = replace(command, recommended=(*command.recommended, pdu))
+            else:
+                return result
+        raise RemoteFailed("The room moves on faster than its policy server answers.")
 
     def write_rows(
         self,
@@ -422,6 +504,7 @@ class _Batch:
         self._group = group
         self.signer = commits.signer
         self.new_opaque_id = commits.new_opaque_id
+        self.policy_servers = commits.policy_servers
         self.room_ids = sorted(
             {p.command.room_id for p in group if isinstance(p.command, RoomCommand)}
         )
@@ -519,7 +602,7 @@ class _Batch:
         for pending in self._group:
             command = pending.command
             if isinstance(command, RoomCommand) and command.room_id in self._rooms:
-                wanted.setdefault(command.room_id, set()).update(command.prefetch)
+                wanted.setdefault(command.room_id, {(POLICY_TYPE, "")}).update(command.prefetch)
         unknown = [
             (self._heads[room_id], key)
             for room_id, keys in wanted.items()
@@ -578,7 +661,7 @@ class _Batch:
                 room_version=room.rules.version,
             )
         head = self._head_of_room(command.room_id)
-        return RoomSession(room, head, self._commits.now_ms(), self)
+        return RoomSession(room, head, self._commits.now_ms(), self, command.recommended)
 
     # Writing
 

@@ -34,6 +34,7 @@ _KEPT_TYPES: Final = frozenset(
         "m.room.guest_access",
         "m.room.server_acl",
         "m.room.encryption",
+        "m.room.policy",
     }
 )
 

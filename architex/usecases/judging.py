@@ -16,8 +16,10 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from architex.domain.auth_rules import FindState
+from architex.domain.errors import MatrixError
 from architex.domain.identifiers import EventId, RoomId, ServerName, UserId
 from architex.domain.pdu import Pdu, StateKey
+from architex.domain.policy_servers import PolicyServer, is_recommended, needs_recommendation
 from architex.domain.room.aggregate import (
     DUMMY_EVENT_TYPE,
     MAX_PREV_EVENTS,
@@ -33,6 +35,7 @@ from architex.domain.room.events import (
     StateBefore,
 )
 from architex.domain.room.pdu_checks import Outcome, Verdict, check_authorisation, check_form
+from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import FindEventKey
 from architex.projections.branch_states import BranchStates, KnownEvent
 from architex.projections.member_reads import MemberReads
@@ -61,6 +64,14 @@ _FACT_CLASSES: Final[Mapping[Outcome, type[Fact]]] = {
     Outcome.SOFT_FAILED: PduSoftFailed,
     Outcome.REJECTED: PduRejected,
 }
+
+
+class _Unrecommended(MatrixError):
+    """The room's policy server is to be asked about events before they are judged."""
+
+    def __init__(self, policy_server: PolicyServer) -> None:
+        super().__init__(f"{policy_server.server_name} has not recommended the events.")
+        self.policy_server = policy_server
 
 
 @dataclass(frozen=True)
@@ -99,12 +110,20 @@ class Judging:
         formed = [check_form(rules, room_id, event, find_verify_key) for event in events]
         waiting = [pdu for pdu in formed if isinstance(pdu, Pdu)]
         judged: list[Verdict] = []
+        refused: dict[EventId, str] = {}
         while len(judged) < len(waiting):
             next_ones = waiting[len(judged) : len(judged) + MAX_AT_ONCE]
             prefetch = frozenset().union(*(keys_looked_at(rules, pdu) for pdu in next_ones))
-            verdicts, open_ends = self.commits.write_room(
-                RoomCommand(room_id, partial(self._judge, next_ones, told or {}, also), prefetch)
-            )
+            decide = partial(self._judge, next_ones, told or {}, also, refused)
+            try:
+                verdicts, open_ends = self.commits.write_room(
+                    RoomCommand(room_id, decide, prefetch)
+                )
+            except _Unrecommended as needed:
+                waiting[len(judged) : len(judged) + MAX_AT_ONCE] = self._recommend(
+                    rules, needed.policy_server, next_ones, refused
+                )
+                continue
             judged += verdicts
             while open_ends > MAX_OPEN_ENDS:
                 before, open_ends = open_ends, self.merge_ends(room_id)
@@ -112,6 +131,35 @@ class Judging:
                     break
         in_turn = iter(judged)
         return [next(in_turn) if isinstance(pdu, Pdu) else pdu for pdu in formed]
+
+    def _recommend(
+        self,
+        rules: RoomVersionRules,
+        policy_server: PolicyServer,
+        pdus: Sequence[Pdu],
+        refused: dict[EventId, str],
+    ) -> list[Pdu]:
+        """Events with the signature of the room's policy server, where it gives one.
+
+        Args:
+            refused: is told why it gives none.
+
+        Spec: https://spec.matrix.org/v1.19/server-server-api/#validating-policy-server-signatures
+        """
+        policy_servers = self.commits.policy_servers
+        signed = list(pdus)
+        for place, pdu in enumerate(pdus):
+            if not _lacks_recommendation(rules, policy_server, pdu) or pdu.event_id in refused:
+                continue
+            try:
+                if policy_servers is not None:
+                    signed[place] = policy_servers.sign(rules, policy_server, pdu)
+            except MatrixError as error:
+                refused[pdu.event_id] = (
+                    f"{policy_server.server_name}, the room's policy server, does not"
+                    f" recommend it: {error.message}"
+                )
+        return signed
 
     def merge_ends(self, room_id: RoomId) -> int:
         """Let an event of ours follow up to 20 ends of a room, if anybody here may send one.
@@ -127,15 +175,26 @@ class Judging:
         pdus: Sequence[Pdu],
         told: ToldStates,
         also: AcceptedHook | None,
+        refused: Mapping[EventId, str],
         session: RoomSession,
     ) -> tuple[list[Verdict], int]:
         """Verdicts on as many of the events as can be judged in this transaction; open ends."""
         named = {e for pdu in pdus for e in (pdu.event_id, *pdu.prev_events, *pdu.auth_events)}
-        door = _Door(session, self.branches, named, told)
+        door = _Door(session, self.branches, named, told, refused)
         verdicts: list[Verdict] = []
         for pdu in pdus:
             if verdicts and len(session.room.extremities) > MAX_PREV_EVENTS:
                 break  # merge some ends first
+            policy_server = session.policy_server
+            if (
+                policy_server is not None
+                and _lacks_recommendation(session.room.rules, policy_server, pdu)
+                and pdu.event_id not in refused
+                and not door.is_judged(pdu)
+            ):
+                if verdicts:
+                    break
+                raise _Unrecommended(policy_server)
             verdict = door.judge(pdu)
             if verdict is None:  # it stands beside an event that has no position yet
                 break
@@ -164,6 +223,10 @@ class Judging:
         return next((user_id for user_id in members if levels.of_user(user_id) >= needed), None)
 
 
+def _lacks_recommendation(rules: RoomVersionRules, policy_server: PolicyServer, pdu: Pdu) -> bool:
+    return needs_recommendation(pdu) and not is_recommended(rules, policy_server, pdu.event)
+
+
 class _Door:
     """The checks on events of one room, within one decision."""
 
@@ -173,8 +236,11 @@ class _Door:
         branches: BranchStates,
         named: Collection[EventId],
         told: ToldStates = MappingProxyType({}),
+        refused: Mapping[EventId, str] = MappingProxyType({}),
     ) -> None:
         self._told = told
+        # Event ID → why the room's policy server does not recommend it.
+        self._refused = refused
         self._session = session
         self._branches = branches
         self._rules = session.room.rules
@@ -192,10 +258,15 @@ class _Door:
         # Judged here, and so without a position: the event, and whether it was rejected.
         self._fresh: dict[EventId, tuple[Pdu, bool]] = {}
 
+    def is_judged(self, pdu: Pdu) -> bool:
+        """Whether an event has its verdict already."""
+        known = self._known.get(pdu.event_id)
+        return pdu.event_id in self._fresh or (known is not None and known.is_placed)
+
     def judge(self, pdu: Pdu) -> Verdict | None:
         """The verdict on an event, recorded; None when it must wait for the next transaction."""
         known = self._known.get(pdu.event_id)
-        if pdu.event_id in self._fresh or (known is not None and known.is_placed):
+        if self.is_judged(pdu):
             return Verdict(Outcome.KNOWN, pdu)
         if pdu.type == "m.room.create":
             return Verdict(Outcome.DROPPED, reason="The room has its m.room.create event.")
@@ -233,6 +304,8 @@ class _Door:
             before = self._told_before(pdu) if is_told else self._state_before(pdu.prev_events)
         find_before = self._find_before(pdu, before)
         verdict = self._check(pdu, find_before)
+        if verdict.outcome is Outcome.ACCEPTED and pdu.event_id in self._refused:
+            verdict = Verdict(Outcome.SOFT_FAILED, pdu, self._refused[pdu.event_id])
         replaced = None
         if pdu.state_key is not None and verdict.outcome is Outcome.ACCEPTED:
             replaced = find_before(pdu.type, pdu.state_key)

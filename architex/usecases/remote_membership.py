@@ -456,7 +456,7 @@ class RemoteMembership:
                 session.head.room_nid,
                 [("m.room.member", draft.sender)],
             )
-            return session.compose(draft), stripped
+            return session.recommend(session.compose(draft)), stripped
 
         invite, stripped = self.commits.write_room(RoomCommand(room_id, decide))
         rules = self.commits.event_log.rules_of(room_id)
