@@ -66,9 +66,12 @@ class PartsReader:
             if len(self._held) > MAX_HEADER_BYTES:
                 raise self._broken("A part has too many headers.")
             self._more()
-        head, self._held = self._held.split(b"\r\n\r\n", 1)
-        # An empty part may be nothing but the delimiter after its headers.
-        self._held = b"\r\n" + self._held if self._held.startswith(b"--") else self._held
+        head, rest = self._held.split(b"\r\n\r\n", 1)
+        # The line break after the headers may be the one before the delimiter: an empty part.
+        self._held = b"\r\n" + rest
+        self._need(len(self._delimiter))
+        if not self._held.startswith(self._delimiter):
+            self._held = self._held[2:]
         self._is_inside = True
         text = head.partition(b"\r\n")[2].decode("utf-8", "replace")
         return email.parser.HeaderParser(policy=email.policy.compat32).parsestr(text)
