@@ -6,9 +6,10 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from architex import __version__
 from architex.api.app import create_app
@@ -39,13 +40,16 @@ from architex.followers.metrics_exporter import DatabaseCollector, serve_metrics
 from architex.followers.projector import projectors
 from architex.followers.runner import run_all
 from architex.followers.workers import Workers
+from architex.gateways.captcha import Recaptcha
 from architex.gateways.clock import Clock, Randomness, SystemClock, SystemRandomness
+from architex.gateways.email import SmtpMailer
 from architex.gateways.federation_client import (
     FederationClient,
     NoFederation,
     SignedFederationClient,
 )
 from architex.gateways.http import Blocklist, OutboundHttp
+from architex.gateways.identity_server import HttpIdentityServerClient
 from architex.gateways.media_files import LocalMediaFiles
 from architex.gateways.name_lookup import SystemNames
 from architex.gateways.off_loop import OffLoop
@@ -89,6 +93,7 @@ from architex.storage.destinations import Destinations
 from architex.storage.device_keys import DeviceKeyStore
 from architex.storage.device_lists import DeviceListStore
 from architex.storage.devices import DeviceStore
+from architex.storage.email_validations import EmailValidationStore
 from architex.storage.event_log import EventLog
 from architex.storage.expiries import Expiries
 from architex.storage.figures import FIGURES, read_figures, read_lags
@@ -118,10 +123,12 @@ from architex.storage.room_aliases import RoomAliasStore
 from architex.storage.server_keys import ServerKeyStore
 from architex.storage.to_device import ToDeviceStore
 from architex.storage.transactions import Transactions
+from architex.storage.user_addresses import UserAddressStore
 from architex.storage.waiting_pdus import WaitingPdus
 from architex.usecases.account_data import AccountData
 from architex.usecases.account_moderation import AccountModeration
 from architex.usecases.accounts import Accounts
+from architex.usecases.address_invites import AddressInvites
 from architex.usecases.backfilling import Backfilling
 from architex.usecases.backfilling_history import BackfillingHistory
 from architex.usecases.catalogue import UseCases
@@ -134,6 +141,7 @@ from architex.usecases.directory import (
     PublicRooms,
 )
 from architex.usecases.doors import Doors
+from architex.usecases.email_validation import EmailValidations
 from architex.usecases.encryption_keys import EncryptionKeys
 from architex.usecases.entering import Entering
 from architex.usecases.event_rendering import EventRendering
@@ -142,8 +150,9 @@ from architex.usecases.fetching_events import FetchingEvents
 from architex.usecases.filters import Filters
 from architex.usecases.finding_by_time import FindingByTime
 from architex.usecases.guest_access import GuestAccess
+from architex.usecases.identity_servers import IdentityServers
 from architex.usecases.importing import Importing
-from architex.usecases.interactive_auth import InteractiveAuth
+from architex.usecases.interactive_auth import RECAPTCHA, TERMS, InteractiveAuth, OutsideStages
 from architex.usecases.invite_permission import InvitePermission
 from architex.usecases.joining import Joining
 from architex.usecases.judging import Judging
@@ -192,6 +201,7 @@ from architex.usecases.sessions import Sessions
 from architex.usecases.spaces import RemoteSpaces, Spaces
 from architex.usecases.sync_rooms import SyncRooms
 from architex.usecases.syncing import Syncing
+from architex.usecases.third_party_identifiers import ThirdPartyIdentifiers
 from architex.usecases.third_party_invites import ThirdPartyInvites
 from architex.usecases.thumbnails import Thumbnails
 from architex.usecases.timed_cache import TimedCache
@@ -442,13 +452,30 @@ def build_use_cases(
     rate_limits = RateLimits(clock, _limits(settings), enabled=settings.rate_limits.enabled)
     media = build_media(settings, core, federation, rate_limits)
     passwords = Argon2Passwords(weak=settings.registration.weak_password_hashing)
-    password_check = PasswordCheck(settings.server_name, accounts, passwords, rate_limits)
+    addresses = UserAddressStore(database)
+    password_check = PasswordCheck(
+        settings.server_name, accounts, passwords, rate_limits, addresses
+    )
+    outbound = _outbound_http(settings, clock)
+    emails = build_emails(settings, core, rate_limits)
+    identity_servers = IdentityServers(
+        HttpIdentityServerClient(outbound, settings.server_name, core.signing_key),
+        [name.lower() for name in settings.identity.trusted_servers],
+    )
     device_lists = build_device_lists(core)
     device_keys = DeviceKeyStore(database)
     remote_keys = build_remote_keys(settings, core, federation)
     sessions = Sessions(AccessTokenStore(database), devices, device_lists, clock, chance)
     interactive_auth = InteractiveAuth(
-        InteractiveAuthSessionStore(database), password_check, tokens, clock, chance
+        InteractiveAuthSessionStore(database),
+        password_check,
+        tokens,
+        clock,
+        chance,
+        _outside_stages(settings, outbound, emails, addresses),
+    )
+    third_party_identifiers = ThirdPartyIdentifiers(
+        addresses, emails, interactive_auth, identity_servers, rate_limits
     )
     login_tokens = LoginTokens(
         LoginTokenStore(database), interactive_auth, rate_limits, clock, chance
@@ -512,6 +539,18 @@ def build_use_cases(
         randomness=chance,
     )
     invite_permission = InvitePermission(AccountDataStore(database))
+    third_party_invites = ThirdPartyInvites(
+        commits=commits,
+        inviter=remote_membership,
+        client=federation,
+        identity=identity_servers.client,
+        room_servers=room_servers,
+        acls=server_acls,
+        profiles=profile_store,
+        invite_permission=invite_permission,
+        rate_limits=rate_limits,
+        clock=clock,
+    )
     joining = Joining(
         commits=commits,
         event_log=core.event_log,
@@ -522,9 +561,12 @@ def build_use_cases(
         room_servers=room_servers,
         restricted=restricted_joins,
         remote=remote_membership,
+        third_party_invites=third_party_invites,
         invite_permission=invite_permission,
         server_name=settings.server_name,
     )
+
+    address_invites = AddressInvites(commits, joining, identity_servers)
 
     typing = Typing(database, commits, clock, call_later)
     receipts = Receipts(database, rendering.event_reads, commits, clock)
@@ -575,7 +617,11 @@ def build_use_cases(
             passwords=passwords,
             clock=clock,
             leave_all_rooms=leave_all_rooms,
+            unpublish=third_party_identifiers.unbind_all,
+            emails=emails.is_possible,
         ),
+        address_invites=address_invites,
+        emails=emails,
         cross_signing=CrossSigning(
             device_keys, device_lists, remote_keys, interactive_auth, clock
         ),
@@ -645,6 +691,10 @@ def build_use_cases(
                 guests=settings.registration.guests,
                 tokens_required=settings.registration.tokens_required,
                 shared_secret=settings.registration.shared_secret,
+                emails=emails.is_possible,
+                email_required=settings.registration.email_required,
+                captcha=None if settings.recaptcha is None else settings.recaptcha.required,
+                terms=settings.terms is not None,
             ),
             accounts=accounts,
             registration_tokens=tokens,
@@ -658,6 +708,7 @@ def build_use_cases(
         room_creation=RoomCreation(
             commits=commits,
             joining=joining,
+            address_invites=address_invites,
             directory=directory,
             clock=clock,
             randomness=chance,
@@ -737,18 +788,73 @@ def build_use_cases(
             settings.turn.guests,
         ),
         typing=typing,
-        third_party_invites=ThirdPartyInvites(
-            commits=commits,
-            inviter=remote_membership,
-            client=federation,
-            room_servers=room_servers,
-            acls=server_acls,
-            profiles=profile_store,
-            rate_limits=rate_limits,
-            clock=clock,
-        ),
+        third_party_identifiers=third_party_identifiers,
+        third_party_invites=third_party_invites,
         user_directory=UserDirectory(directory_reads),
         whois=Whois(accounts, devices),
+    )
+
+
+def _outbound_http(settings: Settings, clock: Clock) -> OutboundHttp:
+    """The HTTP client for whatever is no homeserver."""
+    return OutboundHttp(
+        SystemNames(),
+        clock,
+        blocked_networks=settings.outbound.ip_blocklist,
+        ca_file=settings.outbound.ca_file,
+        user_agent=f"Architex/{__version__}",
+    )
+
+
+def build_emails(settings: Settings, core: Core, rate_limits: RateLimits) -> EmailValidations:
+    """What sends mails and knows whose links were followed."""
+    given = settings.email
+    mailer = None
+    if given is not None:
+        mailer = SmtpMailer(
+            core.clock,
+            core.randomness,
+            host=given.smtp_host,
+            port=given.smtp_port,
+            tls=given.smtp_tls,
+            sender=given.sender,
+            user=given.smtp_user,
+            password=given.smtp_password,
+        )
+    return EmailValidations(
+        EmailValidationStore(core.database),
+        UserAddressStore(core.database),
+        mailer,
+        rate_limits,
+        core.clock,
+        core.randomness,
+        settings.server_name,
+        settings.public_base_url,
+        () if given is None else given.next_link_hosts,
+        settings.registration.enabled,
+    )
+
+
+def _outside_stages(
+    settings: Settings,
+    outbound: OutboundHttp,
+    emails: EmailValidations,
+    addresses: UserAddressStore,
+) -> OutsideStages:
+    """The stages of interactive authentication that others have a part in."""
+    captcha: Recaptcha | None = None
+    params: dict[str, Mapping[str, Any]] = {}
+    if (given := settings.recaptcha) is not None:
+        captcha = Recaptcha(outbound, given.siteverify_url, given.private_key)
+        params[RECAPTCHA] = {"public_key": given.public_key}
+    if (terms := settings.terms) is not None:
+        document = {"version": terms.version, "en": {"name": terms.name, "url": terms.url}}
+        params[TERMS] = {"policies": {"terms_of_service": document}}
+    return OutsideStages(
+        emails=emails if emails.is_possible else None,
+        addresses=addresses,
+        captcha=captcha,
+        params=params,
     )
 
 
@@ -781,6 +887,10 @@ def _limits(settings: Settings) -> dict[str, RateLimit]:
         "media": RateLimit(limits.media.per_second, limits.media.burst),
         "remote_media": RateLimit(limits.remote_media.per_second, limits.remote_media.burst),
         "remote_lookups": RateLimit(limits.remote_lookups.per_second, limits.remote_lookups.burst),
+        "mails": RateLimit(limits.mails.per_second, limits.mails.burst),
+        "identity_servers": RateLimit(
+            limits.identity_servers.per_second, limits.identity_servers.burst
+        ),
         "federation_states": RateLimit(
             limits.federation_states.per_second, limits.federation_states.burst
         ),

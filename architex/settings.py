@@ -172,6 +172,9 @@ class RegistrationSettings:
     tokens_required: bool = _key(
         "a new account needs a registration token (m.login.registration_token)", False
     )
+    email_required: bool = _key(
+        "a new account needs an e-mail address that is confirmed; see [email]", False
+    )
     shared_secret: str | None = _key(
         "who knows it can make accounts through /_synapse/admin/v1/register", None, is_secret=True
     )
@@ -201,6 +204,13 @@ class RateLimitSettings:
     )
     logins: RateLimit = _key(
         "attempts to log in, per address and per account", RateLimit(per_second=0.2, burst=10)
+    )
+    mails: RateLimit = _key(
+        "mails sent at somebody's wish, per address of a client and per e-mail address",
+        RateLimit(per_second=0.01, burst=10),
+    )
+    identity_servers: RateLimit = _key(
+        "requests to identity servers, per user", RateLimit(per_second=0.1, burst=20)
     )
     media: RateLimit = _key("uploads, per user", RateLimit(per_second=1, burst=50))
     remote_media: RateLimit = _key(
@@ -329,6 +339,11 @@ class EmailSettings:
     smtp_user: str | None = _key("login there, if it needs one", None)
     smtp_password: str | None = _key("password there", None, is_secret=True)
     sender: str = _key("address that our mails come from", name="from")
+    next_link_hosts: tuple[str, ...] = _key(
+        "hosts that clients may send a browser on to after a mail's link; others are shown with a "
+        'link instead. "*" is any',
+        (),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +356,15 @@ class RecaptchaSettings:
     siteverify_url: str = _key(
         "where answers are verified", "https://www.google.com/recaptcha/api/siteverify"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermsSettings:
+    """A document that people agree to when they make an account."""
+
+    url: str = _key("where it is")
+    name: str = _key("what it is called", "Terms and Conditions")
+    version: str = _key("which version of it this is", "1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,6 +441,7 @@ class Settings:
     well_known: WellKnownSettings = _key("", WellKnownSettings())
     email: EmailSettings | None = _key("", None)
     recaptcha: RecaptchaSettings | None = _key("", None)
+    terms: TermsSettings | None = _key("", None)
     cas: CasSettings | None = _key("", None)
 
     @property
@@ -528,6 +553,8 @@ def _completed(settings: Settings, table: Mapping[str, Any], base: Path) -> Sett
     except InvalidParam as error:
         raise _wrong("server_name", error.message) from error
     _check_federation(settings.federation)
+    if settings.registration.email_required and settings.email is None:
+        raise _wrong("registration.email_required", "needs an [email] section")
     return dataclasses.replace(settings, **changes)
 
 

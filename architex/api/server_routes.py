@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from architex.api.client.discovery import VersionsResource
 from architex.api.client.media_routes import old_media_routes
+from architex.api.email_confirmation import EmailConfirmationResource
 from architex.api.federation.openid import UserInfoResource
 from architex.api.routing import Route
 from architex.api.synapse_registration import SharedSecretRegistrationResource
@@ -14,6 +15,7 @@ from architex.api.well_known import (
     WellKnownSupportResource,
 )
 from architex.usecases.catalogue import UseCases
+from architex.usecases.email_validation import CONFIRM_PATH
 
 
 def server_routes(use_cases: UseCases, well_known: WellKnown) -> list[Route]:
@@ -24,6 +26,7 @@ def server_routes(use_cases: UseCases, well_known: WellKnown) -> list[Route]:
         Route("/.well-known/matrix/server", WellKnownServerResource(well_known)),
         Route("/.well-known/matrix/support", WellKnownSupportResource(well_known)),
         *old_media_routes(use_cases),
+        Route(CONFIRM_PATH, EmailConfirmationResource(use_cases.emails)),
         Route("/_matrix/federation/v1/openid/userinfo", UserInfoResource(use_cases.openid)),
         Route(
             "/_synapse/admin/v1/register",

@@ -9,6 +9,7 @@ import psycopg
 
 from architex.domain.identifiers import UserId
 from architex.storage.pool import Database, PgConnection
+from architex.storage.user_addresses import UserAddress, insert_address
 
 _COLUMNS = (
     "user_id, password_hash, created_ts, is_admin, is_guest, locked, suspended, deactivated_ts,"
@@ -47,16 +48,23 @@ class AccountStore:
         self._database = database
 
     def create_account(
-        self, account: Account, *, registration_token: str | None = None, now_ms: int
+        self,
+        account: Account,
+        *,
+        registration_token: str | None = None,
+        address: UserAddress | None = None,
+        now_ms: int,
     ) -> bool:
         """Add a user; False when the user ID is taken (by a constraint, so never twice).
 
         Args:
             registration_token: a token whose uses this counts; the account is not created
                 when it is no longer valid.
+            address: an e-mail address of the user's.
 
         Raises:
             LookupError: the registration token is not valid (any more).
+            AddressTaken: the address is another user's.
         """
         try:
             with self._database.transaction() as connection:
@@ -74,6 +82,8 @@ class AccountStore:
                         account.appservice_id,
                     ),
                 )
+                if address is not None:
+                    insert_address(connection, account.user_id, address)
         except psycopg.errors.UniqueViolation:
             return False
         return True
@@ -112,13 +122,22 @@ class AccountStore:
             (new, user_id, old),
         )
 
-    def upgrade_guest(self, user_id: UserId, password_hash: str | None) -> bool:
-        """Make a guest an ordinary user; False when the user is no guest (any more)."""
-        changed = self._database.execute(
-            "UPDATE users SET is_guest = false, password_hash = %s"
-            " WHERE user_id = %s AND is_guest AND deactivated_ts IS NULL",
-            (password_hash, user_id),
-        )
+    def upgrade_guest(
+        self, user_id: UserId, password_hash: str | None, address: UserAddress | None = None
+    ) -> bool:
+        """Make a guest an ordinary user; False when the user is no guest (any more).
+
+        Raises:
+            AddressTaken: the address is another user's.
+        """
+        with self._database.transaction() as connection:
+            changed = connection.execute(
+                "UPDATE users SET is_guest = false, password_hash = %s"
+                " WHERE user_id = %s AND is_guest AND deactivated_ts IS NULL",
+                (password_hash, user_id),
+            ).rowcount
+            if changed == 1 and address is not None:
+                insert_address(connection, user_id, address)
         return changed == 1
 
     def set_admin(self, user_id: UserId, is_admin: bool) -> bool:
@@ -143,7 +162,8 @@ class AccountStore:
         return changed == 1
 
     def deactivate(self, user_id: UserId, now_ms: int, *, erase: bool) -> bool:
-        """End an account: password, devices, tokens and profile go, the user ID stays taken.
+        """End an account: password, devices, tokens, profile and e-mail addresses go, the user ID
+        stays taken.
 
         With `erase` the account data and filters go too. False when there is no such user; again
         is allowed (a later request may ask for erasure).
@@ -157,6 +177,7 @@ class AccountStore:
             ).rowcount
             connection.execute("DELETE FROM devices WHERE user_id = %s", (user_id,))
             connection.execute("DELETE FROM profiles WHERE user_id = %s", (user_id,))
+            connection.execute("DELETE FROM user_addresses WHERE user_id = %s", (user_id,))
             if erase:
                 connection.execute("DELETE FROM account_data WHERE user_id = %s", (user_id,))
                 connection.execute("DELETE FROM filters WHERE user_id = %s", (user_id,))

@@ -24,6 +24,9 @@ class InteractiveAuthSession:
         completed: the stages completed so far, in their order.
         registration_token: the one that completed m.login.registration_token.
         outcome: of a finished operation, for a client that asks again.
+        proven_user_id: whom a stage has shown to be at work.
+        email: the address that m.login.email.identity has shown to be theirs, canonical.
+        email_validated_ts: when that was shown, in milliseconds since 1970.
         expires_ts: milliseconds since 1970.
     """
 
@@ -36,6 +39,9 @@ class InteractiveAuthSession:
     registration_token: str | None
     outcome: str | None
     expires_ts: int
+    proven_user_id: UserId | None = None
+    email: str | None = None
+    email_validated_ts: int | None = None
 
 
 class InteractiveAuthSessionStore:
@@ -71,7 +77,8 @@ class InteractiveAuthSessionStore:
         """The session; None when it is unknown or expired."""
         row = self._database.fetch_one(
             "SELECT session_id, operation, user_id, request, flows, completed,"
-            " registration_token, outcome, expires_ts FROM interactive_auth_sessions"
+            " registration_token, outcome, expires_ts, proven_user_id, email,"
+            " email_validated_ts FROM interactive_auth_sessions"
             " WHERE session_id = %s AND expires_ts > %s",
             (session_id, now_ms),
         )
@@ -87,17 +94,37 @@ class InteractiveAuthSessionStore:
             registration_token=row[6],
             outcome=row[7],
             expires_ts=row[8],
+            proven_user_id=row[9],
+            email=row[10],
+            email_validated_ts=row[11],
         )
 
     def add_completed(
-        self, session_id: str, stage: str, *, registration_token: str | None = None
+        self,
+        session_id: str,
+        stage: str,
+        *,
+        registration_token: str | None = None,
+        proven_user_id: UserId | None = None,
+        email: str | None = None,
+        email_validated_ts: int | None = None,
     ) -> None:
-        """Note a completed stage, once."""
+        """Note a completed stage, once, and what it has shown."""
         self._database.execute(
             "UPDATE interactive_auth_sessions SET completed = array_append(completed, %(stage)s),"
-            " registration_token = coalesce(%(token)s, registration_token)"
+            " registration_token = coalesce(%(token)s, registration_token),"
+            " proven_user_id = coalesce(%(user_id)s, proven_user_id),"
+            " email = coalesce(%(email)s, email),"
+            " email_validated_ts = coalesce(%(validated_ts)s, email_validated_ts)"
             " WHERE session_id = %(session_id)s AND NOT (%(stage)s = ANY(completed))",
-            {"stage": stage, "token": registration_token, "session_id": session_id},
+            {
+                "stage": stage,
+                "token": registration_token,
+                "user_id": proven_user_id,
+                "email": email,
+                "validated_ts": email_validated_ts,
+                "session_id": session_id,
+            },
         )
 
     def set_outcome(self, session_id: str, outcome: str) -> None:

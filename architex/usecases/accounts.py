@@ -15,6 +15,8 @@ from architex.gateways.clock import Clock
 from architex.gateways.passwords import Hash, Passwords
 from architex.storage.accounts import Account, AccountStore
 from architex.usecases.interactive_auth import (
+    CHANGE_PASSWORD,
+    EMAIL,
     PASSWORD,
     Authenticated,
     InteractiveAuth,
@@ -33,6 +35,9 @@ class Accounts:
 
     Attributes:
         leave_all_rooms: takes a user out of every room; for deactivation.
+        unpublish: has identity servers (the named one, or all that are known) forget a user's
+            addresses; tells whether they did. For deactivation.
+        emails: whether an e-mail address is good for a new password.
     """
 
     accounts: AccountStore
@@ -41,6 +46,8 @@ class Accounts:
     passwords: Passwords
     clock: Clock
     leave_all_rooms: Callable[[UserId], None]
+    unpublish: Callable[[UserId, str | None], bool] = lambda user_id, server: True
+    emails: bool = False
 
     def change_password(
         self, requester: Requester | None, request: Mapping[str, Any], auth: Any
@@ -64,8 +71,8 @@ class Accounts:
             check_password_strength(new_password)
         authenticated = self.interactive_auth.authenticate(
             Operation(
-                name="POST /account/password",
-                flows=_PASSWORD_FLOWS,
+                name=CHANGE_PASSWORD,
+                flows=(*_PASSWORD_FLOWS, (EMAIL,)) if self.emails else _PASSWORD_FLOWS,
                 user_id=_user_of(requester),
                 request=request,
                 secrets={
@@ -94,11 +101,14 @@ class Accounts:
 
     def deactivate(
         self, requester: Requester | None, request: Mapping[str, Any], auth: Any
-    ) -> None:
+    ) -> bool:
         """Deactivate an account for good, once the user has been authenticated.
 
         Args:
-            request: `erase` (default false).
+            request: `erase` (default false), and `id_server`: an identity server that shall
+                forget the user's addresses.
+
+        Returns whether all identity servers that tell the user's addresses forget them.
 
         Raises:
             AuthenticationRequired: stages are still to be completed.
@@ -117,21 +127,36 @@ class Accounts:
         )
         user_id = _whose(authenticated)
         self.interactive_auth.end(authenticated)
-        self.deactivate_user(user_id, erase=bool(authenticated.request.get("erase")))
+        return self.deactivate_user(
+            user_id,
+            erase=bool(authenticated.request.get("erase")),
+            identity_server=authenticated.request.get("id_server"),
+        )
 
     # For the operator
 
-    def deactivate_user(self, user_id: UserId, *, erase: bool = False) -> None:
+    def deactivate_user(
+        self, user_id: UserId, *, erase: bool = False, identity_server: str | None = None
+    ) -> bool:
         """End an account: no more logging in, out of all rooms; the user ID stays taken.
+
+        Args:
+            identity_server: one that shall forget the user's addresses; by default all that
+                were told them through this server.
+
+        Returns whether they forget them.
 
         Raises:
             NotFound: there is no such user.
         """
+        # While the addresses are known.
+        is_unpublished = self.unpublish(user_id, identity_server)
         # While the devices are there, so that others are told that they go.
         self.sessions.log_out_everywhere(user_id)
         if not self.accounts.deactivate(user_id, self.clock.now_ms(), erase=erase):
             raise NotFound(f"There is no user {user_id}.")
         self.leave_all_rooms(user_id)
+        return is_unpublished
 
     def set_password(self, user_id: UserId, password: str, *, log_out: bool = True) -> None:
         """Give a user a new password.

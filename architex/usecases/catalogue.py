@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from architex.usecases.account_data import AccountData
 from architex.usecases.account_moderation import AccountModeration
 from architex.usecases.accounts import Accounts
+from architex.usecases.address_invites import AddressInvites
 from architex.usecases.cross_signing import CrossSigning
 from architex.usecases.devices import Devices
 from architex.usecases.directory import Directory, PublicRooms
+from architex.usecases.email_validation import EmailValidations
 from architex.usecases.encryption_keys import EncryptionKeys
 from architex.usecases.filters import Filters
 from architex.usecases.finding_by_time import FindingByTime
@@ -48,6 +50,7 @@ from architex.usecases.serving_history import ServingHistory
 from architex.usecases.sessions import Sessions
 from architex.usecases.spaces import Spaces
 from architex.usecases.syncing import Syncing
+from architex.usecases.third_party_identifiers import ThirdPartyIdentifiers
 from architex.usecases.third_party_invites import ThirdPartyInvites
 from architex.usecases.thumbnails import Thumbnails
 from architex.usecases.to_device import ToDevice
@@ -64,9 +67,11 @@ class UseCases:
     account_data: AccountData
     account_moderation: AccountModeration
     accounts: Accounts
+    address_invites: AddressInvites
     cross_signing: CrossSigning
     devices: Devices
     directory: Directory
+    emails: EmailValidations
     encryption_keys: EncryptionKeys
     filters: Filters
     finding_by_time: FindingByTime
@@ -110,6 +115,7 @@ class UseCases:
     thumbnails: Thumbnails
     to_device: ToDevice
     turn_servers: TurnServers
+    third_party_identifiers: ThirdPartyIdentifiers
     third_party_invites: ThirdPartyInvites
     typing: Typing
     whois: Whois

@@ -5,23 +5,45 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authenti
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
-from architex.domain.errors import BadJson, Forbidden, NotFound
+from architex.domain import third_party
+from architex.domain.errors import BadJson, Forbidden, NotFound, ThirdPartyAuthFailed
 from architex.domain.identifiers import UserId
+from architex.domain.third_party import ThirdPartyAddress
+from architex.gateways.captcha import CaptchaVerifier
 from architex.gateways.clock import Clock, Randomness
+from architex.gateways.errors import RemoteError
 from architex.storage.interactive_auth_sessions import (
     InteractiveAuthSession,
     InteractiveAuthSessionStore,
 )
 from architex.storage.registration_tokens import RegistrationTokenStore
+from architex.storage.user_addresses import UserAddress, UserAddressStore
+from architex.usecases import email_validation
+from architex.usecases.email_validation import EmailValidations
 from architex.usecases.password_check import PasswordCheck, user_in_identifier
+
+log = logging.getLogger(__name__)
 
 DUMMY: Final = "m.login.dummy"
 PASSWORD: Final = "m.login.password"  # noqa: S105 - the name of a stage
 REGISTRATION_TOKEN: Final = "m.login.registration_token"  # noqa: S105 - the name of a stage
+EMAIL: Final = "m.login.email.identity"
+RECAPTCHA: Final = "m.login.recaptcha"
+TERMS: Final = "m.login.terms"
+
+REGISTER: Final = "POST /register"
+CHANGE_PASSWORD: Final = "POST /account/password"  # noqa: S105 - the name of an operation
+
+#: What the proof of an e-mail address must be for, by operation.
+_EMAIL_PURPOSES: Final[Mapping[str, str]] = {
+    REGISTER: email_validation.REGISTER,
+    CHANGE_PASSWORD: email_validation.PASSWORD,
+}
 
 Flows: TypeAlias = Sequence[Sequence[str]]
 """Stages to complete, in their order; one of the flows is enough."""
@@ -42,6 +64,7 @@ class Operation:
         secrets: what to keep instead of the request's secret fields: field → (name, value) of a
             substitute that gives nothing away; called only when the request must be kept.
         may_change: whether the requests of a session may differ in more than their secrets.
+        optional: stages that no flow needs, and that may be completed at any time all the same.
     """
 
     name: str
@@ -50,6 +73,7 @@ class Operation:
     request: Mapping[str, Any]
     secrets: Mapping[str, Callable[[Any], tuple[str, Any]]]
     may_change: bool = False
+    optional: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +85,7 @@ class Authenticated:
         user_id: who was authenticated; None for nobody in particular.
         session_id: None when everything happened in one request.
         registration_token: the one to be spent.
+        email: the address that was shown to be theirs; the proof is used up.
         outcome: the operation went ahead before, and led to this.
     """
 
@@ -69,6 +94,7 @@ class Authenticated:
     session_id: str | None = None
     registration_token: str | None = None
     outcome: str | None = None
+    email: UserAddress | None = None
 
 
 class AuthenticationRequired(Exception):
@@ -94,6 +120,31 @@ class _Proof:
 
     user_id: UserId | None = None
     registration_token: str | None = None
+    email: UserAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Who attempts a stage, and for what."""
+
+    operation: str
+    user_id: UserId | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideStages:
+    """What the stages need that others have a part in.
+
+    Attributes:
+        emails: None when this server sends no mails.
+        captcha: None when there is no captcha.
+        params: of stages, as clients are told them: stage → object.
+    """
+
+    emails: EmailValidations | None = None
+    addresses: UserAddressStore | None = None
+    captcha: CaptchaVerifier | None = None
+    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class InteractiveAuth:
@@ -106,16 +157,21 @@ class InteractiveAuth:
         registration_tokens: RegistrationTokenStore,
         clock: Clock,
         randomness: Randomness,
+        outside: OutsideStages | None = None,
     ) -> None:
         self._sessions = sessions
+        self._outside = outside or OutsideStages()
         self._password_check = password_check
         self._registration_tokens = registration_tokens
         self._clock = clock
         self._randomness = randomness
-        self._stages: Mapping[str, Callable[[Mapping[str, Any], UserId | None], _Proof]] = {
-            DUMMY: self._complete_dummy,
+        self._stages: Mapping[str, Callable[[Mapping[str, Any], _Asking], _Proof]] = {
+            DUMMY: self._complete_at_once,
+            TERMS: self._complete_at_once,
             PASSWORD: self._complete_password,
             REGISTRATION_TOKEN: self._complete_registration_token,
+            EMAIL: self._complete_email,
+            RECAPTCHA: self._complete_recaptcha,
         }
 
     def authenticate(self, operation: Operation, auth: Any) -> Authenticated:
@@ -169,12 +225,9 @@ class InteractiveAuth:
         session = self._session_with(session_id, stage)
         if stage in session.completed:
             return
-        proof = self._complete(
-            stage, tuple(session.completed), fields, session.flows, session.user_id
-        )
-        self._sessions.add_completed(
-            session_id, stage, registration_token=proof.registration_token
-        )
+        asking = _Asking(session.operation, session.user_id)
+        proof = self._complete(stage, tuple(session.completed), fields, session.flows, asking)
+        self._remember(session_id, stage, proof)
 
     def finish(self, authenticated: Authenticated, outcome: str) -> None:
         """Remember what an operation led to, for a client that did not get the answer."""
@@ -217,9 +270,9 @@ class InteractiveAuth:
             )
         if session.operation != operation.name or session.user_id != operation.user_id:
             raise Forbidden("This authentication session was begun for something else.")
-        for field, value in operation.request.items():
-            kept = field in session.request and not operation.may_change
-            if kept and session.request[field] != value:
+        for name, value in operation.request.items():
+            kept = name in session.request and not operation.may_change
+            if kept and session.request[name] != value:
                 raise Forbidden("The request has changed since its authentication began.")
         return session
 
@@ -235,13 +288,18 @@ class InteractiveAuth:
         # A completed stage is not tried again: what counts is what is completed.
         if stage is not None and stage not in completed:
             try:
-                proof = self._complete(stage, completed, auth, operation.flows, operation.user_id)
+                asking = _Asking(operation.name, operation.user_id)
+                if stage in operation.optional:
+                    proof = self._stages[stage](auth, asking)
+                else:
+                    needed = _without(completed, operation.optional)
+                    proof = self._complete(stage, needed, auth, operation.flows, asking)
             except StageFailed as failure:
                 session = session or self._new_session(operation)
                 raise self._required(operation, session, failure) from None
             completed = (*completed, stage)
             session = self._note_completed(operation, session, stage, completed, proof)
-        if completed in [tuple(flow) for flow in operation.flows]:
+        if _is_enough(operation, completed):
             return self._authenticated(operation, session, proof)
         raise self._required(operation, session or self._new_session(operation))
 
@@ -255,15 +313,31 @@ class InteractiveAuth:
     ) -> InteractiveAuthSession | None:
         """Remember a stage; an operation done in one request needs no session."""
         if session is None:
-            if completed in [tuple(flow) for flow in operation.flows]:
+            if _is_enough(operation, completed):
                 return None
             session = self._new_session(operation)
-        token = proof.registration_token
-        self._sessions.add_completed(session.session_id, stage, registration_token=token)
+        self._remember(session.session_id, stage, proof)
+        email = proof.email
         return replace(
             session,
             completed=completed,
-            registration_token=token or session.registration_token,
+            registration_token=proof.registration_token or session.registration_token,
+            proven_user_id=proof.user_id or session.proven_user_id,
+            email=session.email if email is None else email.address.address,
+            email_validated_ts=(
+                session.email_validated_ts if email is None else email.validated_ts
+            ),
+        )
+
+    def _remember(self, session_id: str, stage: str, proof: _Proof) -> None:
+        email = proof.email
+        self._sessions.add_completed(
+            session_id,
+            stage,
+            registration_token=proof.registration_token,
+            proven_user_id=proof.user_id,
+            email=None if email is None else email.address.address,
+            email_validated_ts=None if email is None else email.validated_ts,
         )
 
     def _complete(
@@ -272,7 +346,7 @@ class InteractiveAuth:
         completed: tuple[str, ...],
         auth: Mapping[str, Any],
         flows: Flows,
-        user_id: UserId | None,
+        asking: _Asking,
     ) -> _Proof:
         """Try the stage, if it is the next one of some flow."""
         done = len(completed)
@@ -281,12 +355,12 @@ class InteractiveAuth:
         }
         if stage not in next_stages:
             raise StageFailed("M_FORBIDDEN", f"{stage} is not the next stage of any flow.")
-        return self._stages[stage](auth, user_id)
+        return self._stages[stage](auth, asking)
 
-    def _complete_dummy(self, auth: Mapping[str, Any], user_id: UserId | None) -> _Proof:
+    def _complete_at_once(self, auth: Mapping[str, Any], asking: _Asking) -> _Proof:
         return _Proof()
 
-    def _complete_password(self, auth: Mapping[str, Any], user_id: UserId | None) -> _Proof:
+    def _complete_password(self, auth: Mapping[str, Any], asking: _Asking) -> _Proof:
         password = auth.get("password")
         if not isinstance(password, str):
             raise BadJson("m.login.password needs a password.")
@@ -294,13 +368,52 @@ class InteractiveAuth:
             owner = self._password_check.check_password(user_in_identifier(auth), password)
         except Forbidden as error:
             raise StageFailed(error.errcode, error.message) from None
-        if user_id is not None and user_id != owner:
+        if asking.user_id is not None and asking.user_id != owner:
             raise Forbidden("The password is another user's than the access token.")
         return _Proof(user_id=owner)
 
-    def _complete_registration_token(
-        self, auth: Mapping[str, Any], user_id: UserId | None
-    ) -> _Proof:
+    def _complete_email(self, auth: Mapping[str, Any], asking: _Asking) -> _Proof:
+        emails, addresses = self._outside.emails, self._outside.addresses
+        purpose = _EMAIL_PURPOSES.get(asking.operation)
+        if emails is None or addresses is None or purpose is None:
+            raise StageFailed("M_FORBIDDEN", "E-mail addresses count for nothing here.")
+        session_id, client_secret = _credentials(auth)
+        try:
+            proven = emails.check_proven(purpose, session_id, client_secret)
+        except ThirdPartyAuthFailed as error:
+            # A client may ask again and again until the mail was read.
+            raise StageFailed("M_UNAUTHORIZED", error.message) from None
+        owner = addresses.find_user(proven.address)
+        if purpose == email_validation.REGISTER:
+            if owner is not None:
+                raise StageFailed("M_THREEPID_IN_USE", "The address belongs to an account.")
+        elif owner is None:
+            raise StageFailed("M_UNAUTHORIZED", "The address belongs to no account.")
+        elif asking.user_id is not None and asking.user_id != owner:
+            raise Forbidden("The address is another user's than the access token.")
+        try:
+            emails.spend_proof(purpose, session_id, client_secret)
+        except ThirdPartyAuthFailed as error:
+            raise StageFailed("M_UNAUTHORIZED", error.message) from None
+        return _Proof(user_id=owner, email=proven)
+
+    def _complete_recaptcha(self, auth: Mapping[str, Any], asking: _Asking) -> _Proof:
+        # The name of the field in Google's own forms, for the page in a browser.
+        response = auth.get("response", auth.get("g-recaptcha-response"))
+        if not isinstance(response, str) or not response:
+            raise BadJson("m.login.recaptcha needs a response.")
+        if self._outside.captcha is None:
+            raise StageFailed("M_FORBIDDEN", "This server has no captcha.")
+        try:
+            is_right = self._outside.captcha.verify(response)
+        except RemoteError as error:
+            log.warning("A captcha could not be verified: %s", error)
+            raise StageFailed("M_UNKNOWN", "The captcha cannot be verified now.") from None
+        if not is_right:
+            raise StageFailed("M_CAPTCHA_INVALID", "The captcha was not solved.")
+        return _Proof()
+
+    def _complete_registration_token(self, auth: Mapping[str, Any], asking: _Asking) -> _Proof:
         token = auth.get("token")
         if not isinstance(token, str):
             raise BadJson("m.login.registration_token needs a token.")
@@ -321,21 +434,27 @@ class InteractiveAuth:
                 request=operation.request,
                 user_id=operation.user_id or proof.user_id,
                 registration_token=proof.registration_token,
+                email=proof.email,
             )
+        email = None
+        if session.email is not None and session.email_validated_ts is not None:
+            address = ThirdPartyAddress(third_party.EMAIL, session.email)
+            email = UserAddress(address, session.email_validated_ts, self._clock.now_ms())
         return Authenticated(
             request={**session.request, **operation.request},
-            user_id=operation.user_id or proof.user_id,
+            user_id=operation.user_id or proof.user_id or session.proven_user_id,
             session_id=session.session_id,
             registration_token=session.registration_token,
             outcome=session.outcome,
+            email=email,
         )
 
     def _new_session(self, operation: Operation) -> InteractiveAuthSession:
         request: dict[str, Any] = {}
-        for field, value in operation.request.items():
-            if field in operation.secrets:
-                field, value = operation.secrets[field](value)
-            request[field] = value
+        for name, value in operation.request.items():
+            if name in operation.secrets:
+                name, value = operation.secrets[name](value)
+            request[name] = value
         now_ms = self._clock.now_ms()
         session = InteractiveAuthSession(
             session_id=self._randomness.token_urlsafe(24),
@@ -360,9 +479,38 @@ class InteractiveAuth:
         body: dict[str, Any] = {
             "session": session.session_id,
             "flows": [{"stages": list(flow)} for flow in operation.flows],
-            "params": {},
+            "params": {
+                stage: params
+                for stage, params in self._outside.params.items()
+                if any(stage in flow for flow in operation.flows) or stage in operation.optional
+            },
             "completed": list(session.completed),
         }
         if failure is not None:
             body |= {"errcode": failure.errcode, "error": failure.message}
         return AuthenticationRequired(body)
+
+
+def _without(stages: tuple[str, ...], optional: frozenset[str]) -> tuple[str, ...]:
+    return tuple(stage for stage in stages if stage not in optional)
+
+
+def _is_enough(operation: Operation, completed: tuple[str, ...]) -> bool:
+    """Whether a flow is complete, whatever else was completed of what is optional."""
+    needed = _without(completed, operation.optional)
+    return bool(needed) and needed in [tuple(flow) for flow in operation.flows]
+
+
+def _credentials(auth: Mapping[str, Any]) -> tuple[str, str]:
+    """Session ID and client secret of an m.login.email.identity stage.
+
+    Raises:
+        BadJson: they are not there.
+    """
+    # threepidCreds is what it was called before r0.6.0.
+    given = auth.get("threepid_creds", auth.get("threepidCreds"))
+    session_id = given.get("sid") if isinstance(given, dict) else None
+    client_secret = given.get("client_secret") if isinstance(given, dict) else None
+    if not isinstance(session_id, str) or not isinstance(client_secret, str):
+        raise BadJson("m.login.email.identity needs threepid_creds: a sid and a client_secret.")
+    return session_id, client_secret

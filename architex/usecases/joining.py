@@ -7,8 +7,8 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#room-membership
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from architex.domain.errors import (
     InviteBlocked,
     MatrixError,
     NotFound,
+    RemoteFailed,
     UnableToAuthoriseJoin,
     UnableToGrantJoin,
 )
@@ -32,6 +33,7 @@ from architex.domain.identifiers import (
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.handshakes import AUTHORISED_VIA
+from architex.gateways.errors import RemoteError
 from architex.projections.member_reads import MemberReads
 from architex.projections.room_servers import RoomServers
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
@@ -43,6 +45,7 @@ from architex.usecases.requester import Requester
 from architex.usecases.restricted_joins import RestrictedJoins
 from architex.usecases.room_succession import RoomSuccession, find_predecessor
 from architex.usecases.sending import unknown_rooms_forbidden
+from architex.usecases.third_party_invites import ThirdPartyInvites
 
 T = TypeVar("T")
 
@@ -77,6 +80,7 @@ class Joining:
     room_servers: RoomServers
     restricted: RestrictedJoins
     remote: RemoteMembership
+    third_party_invites: ThirdPartyInvites
     invite_permission: InvitePermission
     server_name: ServerName
 
@@ -108,7 +112,8 @@ class Joining:
         kept = {key: value for key, value in (custom or {}).items() if key not in _SERVER_SET_KEYS}
         content = {**kept, **self._member_content(user_id, "join", reason)}
         if third_party_signed is not None:
-            content["third_party_invite"] = {"signed": dict(third_party_signed)}
+            with _remote_errors_named():
+                self.third_party_invites.claim(room_id, user_id, third_party_signed)
 
         def decide(session: RoomSession) -> RoomId | None:
             if _membership(session, user_id) == "join":
@@ -436,6 +441,15 @@ class Joining:
         predecessor = None if create is None else find_predecessor(create.content)
         if predecessor is not None:
             self.succession.follow(user_id, predecessor, room_id)
+
+
+@contextmanager
+def _remote_errors_named() -> Iterator[None]:
+    """Turn a failure of the server of who made an offer into what its user is told."""
+    try:
+        yield
+    except RemoteError as error:
+        raise RemoteFailed("The server of who invites you does not help.") from error
 
 
 class CannotForget(MatrixError):

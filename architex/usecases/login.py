@@ -11,7 +11,7 @@ from architex.domain.errors import Forbidden, UserLocked
 from architex.domain.identifiers import UserId
 from architex.storage.accounts import AccountStore
 from architex.usecases.login_tokens import LoginTokens
-from architex.usecases.password_check import PasswordCheck
+from architex.usecases.password_check import Named, PasswordCheck
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.sessions import DeviceWish, NewSession, Sessions, check_device_wish
 
@@ -26,13 +26,8 @@ class Login:
     rate_limits: RateLimits
     login_tokens: LoginTokens
 
-    def log_in_with_password(
-        self, user: str | None, password: str, wish: DeviceWish
-    ) -> NewSession:
+    def log_in_with_password(self, user: Named, password: str, wish: DeviceWish) -> NewSession:
         """Log in with a password.
-
-        Args:
-            user: a user ID or its localpart; None for someone this server cannot know.
 
         Raises:
             Forbidden: there is no such user, or it is not their password.

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from architex.domain.errors import BadJson, Forbidden, MissingParam, UserDeactivated
+from architex.domain.errors import (
+    BadJson,
+    Forbidden,
+    InvalidParam,
+    MissingParam,
+    UserDeactivated,
+)
 from architex.domain.identifiers import ServerName, UserId, is_user_id
+from architex.domain.third_party import ThirdPartyAddress, parse_address
 from architex.gateways.passwords import Passwords
 from architex.storage.accounts import AccountStore
+from architex.storage.user_addresses import UserAddressStore
 from architex.usecases.rate_limits import RateLimits
+
+Named: TypeAlias = str | ThirdPartyAddress | None
+"""How somebody names themselves: a user ID or its localpart, an e-mail address; None for someone
+this server cannot know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +36,21 @@ class PasswordCheck:
     accounts: AccountStore
     passwords: Passwords
     rate_limits: RateLimits
+    addresses: UserAddressStore | None = None
 
-    def check_password(self, user: str | None, password: str) -> UserId:
+    def check_password(self, user: Named, password: str) -> UserId:
         """The user whose password this is.
-
-        Args:
-            user: a user ID or its localpart; None for someone this server cannot know.
 
         Raises:
             Forbidden: there is no such user, or it is not their password; both take as long.
             UserDeactivated: the account was deactivated.
             LimitExceeded: too many wrong passwords for this user lately.
         """
-        user_id = None if user is None else self._user_id(user)
+        user_id = self._find_user_id(user)
         account = None if user_id is None else self.accounts.find_account(user_id)
-        bucket = user_id or ""
+        # Addresses that are somebody's and those that are nobody's are limited alike.
+        unknown = user.address if isinstance(user, ThirdPartyAddress) else ""
+        bucket = user_id or unknown
         self.rate_limits.check("logins", bucket)
         password_hash = None if account is None else account.password_hash
         verification = self.passwords.verify_password(password, password_hash)
@@ -53,6 +65,11 @@ class PasswordCheck:
             )
         return account.user_id
 
+    def _find_user_id(self, user: Named) -> UserId | None:
+        if isinstance(user, ThirdPartyAddress):
+            return None if self.addresses is None else self.addresses.find_user(user)
+        return None if user is None else self._user_id(user)
+
     def _user_id(self, user: str) -> UserId | None:
         """The user ID on this server that a user name means; None when none can be meant."""
         # Capitals are downcased as in registration, and only ASCII ones: the rest is no user of
@@ -64,10 +81,10 @@ class PasswordCheck:
         return user_id
 
 
-def user_in_identifier(fields: Mapping[str, Any]) -> str | None:
-    """Whom a login or a password stage means: `identifier`, or `user` as before r0.4.0.
+def user_in_identifier(fields: Mapping[str, Any]) -> Named:
+    """Whom a login or a password stage means: `identifier`, or what there was before r0.4.0.
 
-    Returns None for third-party identifiers and phone numbers: no account here has any.
+    Returns None for phone numbers, which no account here has, and for addresses that are none.
 
     Raises:
         MissingParam: nobody is named.
@@ -79,7 +96,7 @@ def user_in_identifier(fields: Mapping[str, Any]) -> str | None:
     if identifier is None:
         user = fields.get("user")
         if user is None and isinstance(fields.get("address"), str):
-            return None
+            return _address(fields.get("medium", "email"), fields["address"])
         if user is None:
             raise MissingParam("An identifier is needed.")
         return _string(user)
@@ -95,16 +112,23 @@ def user_in_identifier(fields: Mapping[str, Any]) -> str | None:
                 identifier.get("address"), str
             ):
                 raise BadJson("A third-party identifier has a medium and an address.")
-            return None
+            return _address(identifier["medium"], identifier["address"])
         case "m.id.phone":
             if not isinstance(identifier.get("phone", identifier.get("number")), str):
                 raise BadJson("A phone identifier has a country and a phone number.")
             return None
         # The spec's own example of a third-party identifier has no type.
         case None if isinstance(identifier.get("address"), str):
-            return None
+            return _address(identifier.get("medium", "email"), identifier["address"])
         case _:
             raise BadJson("This type of identifier is unknown.")
+
+
+def _address(medium: Any, address: str) -> ThirdPartyAddress | None:
+    try:
+        return parse_address(_string(medium), address)
+    except InvalidParam:
+        return None
 
 
 def _string(user: Any) -> str:

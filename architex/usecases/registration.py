@@ -18,6 +18,7 @@ from architex.domain.errors import (
     InvalidParam,
     MissingParam,
     NotFound,
+    ThirdPartyInUse,
     Unauthorized,
     Unrecognized,
     UserInUse,
@@ -28,9 +29,14 @@ from architex.gateways.clock import Clock, Randomness
 from architex.gateways.passwords import Hash, Passwords
 from architex.storage.accounts import Account, AccountStore
 from architex.storage.registration_tokens import RegistrationToken, RegistrationTokenStore
+from architex.storage.user_addresses import AddressTaken, UserAddress
 from architex.usecases.interactive_auth import (
     DUMMY,
+    EMAIL,
+    RECAPTCHA,
+    REGISTER,
     REGISTRATION_TOKEN,
+    TERMS,
     Authenticated,
     Flows,
     InteractiveAuth,
@@ -53,6 +59,10 @@ class RegistrationPolicy:
     Attributes:
         enabled: anybody who completes a flow.
         tokens_required: the flow is a registration token.
+        emails: an e-mail address may be part of it.
+        email_required: it must.
+        captcha: None for none; else whether it is needed.
+        terms: a document must be agreed to.
         shared_secret: who knows it may make accounts, administrators too; None for nobody.
     """
 
@@ -60,6 +70,31 @@ class RegistrationPolicy:
     guests: bool = False
     tokens_required: bool = False
     shared_secret: str | None = None
+    emails: bool = False
+    email_required: bool = False
+    captcha: bool | None = None
+    terms: bool = False
+
+    def flows(self) -> Flows:
+        """The ways to authenticate a registration.
+
+        None is the beginning of another: whoever completes one would never come to the other.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#dummy-auth
+        """
+        stages = {RECAPTCHA: self.captcha, TERMS: self.terms}
+        needed = [stage for stage, is_needed in stages.items() if is_needed]
+        if self.tokens_required:
+            needed.append(REGISTRATION_TOKEN)
+        if not self.emails:
+            return (tuple(needed or [DUMMY]),)
+        if self.email_required:
+            return ((*needed, EMAIL),)
+        return ((*needed, DUMMY), (*needed, EMAIL))
+
+    def optional_stages(self) -> frozenset[str]:
+        """Stages that count although no flow needs them."""
+        return frozenset({RECAPTCHA} if self.captcha is False else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +170,26 @@ class Registration:
             Forbidden: nobody may register.
             InvalidUsername, UserInUse: the user name will not do. Checked before any stage.
             MissingParam, WeakPassword: there is no password.
+            ThirdPartyInUse: the e-mail address has become another's meanwhile.
             LimitExceeded: too many registrations from this address.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register
         """
         self._check_enabled()
         self._check_request(request, has_session=_has_session(auth))
-        if auth is not None:
+        # Clients ask again and again until the user has read the mail.
+        waits_for_mail = isinstance(auth, dict) and auth.get("type") == EMAIL
+        if waits_for_mail:
+            self.rate_limits.check("registrations", address)
+        elif auth is not None:
             self.rate_limits.spend("registrations", address)
         elif request.get("password") is not None:
             # The session will remember its hash, which costs as much as logging in.
             self.rate_limits.spend("logins", address)
         authenticated = self.interactive_auth.authenticate(
             Operation(
-                name="POST /register",
-                flows=self._flows(),
+                name=REGISTER,
+                flows=self.policy.flows(),
                 user_id=None,
                 request=request,
                 secrets={
@@ -160,9 +200,12 @@ class Registration:
                     ),
                 },
                 may_change=True,
+                optional=self.policy.optional_stages(),
             ),
             auth,
         )
+        if waits_for_mail:
+            self.rate_limits.spend("registrations", address)
         request = authenticated.request
         wish = _device_wish(request, address)
         if authenticated.outcome is not None:
@@ -321,9 +364,6 @@ class Registration:
         if not self.policy.enabled:
             raise Forbidden("Registration is disabled on this server.")
 
-    def _flows(self) -> Flows:
-        return ((REGISTRATION_TOKEN,),) if self.policy.tokens_required else ((DUMMY,),)
-
     def _check_request(self, request: Mapping[str, Any], *, has_session: bool) -> None:
         """Refuse before authentication what would be refused after it."""
         check_device_wish(_device_wish(request, None))
@@ -353,11 +393,14 @@ class Registration:
         if guest_token is not None:
             guest_id = self._find_guest(guest_token, address)
         if guest_id is not None:
-            return self._upgrade_guest(guest_id, request.get("username"), password_hash)
+            return self._upgrade_guest(
+                guest_id, request.get("username"), password_hash, authenticated.email
+            )
         return self._create_account(
             request.get("username"),
             password_hash=password_hash,
             registration_token=authenticated.registration_token,
+            email=authenticated.email,
         )
 
     def _create_account(
@@ -368,6 +411,7 @@ class Registration:
         is_admin: bool = False,
         is_guest: bool = False,
         registration_token: str | None = None,
+        email: UserAddress | None = None,
     ) -> UserId:
         now_ms = self.clock.now_ms()
         while True:
@@ -381,8 +425,13 @@ class Registration:
             )
             try:
                 created = self.accounts.create_account(
-                    account, registration_token=registration_token, now_ms=now_ms
+                    account,
+                    registration_token=registration_token,
+                    address=email,
+                    now_ms=now_ms,
                 )
+            except AddressTaken:
+                raise ThirdPartyInUse("The address belongs to an account.") from None
             except LookupError:
                 raise Unauthorized("The registration token is not valid any more.") from None
             if created:
@@ -397,12 +446,20 @@ class Registration:
         return requester.user_id
 
     def _upgrade_guest(
-        self, guest_id: UserId, username: str | None, password_hash: Hash
+        self,
+        guest_id: UserId,
+        username: str | None,
+        password_hash: Hash,
+        email: UserAddress | None,
     ) -> UserId:
         """Make a guest an ordinary user, who starts with a new session."""
         if username is None or self.user_id_for(username) != guest_id:
             raise Forbidden(f"The username must be the guest's: {localpart_of(guest_id)}.")
-        if not self.accounts.upgrade_guest(guest_id, password_hash):
+        try:
+            is_upgraded = self.accounts.upgrade_guest(guest_id, password_hash, email)
+        except AddressTaken:
+            raise ThirdPartyInUse("The address belongs to an account.") from None
+        if not is_upgraded:
             raise UserInUse("This guest has an account already.")
         self.sessions.log_out_everywhere(guest_id)
         return guest_id

@@ -30,6 +30,7 @@ from architex.domain.room.aggregate import EventDraft, compose_create_event
 from architex.domain.room_versions import RoomVersionRules, get_room_version
 from architex.gateways.clock import Clock, Randomness
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.usecases.address_invites import AddressInvites, AddressWish
 from architex.usecases.directory import Directory
 from architex.usecases.joining import Joining, member_content
 from architex.usecases.requester import Requester
@@ -46,6 +47,7 @@ PRESETS: Final[Mapping[str, tuple[str, str, str]]] = {
 }
 
 MAX_INVITES: Final = 100
+MAX_ADDRESS_INVITES: Final = 10
 ADMIN_LEVEL: Final = 100
 
 
@@ -58,6 +60,7 @@ class RoomRequest:
     name: str | None = None
     topic: str | None = None
     invite: Sequence[UserId] = ()
+    invite_3pid: Sequence[AddressWish] = ()
     room_version: str | None = None
     creation_content: Mapping[str, Any] = field(default_factory=dict)
     initial_state: Sequence[Mapping[str, Any]] = ()
@@ -72,6 +75,7 @@ class RoomCreation:
 
     commits: CommitQueue
     joining: Joining
+    address_invites: AddressInvites
     directory: Directory
     clock: Clock
     randomness: Randomness
@@ -100,6 +104,8 @@ class RoomCreation:
             if request.room_alias_name is not None
             else None
         )
+        if len(request.invite_3pid) > MAX_ADDRESS_INVITES:
+            raise InvalidParam(f"At most {MAX_ADDRESS_INVITES} addresses at once.")
         if len(request.invite) > MAX_INVITES:
             raise InvalidParam(f"At most {MAX_INVITES} users can be invited at once.")
         invites = [
@@ -132,6 +138,8 @@ class RoomCreation:
         for user_id, content in invites:
             if not self.joining.is_local(user_id):
                 self._invite_from_elsewhere(requester, room_id, user_id, content)
+        for wish in request.invite_3pid:
+            self._invite_by_address(requester, room_id, wish, is_direct=request.is_direct)
         return room_id
 
     def _found_room(
@@ -176,6 +184,15 @@ class RoomCreation:
             self.joining.invite_with(requester, room_id, user_id, content)
         except MatrixError as error:
             log.info("%s was not invited to %s: %s", user_id, room_id, error.message)
+
+    def _invite_by_address(
+        self, requester: Requester, room_id: RoomId, wish: AddressWish, *, is_direct: bool
+    ) -> None:
+        """Invite whoever has an address; the room is there even if that fails."""
+        try:
+            self.address_invites.invite(requester, room_id, wish, is_direct=is_direct)
+        except MatrixError as error:
+            log.info("An address was not invited to %s: %s", room_id, error.message)
 
 
 def new_opaque_room_id(randomness: Randomness) -> str:

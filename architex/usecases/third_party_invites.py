@@ -27,6 +27,7 @@ from architex.domain.identifiers import (
     server_name_of,
 )
 from architex.domain.room.aggregate import EventDraft
+from architex.domain.room.third_party_offers import list_signing_keys
 from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError
 from architex.gateways.federation_client import FederationClient, federation_path
@@ -34,12 +35,16 @@ from architex.projections.federation_outbox import forward
 from architex.projections.room_servers import RoomServers
 from architex.projections.server_acls import ServerAcls
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.usecases.invite_permission import InvitePermission
 from architex.usecases.rate_limits import RateLimits
 
 log = logging.getLogger(__name__)
 
 MAX_INVITES: Final = 20
 """Of one notice by an identity server."""
+
+MAX_KEYS_ASKED: Final = 3
+"""Of one offer, whether they are valid."""
 
 MAX_SIGNED_BYTES: Final = 8192
 _OFFER: Final = "m.room.third_party_invite"
@@ -59,6 +64,13 @@ class Inviter(Protocol):
 
     def invite(self, room_id: RoomId, draft: EventDraft) -> EventId:
         """Have the invited user's server sign an invite, and add it to the room."""
+
+
+class KeyChecker(Protocol):
+    """Asks identity servers about their keys."""
+
+    def is_key_valid(self, validity_url: str, public_key: str) -> bool:
+        """Whether an identity server still vouches for a key; may raise RemoteError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +99,11 @@ class ThirdPartyInvites:
     commits: CommitQueue
     inviter: Inviter
     client: FederationClient
+    identity: KeyChecker
     room_servers: RoomServers
     acls: ServerAcls
     profiles: ProfileFinder
+    invite_permission: InvitePermission
     rate_limits: RateLimits
     clock: Clock
 
@@ -136,6 +150,7 @@ class ThirdPartyInvites:
         self.rate_limits.spend("invites", bound.sender)
         draft = self._draft(bound, origin)
         if draft is not None:
+            self._check_keys(bound)
             self.inviter.invite(room_id, draft)
 
     def bind(self, user_id: object, invites: object) -> None:
@@ -163,6 +178,8 @@ class ThirdPartyInvites:
             raise NotFound(f"There is no user {user_id} on this server.")
         # Anybody can send such a notice, and it has us ask others.
         self.rate_limits.spend("invites", f"bound {user_id}")
+        if self.invite_permission.is_blocking(user_id):
+            return
         ends = self.clock.monotonic() + _EXCHANGE_FOR_S
         for bound in _list_bound(user_id, invites):
             if self.clock.monotonic() > ends:
@@ -173,7 +190,48 @@ class ThirdPartyInvites:
             except (MatrixError, RemoteError) as error:
                 log.info("An invite of %s to %s fails: %s", user_id, bound.room_id, error)
 
+    def claim(self, room_id: RoomId, user_id: UserId, signed: Mapping[str, Any]) -> None:
+        """Turn an offer into an invite of a user of ours, who shows what was signed.
+
+        Args:
+            signed: `sender` (who made the offer), `mxid`, `token` and `signatures`.
+
+        Raises:
+            InvalidParam: it is not of its form, or about somebody else.
+            Forbidden: nobody offered this, or the identity server does not vouch for it.
+            RemoteError: the server of who made the offer does not help.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidjoin
+        """
+        bound = _read_bound(room_id, signed.get("sender"), user_id, signed)
+        if bound is None:
+            raise InvalidParam("third_party_signed is not of its form, or somebody else's.")
+        self._claim(bound)
+
     # ---- within
+
+    def _check_keys(self, bound: _Bound) -> None:
+        """Check that an identity server still vouches for a key that signed whose the address is.
+
+        Raises:
+            Forbidden: none does.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#third-party-invites
+        """
+        key = (_OFFER, bound.token)
+        offer = self.commits.write_room(
+            RoomCommand(bound.room_id, lambda s: s.find_state(*key), frozenset({key}))
+        )
+        keys = [] if offer is None else list_signing_keys(offer.content, bound.signed)
+        for signing in keys[:MAX_KEYS_ASKED]:
+            if signing.validity_url is None:
+                return
+            try:
+                if self.identity.is_key_valid(signing.validity_url, signing.public_key):
+                    return
+            except RemoteError as error:
+                log.info("Whether a key of an invite is valid cannot be told: %s", error)
+        raise Forbidden("No identity server vouches for this invite.")
 
     def _draft(self, bound: _Bound, origin: ServerName) -> EventDraft | None:
         """The invite that an offer becomes; None when the user is invited already.
@@ -203,6 +261,7 @@ class ThirdPartyInvites:
         """
         head = self.commits.event_log.find_head(bound.room_id)
         if head is not None and self.room_servers.is_in_room(head.room_nid, self.server_name):
+            self._check_keys(bound)
             self.commits.write_room(RoomCommand(bound.room_id, lambda s: self._add(s, bound)))
         elif server_name_of(bound.sender) != self.server_name:
             self.client.put(

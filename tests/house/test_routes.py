@@ -23,7 +23,7 @@ from tests.api.client import settings_for
 
 SPEC_ENDPOINTS: Final = Path(__file__).parent / "spec_endpoints.csv"
 
-SERVED_AT_LEAST: Final = 180
+SERVED_AT_LEAST: Final = 191
 """How many of them are served. It only grows: raise it when you add endpoints."""
 
 _VARIABLE: Final = re.compile(r"{[^}]+}")

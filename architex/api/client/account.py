@@ -78,18 +78,12 @@ class DeactivateResource:
         requester = find_user(req)
         body = json_body(req)
         with interactive():
-            self._accounts.deactivate(requester, load(_DEACTIVATE, body), body.get("auth"))
-        # No account here has third-party identifiers, so there are none to unbind.
-        resp.media = {"id_server_unbind_result": "success"}
+            is_unbound = self._accounts.deactivate(
+                requester, load(_DEACTIVATE, body), body.get("auth")
+            )
+        resp.media = unbind_result(is_unbound)
 
 
-class ThirdPartyIdentifiersResource:
-    """GET /account/3pid."""
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """The e-mail addresses and phone numbers of the account: none, on this server.
-
-        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3account3pid
-        """
-        require_user(req)
-        resp.media = {"threepids": []}
+def unbind_result(is_unbound: bool) -> dict[str, str]:
+    """What clients are told about identity servers that shall forget an address."""
+    return {"id_server_unbind_result": "success" if is_unbound else "no-support"}

@@ -19,11 +19,13 @@ from architex.api.client import (
     reporting,
     third_party,
 )
+from architex.api.client import third_party_identifiers as identifiers
 from architex.api.client.mutual_rooms import MutualRoomsResource
 from architex.api.client.notifications import NotificationsResource
 from architex.api.client.search import SearchResource
 from architex.api.client.voip import TurnServerResource
 from architex.api.routing import Route
+from architex.usecases import email_validation
 from architex.usecases.catalogue import UseCases
 
 
@@ -37,7 +39,10 @@ def account_routes(use_cases: UseCases) -> list[Route]:
     return [
         Route(
             "/capabilities",
-            discovery.CapabilitiesResource(use_cases.room_creation.default_version),
+            discovery.CapabilitiesResource(
+                use_cases.room_creation.default_version,
+                addresses_change=use_cases.third_party_identifiers.may_change,
+            ),
         ),
         Route("/register", registration.RegisterResource(use_cases.registration)),
         Route(
@@ -60,7 +65,7 @@ def account_routes(use_cases: UseCases) -> list[Route]:
         Route("/account/whoami", account.WhoamiResource()),
         Route("/account/password", account.PasswordResource(use_cases.accounts)),
         Route("/account/deactivate", account.DeactivateResource(use_cases.accounts)),
-        Route("/account/3pid", account.ThirdPartyIdentifiersResource()),
+        *_address_routes(use_cases),
         Route("/devices", devices.DevicesResource(use_cases.devices)),
         Route("/devices/{device_id}", devices.DeviceResource(use_cases.devices)),
         Route("/delete_devices", devices.DeleteDevicesResource(use_cases.devices)),
@@ -94,6 +99,28 @@ def account_routes(use_cases: UseCases) -> list[Route]:
         Route("/notifications", NotificationsResource(use_cases.notifications)),
         Route("/pushers", pushers.PushersResource(use_cases.pushers)),
         Route("/pushers/set", pushers.SetPusherResource(use_cases.pushers)),
+    ]
+
+
+def _address_routes(use_cases: UseCases) -> list[Route]:
+    emails, own = use_cases.emails, use_cases.third_party_identifiers
+    phones = identifiers.PhoneTokenResource()
+    purposes = {
+        "/register": email_validation.REGISTER,
+        "/account/password": email_validation.PASSWORD,
+        "/account/3pid": email_validation.ADD,
+    }
+    return [
+        *(
+            Route(f"{path}/email/requestToken", identifiers.EmailTokenResource(emails, purpose))
+            for path, purpose in purposes.items()
+        ),
+        *(Route(f"{path}/msisdn/requestToken", phones) for path in purposes),
+        Route("/account/3pid", identifiers.ThirdPartyIdentifiersResource(own)),
+        Route("/account/3pid/add", identifiers.AddResource(own)),
+        Route("/account/3pid/bind", identifiers.BindResource(own)),
+        Route("/account/3pid/unbind", identifiers.UnbindResource(own)),
+        Route("/account/3pid/delete", identifiers.DeleteResource(own)),
     ]
 
 

@@ -39,7 +39,7 @@ class VersionsResource:
 class CapabilitiesResource:
     """GET /capabilities."""
 
-    def __init__(self, default_room_version: str) -> None:
+    def __init__(self, default_room_version: str, *, addresses_change: bool) -> None:
         self._capabilities = {
             "m.change_password": {"enabled": True},
             "m.room_versions": {
@@ -48,7 +48,7 @@ class CapabilitiesResource:
             },
             "m.set_displayname": {"enabled": True},
             "m.set_avatar_url": {"enabled": True},
-            "m.3pid_changes": {"enabled": False},
+            "m.3pid_changes": {"enabled": addresses_change},
             "m.get_login_token": {"enabled": True},
             "m.profile_fields": {"enabled": True},
             "m.forget_forced_upon_leave": {"enabled": False},

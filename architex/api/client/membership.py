@@ -11,6 +11,7 @@ import falcon
 from marshmallow import fields
 
 from architex.api.requests import BodySchema, json_body, load, require_user
+from architex.usecases.address_invites import AddressInvites, AddressWish
 from architex.usecases.directory import Directory
 from architex.usecases.joining import Joining
 
@@ -33,6 +34,18 @@ class TargetSchema(ReasonSchema):
     """A body that names somebody."""
 
     user_id = fields.String(required=True)
+
+
+class AddressSchema(ReasonSchema):
+    """A body that names somebody by an address."""
+
+    medium = fields.String(required=True)
+    address = fields.String(required=True)
+    id_server = fields.String(required=True)
+    id_access_token = fields.String()
+
+
+ADDRESS: Final = AddressSchema()
 
 
 class _Membership:
@@ -104,11 +117,32 @@ class InviteResource(_Membership):
 
     schema = TargetSchema()
 
+    def __init__(self, joining: Joining, address_invites: AddressInvites) -> None:
+        super().__init__(joining)
+        self._address_invites = address_invites
+
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
-        """Invite a user."""
+        """Invite a user, or whoever has an e-mail address."""
         requester = require_user(req, suspended=False, limit="invites")
-        self._joining.invite(requester, room_id, **self._body(req))
+        body = json_body(req)
+        if "address" in body and "user_id" not in body:
+            given = load(ADDRESS, body)
+            reason = given.pop("reason", None)
+            wish = read_address_wish(self._address_invites, given)
+            self._address_invites.invite(requester, room_id, wish, reason=reason)
+        else:
+            self._joining.invite(requester, room_id, **load(self.schema, body))
         resp.media = {}
+
+
+def read_address_wish(address_invites: AddressInvites, given: dict[str, Any]) -> AddressWish:
+    """Who is to be invited, as `AddressSchema` has read it."""
+    return address_invites.read_wish(
+        medium=given["medium"],
+        address=given["address"],
+        identity_server=given["id_server"],
+        access_token=given.get("id_access_token"),
+    )
 
 
 class LeaveResource(_Membership):
