@@ -54,6 +54,7 @@ class KnownEvent:
         before: the state before it; None when it followed the end of the room as it then was.
         is_outlier: the state before it is not known.
         is_placed: it has a place in the history.
+        is_followed: when it came, others were here that follow it.
     """
 
     pdu: Pdu
@@ -62,6 +63,7 @@ class KnownEvent:
     before: StateBefore | None
     is_outlier: bool = False
     is_placed: bool = True
+    is_followed: bool = False
 
     @property
     def state_after(self) -> StateBefore:
@@ -90,6 +92,7 @@ class _Place:
     verdict: int
     position: int
     before: StateBefore | None
+    is_followed: bool
 
 
 class BranchStates:
@@ -120,24 +123,31 @@ class BranchStates:
             if place is None or pdu is None:
                 missing.append(event_id)
             elif place.room_nid == room_nid:
-                found[event_id] = KnownEvent(pdu, place.verdict, place.position, place.before)
+                found[event_id] = KnownEvent(
+                    pdu,
+                    place.verdict,
+                    place.position,
+                    place.before,
+                    is_followed=place.is_followed,
+                )
         if not missing:
             return found
         rows = connection.execute(
             "SELECT g.event_id, g.verdict, g.position, g.state_at, g.overlay, g.is_outlier,"
-            " g.is_placed, s.state FROM event_graph g"
+            " g.is_placed, g.is_followed, s.state FROM event_graph g"
             " JOIN stored_events s ON s.notification_id = g.position"
             " WHERE g.event_id = ANY(%b) AND g.room_nid = %s",
             (missing, room_nid),
         ).fetchall()
-        for event_id, verdict, position, state_at, overlay, outlier, placed, state in rows:
+        for row in rows:
+            event_id, verdict, position, state_at, overlay, outlier, placed, followed, state = row
             before = None if state_at is None else StateBefore(state_at, overlay)
             pdu = self._parse(rules, event_id, state)
-            found[event_id] = KnownEvent(pdu, verdict, position, before, outlier, placed)
+            found[event_id] = KnownEvent(pdu, verdict, position, before, outlier, placed, followed)
             if outlier:  # it may get its place
                 continue
             with self._lock:
-                self._places[event_id] = _Place(room_nid, verdict, position, before)
+                self._places[event_id] = _Place(room_nid, verdict, position, before, followed)
                 while len(self._places) > MAX_REMEMBERED_PLACES:
                     self._places.popitem(last=False)
         return found

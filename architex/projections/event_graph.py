@@ -113,7 +113,8 @@ def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, 
     if r.fact.known_at is not None:
         execute(
             "UPDATE event_graph SET verdict = %s, prev_events = %s::int8[], state_at = %s,"
-            " overlay = %s, is_outlier = %s, is_placed = %s WHERE position = %s",
+            " overlay = %s, is_outlier = %s, is_placed = %s, is_followed = %s"
+            " WHERE position = %s",
             (
                 r.fact.verdict,
                 prev_events,
@@ -121,6 +122,7 @@ def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, 
                 overlay,
                 r.fact.is_outlier,
                 is_placed,
+                r.fact.is_followed,
                 r.event_position,
             ),
         )
@@ -128,8 +130,8 @@ def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, 
     execute(
         "INSERT INTO event_graph (position, room_nid, event_id, verdict, depth,"
         " prev_events, auth_events, is_state, state_at, overlay, is_outlier, is_placed,"
-        " redacted_by)"
-        " VALUES (%s, %s, %s, %s, %s, %s::int8[], %s::int8[], %s, %s, %s, %s, %s,"
+        " is_followed, redacted_by)"
+        " VALUES (%s, %s, %s, %s, %s, %s::int8[], %s::int8[], %s, %s, %s, %s, %s, %s,"
         # The redaction may have come first.
         " (SELECT min(position) FROM redactions WHERE room_nid = %s AND event_id = %s"
         "  AND (server IS NULL OR server = %s)))",
@@ -146,6 +148,7 @@ def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, 
             overlay,
             r.fact.is_outlier,
             is_placed,
+            r.fact.is_followed,
             r.room_nid,
             r.pdu.event_id,
             server_name_of(r.pdu.sender),

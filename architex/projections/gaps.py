@@ -66,6 +66,16 @@ def find_followers(
     return dict(rows.fetchall())
 
 
+def find_deepest_follower(connection: PgConnection, room_nid: int) -> int | None:
+    """The greatest depth of an event before which something is missing; None if nothing is."""
+    row = connection.execute(
+        "SELECT max(g.depth) FROM missing_events m JOIN event_graph g ON g.position = m.follower"
+        " WHERE m.room_nid = %s",
+        (room_nid,),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
 def find_free_ordering(
     connection: PgConnection, room_nid: int, below: int, taken: Collection[int]
 ) -> int:

@@ -25,7 +25,7 @@ def encode_fact(fact: Fact) -> bytes:
     Keys beside `pdu`: event_id, received_ts, and, where there is something to say, replaces,
     delta ([[type, state key, event ID or null], …]), sender_device ([device ID, transaction ID]),
     redaction_server, before ([position, overlay, entries as in delta]), reason,
-    known_at and ordering.
+    known_at, ordering and is_followed.
     """
     envelope: dict[str, Any] = {"event_id": fact.pdu.event_id, "received_ts": fact.received_ts}
     if fact.replaces is not None:
@@ -45,6 +45,8 @@ def encode_fact(fact: Fact) -> bytes:
         envelope["known_at"] = fact.known_at
     if fact.ordering is not None:
         envelope["ordering"] = fact.ordering
+    if fact.is_followed:
+        envelope["is_followed"] = True
     pdu = encode_lenient_json(fact.pdu.event)
     return orjson.dumps(envelope)[:-1] + b',"pdu":' + pdu + b"}"
 
@@ -73,6 +75,7 @@ def decode_fact(stored: StoredEvent, rules: RoomVersionRules) -> Fact:
         reason=envelope.get("reason"),
         known_at=envelope.get("known_at"),
         ordering=envelope.get("ordering"),
+        is_followed=envelope.get("is_followed", False),
     )
 
 
@@ -139,6 +142,7 @@ _ENVELOPE: Final[Mapping[str, Callable[[Any], bool]]] = {
     "reason": _is_text,
     "known_at": _is_count,
     "ordering": lambda value: type(value) is int,
+    "is_followed": lambda value: value is True,
     "pdu": lambda value: isinstance(value, dict),
 }
 

@@ -249,6 +249,8 @@ class _Filling:
                 if len(pulled) == 1:
                     raise
                 break
+            unplaced = self._known.list_unplaced(self._source.room_id, found.keys())
+            found = {event_id: found[event_id] for event_id in found if event_id in unplaced}
             if not _add_reachable(pulled, found, lacking):
                 break
             parents = {prev for pdu in pulled.values() for prev in pdu.prev_events}

@@ -38,6 +38,7 @@ from architex.domain.room.pdu_checks import Outcome, Verdict, check_authorisatio
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import FindEventKey
 from architex.projections.branch_states import BranchStates, KnownEvent
+from architex.projections.gaps import find_deepest_follower, find_followers
 from architex.projections.member_reads import MemberReads
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.usecases.resolving import USUAL_KEYS, Resolving, keys_looked_at
@@ -114,7 +115,7 @@ class Judging:
         while len(judged) < len(waiting):
             next_ones = waiting[len(judged) : len(judged) + MAX_AT_ONCE]
             prefetch = frozenset().union(*(keys_looked_at(rules, pdu) for pdu in next_ones))
-            decide = partial(self._judge, next_ones, told or {}, also, refused)
+            decide = partial(self._judge, waiting[len(judged) :], told or {}, also, refused)
             try:
                 verdicts, open_ends = self.commits.write_room(
                     RoomCommand(room_id, decide, prefetch)
@@ -179,8 +180,9 @@ class Judging:
         session: RoomSession,
     ) -> tuple[list[Verdict], int]:
         """Verdicts on as many of the events as can be judged in this transaction; open ends."""
+        coming, pdus = pdus, pdus[:MAX_AT_ONCE]
         named = {e for pdu in pdus for e in (pdu.event_id, *pdu.prev_events, *pdu.auth_events)}
-        door = _Door(session, self.branches, named, told, refused)
+        door = _Door(session, self.branches, named, told, coming, refused)
         verdicts: list[Verdict] = []
         for pdu in pdus:
             if verdicts and len(session.room.extremities) > MAX_PREV_EVENTS:
@@ -236,11 +238,14 @@ class _Door:
         branches: BranchStates,
         named: Collection[EventId],
         told: ToldStates = MappingProxyType({}),
+        coming: Sequence[Pdu] = (),
         refused: Mapping[EventId, str] = MappingProxyType({}),
     ) -> None:
         self._told = told
         # Event ID → why the room's policy server does not recommend it.
         self._refused = refused
+        self._coming = coming
+        self._followed: set[EventId] | None = None
         self._session = session
         self._branches = branches
         self._rules = session.room.rules
@@ -270,6 +275,9 @@ class _Door:
             return Verdict(Outcome.KNOWN, pdu)
         if pdu.type == "m.room.create":
             return Verdict(Outcome.DROPPED, reason="The room has its m.room.create event.")
+        if known is not None and self._is_before_gap(pdu) and not self._closes_gap(pdu):
+            # Part of a state that we were told. Its place is found when history is filled in.
+            return Verdict(Outcome.KNOWN, pdu)
         if pdu.event_id in self._elsewhere:
             return Verdict(Outcome.DROPPED, reason="Another room has an event of this ID.")
         if self._session.is_uncommitted(pdu.event_id):
@@ -379,9 +387,11 @@ class _Door:
     ) -> None:
         session = self._session
         delta: dict[StateKey, EventId | None] | None = None
+        is_followed = False
         if verdict.outcome is Outcome.ACCEPTED and before is not None:
-            moves_on = self._only_moves_an_end_on(pdu)
-            delta = {} if moves_on else self._change_of_current_state(pdu, before)
+            is_followed = self._is_followed(pdu)
+            moves_on = not is_followed and self._only_moves_an_end_on(pdu)
+            delta = {} if moves_on else self._change_of_current_state(pdu, before, is_followed)
         fact_class = _FACT_CLASSES[verdict.outcome]
         known = self._known.get(pdu.event_id)
         follows_missing = any(
@@ -401,6 +411,7 @@ class _Door:
                 before=before,
                 reason=verdict.reason,
                 known_at=None if known is None else known.position,
+                is_followed=is_followed,
             ),
             after_gap=follows_missing,
         )
@@ -449,15 +460,53 @@ class _Door:
         follows_one_end = {*pdu.prev_events} <= {*self._session.room.extremities}
         return pdu.state_key is None and len({*pdu.prev_events}) == 1 and follows_one_end
 
+    def _is_followed(self, pdu: Pdu) -> bool:
+        """Whether events that we have, or that are about to be judged, lead on from an event.
+
+        Then it is an old one that was missing. If it became an end of the room, the state of long
+        ago would meet that of today. What hangs in the air, and what follows only such events, is
+        taken for a part of what is missing when it is not as deep as what comes after a gap; if
+        it is none, those who know will send what follows it.
+        """
+        if self._closes_gap(pdu):
+            return True
+        is_hanging = pdu.event_id in self._told or all(
+            event_id in self._told
+            or (event_id in self._known and self._known[event_id].is_followed)
+            for event_id in pdu.prev_events
+        )
+        return is_hanging and self._is_before_gap(pdu)
+
+    def _is_before_gap(self, pdu: Pdu) -> bool:
+        """Whether an event is less deep than one before which something is missing."""
+        session = self._session
+        deepest = find_deepest_follower(session.connection, session.head.room_nid)
+        return deepest is not None and pdu.depth < deepest
+
+    def _closes_gap(self, pdu: Pdu) -> bool:
+        """Whether an event is missing before those that we have, or those about to be judged."""
+        if self._followed is None:
+            session = self._session
+            named = {one.event_id for one in self._coming}
+            followers = find_followers(session.connection, session.head.room_nid, named)
+            self._followed = set(followers)
+            for one in reversed(self._coming):  # parents come before children
+                if one.event_id in self._followed:
+                    self._followed.update(one.prev_events)
+        return pdu.event_id in self._followed
+
     def _change_of_current_state(
-        self, pdu: Pdu, before: StateBefore
+        self, pdu: Pdu, before: StateBefore, is_followed: bool
     ) -> dict[StateKey, EventId | None]:
         """How the current state changes when the event becomes an end of the room beside others.
 
         A change that nobody's event explains is told to the operator.
         """
         session = self._session
-        ends = set(extremities_after(self._rules, session.room.extremities, pdu))
+        extremities = session.room.extremities
+        ends = set(extremities_after(self._rules, extremities, pdu, is_followed=is_followed))
+        if is_followed and ends == set(extremities):
+            return {}
         others = self._branches.find_events(
             session.connection, session.head.room_nid, self._rules, ends - {pdu.event_id}
         )
@@ -466,7 +515,9 @@ class _Door:
             before,
             others.values(),
             StateBefore(session.head.last_position),
-            after_gap=any(event_id in self._told for event_id in (pdu.event_id, *pdu.prev_events)),
+            after_gap=is_followed
+            or any(event_id in self._told for event_id in (pdu.event_id, *pdu.prev_events)),
+            is_followed=is_followed,
         )
         for type_, state_key in change.resets:
             log.warning(

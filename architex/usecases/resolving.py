@@ -82,6 +82,7 @@ class Resolving:
         *,
         is_recorded: bool = False,
         after_gap: bool = False,
+        is_followed: bool = False,
     ) -> ChangeOfState:
         """How the current state changes when an event becomes an end of the room beside others.
 
@@ -93,11 +94,16 @@ class Resolving:
             current: the current state as it was.
             is_recorded: whether the log has the event already.
             after_gap: whether another server told the state before it.
+            is_followed: it becomes none, but what it follows ceases to be one.
         """
         states = self.states_that_meet(pdu, before, other_ends)
+        if is_followed:
+            states = distinct_states(end.state_after for end in other_ends)
         compared = self.compare([*states, current])
         values = {key: row[:-1] for key, row in compared.items() if len(set(row[:-1])) > 1}
-        resolved = self.resolve(states, values, newcomer=None if is_recorded else pdu)
+        resolved = self.resolve(
+            states, values, newcomer=None if is_recorded or is_followed else pdu
+        )
         changed: dict[StateKey, EventId | None] = {}
         for key in {*compared, *resolved}:
             agreed = compared[key][0] if key in compared and key not in values else None

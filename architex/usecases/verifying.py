@@ -808,14 +808,23 @@ class _RoomWalk:
                 entries = {} if fact.before is None else fact.before.entries
                 wanted = {**entries, pdu.key: pdu.event_id}
             elif before is not None and self._room is not None:
-                ends = set(extremities_after(self._rules, self._room.extremities, pdu))
+                ends = set(
+                    extremities_after(
+                        self._rules,
+                        self._room.extremities,
+                        pdu,
+                        is_followed=fact.is_followed,
+                    )
+                )
                 change = self._resolving.change_of_current_state(
                     pdu,
                     before,
                     self._find_events(ends - {pdu.event_id}).values(),
                     StateBefore(recorded.position - 1),
                     is_recorded=True,
-                    after_gap=self._was_told(fact, self._find_events(pdu.prev_events)),
+                    after_gap=fact.is_followed
+                    or self._was_told(fact, self._find_events(pdu.prev_events)),
+                    is_followed=fact.is_followed,
                 )
                 wanted = change.entries
                 self._report.resets += [

@@ -35,7 +35,7 @@ from architex.usecases.rate_limits import RateLimit, RateLimits
 from architex.usecases.receiving import RETRY_S, Receiving
 from architex.usecases.receiving_edus import ReceivingEdus
 from architex.usecases.server_keys import KeyRing
-from tests.builders import ALICE, BOB, TEST_KEY, RoomBuilder
+from tests.builders import ALICE, BOB, DAVE, TEST_KEY, RoomBuilder
 from tests.core import SERVER_NAME
 from tests.fakes.clock import FakeClock
 from tests.fakes.room_peer import RoomPeer
@@ -362,6 +362,25 @@ def test_event_whose_sender_does_not_tell_what_it_follows_is_refused(world: Worl
     assert world.peer.count("state_ids") == 0
     assert last.event_id not in world.known()
     assert world.receiving._waiting.count() == 0
+
+
+@pytest.mark.parametrize("version", ["2", "11", "12"])
+def test_event_from_before_we_came_does_not_bring_its_state_back(core: Core, version: str) -> None:
+    def before(world: World) -> None:
+        world.room.send_state(ALICE, "m.room.topic", {"topic": "old"})
+        world.room.join(DAVE)
+        world.room.send_state(ALICE, "m.room.topic", {"topic": "new"})
+        world.room.message(BOB, "long ago")
+
+    world = make_world(core, version, before=before)
+    world.room.set_join_rule(ALICE, "invite")
+    world.send(*list(world.room.pdus.values())[-1:])
+    state, ends = world.state(world.room), world.extremities()
+    assert ("m.room.member", DAVE) in state
+    for old in list(world.room.pdus.values())[:-2]:
+        world.send(old)
+        assert world.state(world.room) == state
+        assert world.extremities() == ends
 
 
 @pytest.mark.parametrize("version", ["1", "2", "11", "12"])

@@ -291,7 +291,9 @@ class Room:
                 state = state.delete(key)
         extremities, depth = self.extremities, self.depth
         if isinstance(fact, PduAccepted):
-            extremities = extremities_after(self.rules, extremities, pdu)
+            extremities = extremities_after(
+                self.rules, extremities, pdu, is_followed=fact.is_followed
+            )
             depth = max(depth, pdu.depth)
         elif isinstance(fact, JoinImported):
             extremities = immutables.Map({pdu.event_id: extremity_of(self.rules, pdu)})
@@ -306,13 +308,23 @@ class Room:
 
 
 def extremities_after(
-    rules: RoomVersionRules, extremities: Mapping[EventId, Extremity], pdu: Pdu
+    rules: RoomVersionRules,
+    extremities: Mapping[EventId, Extremity],
+    pdu: Pdu,
+    *,
+    is_followed: bool = False,
 ) -> Mapping[EventId, Extremity]:
-    """The forward extremities when an event was accepted."""
+    """The forward extremities when an event was accepted.
+
+    Args:
+        is_followed: accepted events follow it already; it closes a gap.
+    """
     followed = set(pdu.prev_events)
     kept = {event_id: end for event_id, end in extremities.items() if event_id not in followed}
-    kept[pdu.event_id] = extremity_of(rules, pdu)
-    return immutables.Map(kept)
+    if not is_followed:
+        kept[pdu.event_id] = extremity_of(rules, pdu)
+    # Where IDs are no hashes, events can follow each other in a circle; a room has an end still.
+    return immutables.Map(kept or extremities)
 
 
 def extremity_of(rules: RoomVersionRules, pdu: Pdu) -> Extremity:

@@ -63,6 +63,7 @@ class Fact:
         known_at: the position of the event's first fact, if the log had the event before: as an
             outlier.
         ordering: of the event in the timeline, if that is not the position of the fact.
+        is_followed: events that were here before follow it: it does not become an end of the room.
     """
 
     originator_id: RoomId
@@ -77,6 +78,7 @@ class Fact:
     reason: str | None = None
     known_at: int | None = None
     ordering: int | None = None
+    is_followed: bool = False
 
     verdict: ClassVar[int]
     is_outlier: ClassVar[bool] = False
