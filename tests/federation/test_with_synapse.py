@@ -36,6 +36,7 @@ _VERSIONS = ("1", "6", "9", "10", "11", "12") if _ALL else ("12",)
 _MESSAGES = 500 if _ALL else 40
 _HISTORY = 1000 if _ALL else 150
 _HOSTS = ("architex", "synapse")
+_LONG = [(host, version) for version in _VERSIONS for host in (_HOSTS if _ALL else ("synapse",))]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,16 @@ class Encounter:
 @pytest.fixture(params=[(host, version) for version in _VERSIONS for host in _HOSTS], ids=str)
 def meeting(request: pytest.FixtureRequest, servers: dict[str, Homeserver]) -> Encounter:
     """Two new people, in each direction and each version."""
-    host, version = request.param
+    return _introduce(servers, *request.param)
+
+
+@pytest.fixture(params=_LONG, ids=str)
+def long_meeting(request: pytest.FixtureRequest, servers: dict[str, Homeserver]) -> Encounter:
+    """The same, for what takes its time."""
+    return _introduce(servers, *request.param)
+
+
+def _introduce(servers: dict[str, Homeserver], host: str, version: str) -> Encounter:
     guest = next(name for name in _HOSTS if name != host)
     return Encounter(servers[host].register(), servers[guest].register(), version)
 
@@ -339,7 +349,8 @@ def test_both_talk_at_once(meeting: Encounter) -> None:
     assert_same_room(room_id, meeting.host, meeting.guest)
 
 
-def test_what_happened_during_an_outage_arrives_later(meeting: Encounter) -> None:
+def test_what_happened_during_an_outage_arrives_later(long_meeting: Encounter) -> None:
+    meeting = long_meeting
     room_id = meeting.shared_room()
     for down, awake in ((meeting.guest, meeting.host), (meeting.host, meeting.guest)):
         down.server.stop()
@@ -355,7 +366,8 @@ def test_what_happened_during_an_outage_arrives_later(meeting: Encounter) -> Non
     assert_same_room(room_id, meeting.host, meeting.guest)
 
 
-def test_restarts_in_the_middle_lose_nothing(meeting: Encounter) -> None:
+def test_restarts_in_the_middle_lose_nothing(long_meeting: Encounter) -> None:
+    meeting = long_meeting
     room_id = meeting.shared_room()
     stop = threading.Event()
     sent: list[str] = []

@@ -66,7 +66,7 @@ _DOORS = _DOORS_FOR_EVENTS | {
 def _seeds() -> list[str]:
     if "ARCHITEX_SEED" in os.environ:
         return [os.environ["ARCHITEX_SEED"]]
-    return [str(number) for number in range(int(os.environ.get("ARCHITEX_SEEDS", "3")))]
+    return [str(number) for number in range(int(os.environ.get("ARCHITEX_SEEDS", "2")))]
 
 
 @pytest.mark.parametrize("seed", _seeds())
