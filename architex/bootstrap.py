@@ -69,6 +69,7 @@ from architex.projections.federation_outbox import (
     forget_delivered_events,
     forget_oldest_events,
 )
+from architex.projections.forgetting import ForgettingOnLeave
 from architex.projections.guest_reads import GuestReads
 from architex.projections.known_events import KnownEvents
 from architex.projections.member_reads import MemberReads
@@ -242,6 +243,7 @@ class Core:
     signing_key: SigningKey
     clock: Clock
     randomness: Randomness
+    forget_on_leave: bool = False
 
     @cached_property
     def event_log(self) -> EventLog:
@@ -254,7 +256,11 @@ class Core:
         return CommitQueue(
             self.database,
             self.event_log,
-            inline=(*inline_projections(), FederationOutbox(self.server_name)),
+            inline=(
+                *inline_projections(),
+                FederationOutbox(self.server_name),
+                *([ForgettingOnLeave(self.server_name)] if self.forget_on_leave else []),
+            ),
             states=CurrentStateFinder(),
             signer=Signer(self.server_name, self.signing_key),
             now_ms=self.clock.now_ms,
@@ -292,6 +298,7 @@ def build_core(
         signing_key=load_or_create_signing_key(settings.signing_key_path, randomness.bytes),
         clock=clock or SystemClock(),
         randomness=randomness,
+        forget_on_leave=settings.rooms.forget_on_leave,
     )
 
 
@@ -556,7 +563,7 @@ def build_use_cases(
         event_log=core.event_log,
         members=members,
         profiles=profile_store,
-        forgotten=ForgottenRooms(),
+        forgotten=ForgottenRooms(on_leave=settings.rooms.forget_on_leave),
         succession=succession,
         room_servers=room_servers,
         restricted=restricted_joins,

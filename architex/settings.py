@@ -244,6 +244,10 @@ class RoomSettings:
 
     default_version: str = _key("room version of new rooms", "12")
     aliases_require_membership: bool = _key("only who is in a room may give it an alias", True)
+    forget_on_leave: bool = _key(
+        "who leaves a room, or is kicked or banned, forgets it: nothing of it is shown any more",
+        False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

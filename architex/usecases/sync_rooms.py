@@ -52,6 +52,8 @@ from architex.usecases.standing import Standing
 DEFAULT_TIMELINE_LIMIT: Final = 10
 MAX_TIMELINE_LIMIT: Final = 500
 _MEMBER: Final = "m.room.member"
+_NAME_KEYS: Final = {"m.room.name": "name", "m.room.canonical_alias": "alias"}
+"""What a room without heroes has: type of its event → key of its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,9 @@ class SyncRooms:
         """
         room_filter = request.filter.room
         views = [
-            v for v in views if not v.is_forgotten and room_filter.is_room_included(v.room_id)
+            v
+            for v in views
+            if room_filter.is_room_included(v.room_id) and _is_shown(v, request.since)
         ]
         joined = [self._plan_joined(request, v) for v in views if v.membership == "join"]
         gone = [v for v in views if v.membership in ("leave", "ban")]
@@ -416,20 +420,19 @@ class SyncRooms:
         self, connection: PgConnection, request: RoomsRequest, plans: Iterable[RoomPlan]
     ) -> set[int]:
         """The rooms that have a name or a canonical alias that is not empty."""
-        keys = {"m.room.name": "name", "m.room.canonical_alias": "alias"}
         rows = list_state_entries(
             connection,
             [
                 (StateSpan(plan.room_nid, request.now, request.now), type_, "")
                 for plan in plans
-                for type_ in keys
+                for type_ in _NAME_KEYS
             ],
         )
         events = self.rendering.load(connection, [row.reference for row in rows])
         return {
             row.room_nid
             for row in rows
-            if row.position in events and events[row.position].content.get(keys[row.type])
+            if row.position in events and events[row.position].content.get(_NAME_KEYS[row.type])
         }
 
     def _find_lazy_members(
@@ -617,6 +620,13 @@ class SyncRooms:
         return result
 
 
+def _is_shown(view: RoomView, since: int | None) -> bool:
+    """Whether a room is told of: a forgotten one is, to say that the user has left it."""
+    if not view.is_forgotten:
+        return True
+    return since is not None and view.membership in ("leave", "ban") and view.position > since
+
+
 def _stripped_entries(view: RoomView, user_id: UserId) -> list[tuple[StateSpan, str, str]]:
     span = StateSpan(view.room_nid, view.position, view.position)
     members = dict.fromkeys((user_id, view.sender))
@@ -706,10 +716,13 @@ def _passes(event_filter: RoomEventFilter, event: RecordedEvent) -> bool:
 
 
 def _needs_summary(plan: RoomPlan) -> bool:
+    """Whether members came or went, or a name did, without which heroes are needed."""
     return plan.state_since is None or any(
-        row.type == _MEMBER
-        and row.membership != row.membership_before
-        and row.is_valid_at(plan.high)
+        row.is_valid_at(plan.high)
+        and (
+            row.type in _NAME_KEYS
+            or (row.type == _MEMBER and row.membership != row.membership_before)
+        )
         for row in plan.state
     )
 

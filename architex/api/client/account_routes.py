@@ -42,6 +42,7 @@ def account_routes(use_cases: UseCases) -> list[Route]:
             discovery.CapabilitiesResource(
                 use_cases.room_creation.default_version,
                 addresses_change=use_cases.third_party_identifiers.may_change,
+                forgets_on_leave=use_cases.joining.forgotten.on_leave,
             ),
         ),
         Route("/register", registration.RegisterResource(use_cases.registration)),

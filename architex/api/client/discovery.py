@@ -39,7 +39,9 @@ class VersionsResource:
 class CapabilitiesResource:
     """GET /capabilities."""
 
-    def __init__(self, default_room_version: str, *, addresses_change: bool) -> None:
+    def __init__(
+        self, default_room_version: str, *, addresses_change: bool, forgets_on_leave: bool
+    ) -> None:
         self._capabilities = {
             "m.change_password": {"enabled": True},
             "m.room_versions": {
@@ -51,7 +53,7 @@ class CapabilitiesResource:
             "m.3pid_changes": {"enabled": addresses_change},
             "m.get_login_token": {"enabled": True},
             "m.profile_fields": {"enabled": True},
-            "m.forget_forced_upon_leave": {"enabled": False},
+            "m.forget_forced_upon_leave": {"enabled": forgets_on_leave},
         }
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
