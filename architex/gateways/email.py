@@ -107,12 +107,13 @@ class SmtpMailer:
         to = _ascii_domain(mail.to)
         message = EmailMessage(policy=SMTP if to.isascii() else SMTPUTF8)
         message["From"] = Address(self._sender_name, addr_spec=self._sender)
-        message["To"] = Address(addr_spec=to)
+        local_part, _, domain = to.rpartition("@")
+        message["To"] = Address(username=local_part, domain=domain)
         message["Subject"] = mail.subject
         now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
         message["Date"] = format_datetime(now)
-        domain = self._sender.rpartition("@")[2]
-        message["Message-ID"] = f"<{self._randomness.token_urlsafe(18)}@{domain}>"
+        own_domain = self._sender.rpartition("@")[2]
+        message["Message-ID"] = f"<{self._randomness.token_urlsafe(18)}@{own_domain}>"
         # No vacation notices, please: nobody reads what comes back.
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(mail.text)
