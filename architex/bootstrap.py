@@ -124,6 +124,7 @@ from architex.storage.room_aliases import RoomAliasStore
 from architex.storage.server_keys import ServerKeyStore
 from architex.storage.to_device import ToDeviceStore
 from architex.storage.transactions import Transactions
+from architex.storage.url_previews import UrlPreviewStore
 from architex.storage.user_addresses import UserAddressStore
 from architex.storage.waiting_pdus import WaitingPdus
 from architex.usecases.account_data import AccountData
@@ -210,10 +211,14 @@ from architex.usecases.to_device import ToDevice
 from architex.usecases.turn_servers import TurnServers
 from architex.usecases.typing import Typing
 from architex.usecases.unread_counts import UnreadCounts
+from architex.usecases.url_previews import UrlPreviews
 from architex.usecases.user_directory import UserDirectory
 from architex.usecases.whois import Whois
 
 log = logging.getLogger(__name__)
+
+MAX_PREVIEW_PICTURE_BYTES = 10 * 1024 * 1024
+"""Larger pictures are left out of previews of web pages."""
 
 
 def inline_projections() -> tuple[Projection, ...]:
@@ -392,6 +397,7 @@ class MediaUseCases:
     reading: MediaReading
     thumbnails: Thumbnails
     care: MediaCare
+    url_previews: UrlPreviews
 
 
 def build_media(
@@ -433,7 +439,26 @@ def build_media(
         policy=MediaPolicy(chosen.max_upload_bytes, chosen.max_bytes_per_user, is_frozen),
         prepare=thumbnails.prepare,
     )
-    return MediaUseCases(uploads, reading, thumbnails, care)
+    url_previews = UrlPreviews(
+        store=UrlPreviewStore(core.database),
+        media=store,
+        files=files,
+        thumbnails=thumbnails,
+        http=OutboundHttp(
+            SystemNames(),
+            clock,
+            blocked_networks=chosen.url_preview_ip_blocklist,
+            ca_file=settings.outbound.ca_file,
+            user_agent=f"Architex/{__version__} (URL previews)",
+        ),
+        rate_limits=rate_limits,
+        clock=clock,
+        randomness=chance,
+        server_name=settings.server_name,
+        is_enabled=chosen.url_previews,
+        max_picture_bytes=min(chosen.max_upload_bytes, MAX_PREVIEW_PICTURE_BYTES),
+    )
+    return MediaUseCases(uploads, reading, thumbnails, care, url_previews)
 
 
 def build_use_cases(
@@ -797,6 +822,7 @@ def build_use_cases(
         typing=typing,
         third_party_identifiers=third_party_identifiers,
         third_party_invites=third_party_invites,
+        url_previews=media.url_previews,
         user_directory=UserDirectory(directory_reads),
         whois=Whois(accounts, devices),
     )
@@ -885,6 +911,8 @@ def _limits(settings: Settings) -> dict[str, RateLimit]:
         "messages": RateLimit(limits.messages.per_second, limits.messages.burst),
         "joins": RateLimit(limits.joins.per_second, limits.joins.burst),
         "invites": RateLimit(limits.invites.per_second, limits.invites.burst),
+        "room_messages": RateLimit(limits.room_messages.per_second, limits.room_messages.burst),
+        "room_joins": RateLimit(limits.room_joins.per_second, limits.room_joins.burst),
         "registrations": RateLimit(limits.registrations.per_second, limits.registrations.burst),
         "logins": RateLimit(limits.logins.per_second, limits.logins.burst),
         "federation": RateLimit(limits.federation.per_second, limits.federation.burst),
@@ -1028,7 +1056,11 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
                 *senders,
                 Housekeeping(chores, clock),
                 Housekeeping(chores_of_receiving(use_cases.receiving, clock), clock, name="inbox"),
-                Housekeeping(chores_of_media(use_cases.media_care), clock, name="media"),
+                Housekeeping(
+                    chores_of_media(use_cases.media_care, use_cases.url_previews.forget_old),
+                    clock,
+                    name="media",
+                ),
             ],
             leases=LeaseStore(database),
             notifier=core.notifier,

@@ -168,12 +168,17 @@ def chores_of_sending(
     ]
 
 
-def chores_of_media(care: MediaCare) -> list[Chore]:
-    """The chores that media brings; they may take their time."""
+def chores_of_media(care: MediaCare, forget_previews: Callable[[], int]) -> list[Chore]:
+    """The chores that media brings; they may take their time.
+
+    Args:
+        forget_previews: forgets what was said about web pages long ago.
+    """
     return [
         Chore("put right what uploads left behind", 60.0, care.settle_abandoned),
         Chore("make room for files of other servers", 60.0, care.make_room),
         Chore("remove media whose time is over", 60.0, care.remove_expired),
+        Chore("forget previews of web pages", 600.0, forget_previews),
         Chore("remove media that nobody reads", 300.0, care.remove_unread),
         Chore("remove files that nothing refers to", 3600.0, care.remove_unreferenced),
     ]

@@ -56,6 +56,7 @@ from architex.usecases.thumbnails import Thumbnails
 from architex.usecases.to_device import ToDevice
 from architex.usecases.turn_servers import TurnServers
 from architex.usecases.typing import Typing
+from architex.usecases.url_previews import UrlPreviews
 from architex.usecases.user_directory import UserDirectory
 from architex.usecases.whois import Whois
 
@@ -105,6 +106,7 @@ class UseCases:
     serving_history: ServingHistory
     spaces: Spaces
     sessions: Sessions
+    url_previews: UrlPreviews
     user_directory: UserDirectory
     peeking: Peeking
     presence: PresenceUpdates

@@ -6,7 +6,6 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#content-repository
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from architex.gateways.media_files import IncomingFile, MediaFiles
 from architex.gateways.multipart import PartsReader, find_boundary
 from architex.storage.media import Media, MediaStore
 from architex.usecases.rate_limits import RateLimits
+from architex.usecases.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +42,6 @@ FETCH_TIMEOUT_S: Final = 180.0
 """For one file, from the first byte of the request to the last of the answer."""
 
 _MAX_AROUND_BYTES: Final = 131_072
-
-
-@dataclass
-class _Flight:
-    """A fetch under way, and those who wait for it."""
-
-    landed: threading.Event = field(default_factory=threading.Event)
-    media: Media | None = None
-    error: MatrixError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +75,7 @@ class RemoteMedia:
     cache_bytes: int
     make_room: Callable[[], int]
     is_frozen: bool
-    _flights: dict[MediaUri, _Flight] = field(default_factory=dict)
+    _flights: SingleFlight[MediaUri, Media] = field(default_factory=SingleFlight)
     _fetched_bytes: int = 0
 
     def fetch(self, uri: MediaUri, budget: str, timeout_ms: int) -> Media:
@@ -99,28 +90,12 @@ class RemoteMedia:
             RemoteFailed: it does not answer, or makes no sense.
             LimitExceeded: too many are fetched for this one.
         """
-        flight = self._flights.get(uri)
-        if flight is not None:
-            if not flight.landed.wait(FETCH_TIMEOUT_S):
-                raise RemoteFailed("Its server takes too long.")
-            if flight.error is not None:
-                raise flight.error
-            assert flight.media is not None  # noqa: S101 - one of the two is there
-            return flight.media
-        self.rate_limits.spend("remote_media", budget)
-        flight = self._flights[uri] = _Flight()
-        try:
-            flight.media = self._fetch(uri, timeout_ms)
-        except MatrixError as error:
-            flight.error = error
-            raise
-        except BaseException:
-            flight.error = RemoteFailed("It could not be fetched.")
-            raise
-        finally:
-            del self._flights[uri]
-            flight.landed.set()
-        return flight.media
+
+        def fetch_it() -> Media:
+            self.rate_limits.spend("remote_media", budget)
+            return self._fetch(uri, timeout_ms)
+
+        return self._flights.do(uri, fetch_it, FETCH_TIMEOUT_S)
 
     def _fetch(self, uri: MediaUri, timeout_ms: int) -> Media:
         known = self.store.find(uri)

@@ -10,6 +10,7 @@ import falcon
 from architex.api.authentication import client_address
 from architex.api.media_answers import answer_content, wish_of
 from architex.api.requests import int_param, require_user, string_param
+from architex.domain.errors import MissingParam
 from architex.domain.media import check_media_uri, clean_file_name
 from architex.gateways.media_files import PIECE_BYTES
 from architex.usecases.media_reading import (
@@ -20,6 +21,7 @@ from architex.usecases.media_reading import (
 )
 from architex.usecases.media_uploads import MediaUploads, Upload
 from architex.usecases.thumbnails import Thumbnails
+from architex.usecases.url_previews import UrlPreviews
 
 
 class UploadResource:
@@ -139,6 +141,24 @@ class ThumbnailResource:
         wish = wish_of(req)
         content = self._thumbnails.open(check_media_uri(server_name, media_id), wish, reader)
         answer_content(req, resp, content)
+
+
+class PreviewResource:
+    """GET /media/preview_url."""
+
+    def __init__(self, previews: UrlPreviews) -> None:
+        self._previews = previews
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """What a web page says about itself.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url
+        """
+        requester = require_user(req)
+        url = string_param(req, "url")
+        if not url:
+            raise MissingParam("Missing: url.")
+        resp.media = self._previews.preview(requester, url)
 
 
 def reader_of(req: falcon.Request, *, needs_token: bool) -> Reader:

@@ -20,6 +20,7 @@ def media_routes(use_cases: UseCases) -> list[Route]:
     download = media.DownloadResource(use_cases.media_reading)
     return [
         Route("/media/config", media.ConfigResource(use_cases.media_uploads)),
+        Route("/media/preview_url", media.PreviewResource(use_cases.url_previews)),
         Route("/media/download/{server_name}/{media_id}", download),
         Route("/media/download/{server_name}/{media_id}/{file_name}", download),
         Route(
@@ -38,6 +39,7 @@ def old_media_routes(use_cases: UseCases) -> list[Route]:
         Route("/upload/{server_name}/{media_id}", media.FillResource(uploads)),
         Route("/create", media.CreateResource(uploads)),
         Route("/config", media.ConfigResource(uploads)),
+        Route("/preview_url", media.PreviewResource(use_cases.url_previews)),
         Route("/download/{server_name}/{media_id}", download),
         Route("/download/{server_name}/{media_id}/{file_name}", download),
         Route(
