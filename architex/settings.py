@@ -199,6 +199,12 @@ class RateLimitSettings:
     messages: RateLimit = _key("events sent, per user", RateLimit(per_second=10, burst=100))
     joins: RateLimit = _key("joins, per user", RateLimit(per_second=0.5, burst=20))
     invites: RateLimit = _key("invites, per inviting user", RateLimit(per_second=0.5, burst=50))
+    room_messages: RateLimit = _key(
+        "events that users of this server send, per room", RateLimit(per_second=50, burst=1000)
+    )
+    room_joins: RateLimit = _key(
+        "joins of users of this server, per room", RateLimit(per_second=10, burst=200)
+    )
     registrations: RateLimit = _key(
         "new accounts, per address", RateLimit(per_second=0.2, burst=5)
     )

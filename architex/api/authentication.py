@@ -5,14 +5,15 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#using-access-tokens
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import falcon
 
 from architex.api.requests import string_param
-from architex.domain.errors import MissingToken
-from architex.domain.identifiers import ServerName
+from architex.domain.errors import LimitExceeded, MissingToken
+from architex.domain.identifiers import RoomId, ServerName
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.requester import Requester
 from architex.usecases.sessions import Sessions
@@ -71,6 +72,19 @@ class Authenticator:
             LimitExceeded: the requester has done this too often lately.
         """
         self.rate_limits.spend(kind, requester.user_id)
+
+    def check_in_room(self, room_id: RoomId, kind: str) -> None:
+        """Refuse what has been done too often in a room, by all users of this server together.
+
+        Raises:
+            LimitExceeded: it has.
+        """
+        self.rate_limits.check(f"room_{kind}", room_id)
+
+    def count_in_room(self, room_id: RoomId, kind: str) -> None:
+        """Count what was done in a room."""
+        with suppress(LimitExceeded):  # others came first; it is done all the same
+            self.rate_limits.spend(f"room_{kind}", room_id)
 
 
 def find_user(req: falcon.Request) -> Requester | None:

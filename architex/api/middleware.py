@@ -14,6 +14,7 @@ import orjson
 
 from architex.api.requests import RequesterFinder
 from architex.domain.errors import InvalidParam
+from architex.gateways.log_output import REQUEST_ID
 
 StartResponse: TypeAlias = Callable[..., Any]
 WsgiApp: TypeAlias = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -73,7 +74,9 @@ class RequestMiddleware:
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Number the request; answer CORS preflight at once."""
         env = req.env
-        env["architex.request_id"] = f"{next(self._numbers):x}"
+        request_id = f"{next(self._numbers):x}"
+        env["architex.request_id"] = request_id
+        REQUEST_ID.set(request_id)
         env["architex.authenticator"] = self._authenticator
         resp._headers.update(_CORS_LOWER)
         if req.method == "OPTIONS":

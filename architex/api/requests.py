@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 import falcon
@@ -18,7 +20,7 @@ from architex.domain.errors import (
     TooLarge,
     UserSuspended,
 )
-from architex.domain.identifiers import UserId
+from architex.domain.identifiers import RoomId, UserId
 from architex.usecases.requester import Requester
 
 MAX_BODY_BYTES: Final = 1024 * 1024
@@ -36,6 +38,12 @@ class RequesterFinder(Protocol):
 
     def count(self, requester: Requester, kind: str) -> None:
         """Count an action of a kind that is limited; raises LimitExceeded."""
+
+    def check_in_room(self, room_id: RoomId, kind: str) -> None:
+        """Refuse an action of a kind that is limited in rooms; raises LimitExceeded."""
+
+    def count_in_room(self, room_id: RoomId, kind: str) -> None:
+        """Count an action of a kind that is limited in rooms."""
 
 
 def require_user(
@@ -63,6 +71,24 @@ def require_user(
     if limit is not None:
         finder.count(requester, limit)
     return requester
+
+
+@contextmanager
+def counted_in_room(req: falcon.Request, room_id: RoomId, kind: str) -> Iterator[None]:
+    """Limit how often something is done in a room; only what succeeds counts.
+
+    Else whoever is not in a room could silence it.
+
+    Args:
+        kind: `messages` or `joins`.
+
+    Raises:
+        LimitExceeded: this has happened there too often lately.
+    """
+    finder: RequesterFinder = req.env["architex.authenticator"]
+    finder.check_in_room(room_id, kind)
+    yield
+    finder.count_in_room(room_id, kind)
 
 
 def require_own(requester: Requester, user_id: UserId, what: str) -> None:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
+
+REQUEST_ID: Final[ContextVar[str]] = ContextVar("REQUEST_ID", default="")
+"""The ID of the request that is being answered, unique within its process; empty for none."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per record: time, level, logger, process, message and any traceback."""
+    """One JSON object per record: time, level, logger, process, message and any traceback.
+
+    What is logged while a request is answered has the request's ID, too.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
@@ -21,6 +28,9 @@ class JsonFormatter(logging.Formatter):
             "process": record.process,
             "message": record.getMessage(),
         }
+        request_id = REQUEST_ID.get()
+        if request_id:
+            line["request"] = request_id
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

@@ -35,6 +35,40 @@ def test_each_kind_of_action_is_limited_per_user(database_url: str, tmp_path: Pa
     stop_server(server)
 
 
+def test_what_happens_in_a_room_is_limited_for_all_together(
+    database_url: str, tmp_path: Path
+) -> None:
+    twice = RateLimit(per_second=0.001, burst=2)
+    limits = RateLimitSettings(room_messages=twice, room_joins=twice)
+    server = start_server(database_url, settings_for(tmp_path, rate_limits=limits))
+    alice, *others = [server.register() for _ in range(4)]
+    room_id, elsewhere = (alice.create_room(preset="public_chat") for _ in range(2))
+    send = f"/rooms/{room_id}/send/m.room.message"
+    for number in range(5):  # who is not in the room cannot use up what it has
+        others[2].put(f"{send}/{number}", MESSAGE).refused(403, "M_FORBIDDEN")
+    for user in others[:2]:
+        user.post(f"/join/{room_id}").ok()
+        user.put(f"{send}/1", MESSAGE).ok()
+    others[2].post(f"/rooms/{room_id}/join").refused(429, "M_LIMIT_EXCEEDED")
+    alice.put(f"{send}/1", MESSAGE).refused(429, "M_LIMIT_EXCEEDED")
+    path = f"/rooms/{room_id}/state/m.room.topic"
+    alice.put(path, {"topic": "x"}).refused(429, "M_LIMIT_EXCEEDED")
+    alice.put(f"/rooms/{elsewhere}/send/m.room.message/1", MESSAGE).ok()
+    stop_server(server)
+
+
+def test_invites_by_state_events_count_as_invites(database_url: str, tmp_path: Path) -> None:
+    limits = RateLimitSettings(invites=RateLimit(per_second=0.001, burst=1))
+    server = start_server(database_url, settings_for(tmp_path, rate_limits=limits))
+    alice, bob, carol = (server.register() for _ in range(3))
+    path = f"/rooms/{alice.create_room()}/state/m.room.member"
+    alice.put(f"{path}/{bob.path}", {"membership": "invite"}).ok()
+    answer = alice.put(f"{path}/{carol.path}", {"membership": "invite"})
+    answer.refused(429, "M_LIMIT_EXCEEDED")
+    alice.put(f"{path}/{carol.path}", {"membership": "ban"}).ok()
+    stop_server(server)
+
+
 @pytest.fixture
 def suspended(alice: User, bob: User, module_database: Database) -> tuple[User, str]:
     """A suspended user, and a room they are in."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 import falcon
 from marshmallow import fields
 
-from architex.api.requests import BodySchema, json_body, load, require_user
+from architex.api.requests import BodySchema, counted_in_room, json_body, load, require_user
 from architex.usecases.address_invites import AddressInvites, AddressWish
 from architex.usecases.directory import Directory
 from architex.usecases.joining import Joining
@@ -78,7 +78,8 @@ class JoinResource(_Joining):
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Join a room by its ID."""
         requester = require_user(req, guests=True, suspended=False, limit="joins")
-        joined = self._joining.join(requester, room_id, via=_via(req), **self._body(req))
+        with counted_in_room(req, room_id, "joins"):
+            joined = self._joining.join(requester, room_id, via=_via(req), **self._body(req))
         resp.media = {"room_id": joined}
 
 
@@ -93,7 +94,8 @@ class JoinByIdOrAliasResource(_Joining):
         """Join a room by its ID or one of its aliases."""
         requester = require_user(req, guests=True, suspended=False, limit="joins")
         room_id, via = self._directory.locate_room(room_id_or_alias, _via(req))
-        joined = self._joining.join(requester, room_id, via=via, **self._body(req))
+        with counted_in_room(req, room_id, "joins"):
+            joined = self._joining.join(requester, room_id, via=via, **self._body(req))
         resp.media = {"room_id": joined}
 
 
@@ -108,7 +110,8 @@ class KnockResource(_Membership):
         """Ask to be let into a room."""
         requester = require_user(req, suspended=False, limit="joins")
         room_id, via = self._directory.locate_room(room_id_or_alias, _via(req))
-        knocked = self._joining.knock(requester, room_id, via=via, **self._body(req))
+        with counted_in_room(req, room_id, "joins"):
+            knocked = self._joining.knock(requester, room_id, via=via, **self._body(req))
         resp.media = {"room_id": knocked}
 
 

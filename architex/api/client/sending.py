@@ -10,6 +10,7 @@ from marshmallow import fields
 
 from architex.api.requests import (
     BodySchema,
+    counted_in_room,
     int_param,
     json_body,
     load,
@@ -37,14 +38,15 @@ class SendMessageResource:
     ) -> None:
         """Send an event that is not state."""
         requester = require_user(req, guests=True, suspended=False, limit="messages")
-        event_id = self._sending.send_message(
-            requester,
-            room_id,
-            event_type,
-            json_body(req),
-            txn_id,
-            origin_server_ts=_timestamp(req, requester),
-        )
+        with counted_in_room(req, room_id, "messages"):
+            event_id = self._sending.send_message(
+                requester,
+                room_id,
+                event_type,
+                json_body(req),
+                txn_id,
+                origin_server_ts=_timestamp(req, requester),
+            )
         resp.media = {"event_id": event_id}
 
 
@@ -67,7 +69,8 @@ class RedactResource:
         requester = require_user(req, limit="messages")
         body = json_body(req, optional=True)
         load(RedactSchema(), body)
-        redaction_id = self._sending.redact(requester, room_id, event_id, txn_id, content=body)
+        with counted_in_room(req, room_id, "messages"):
+            redaction_id = self._sending.redact(requester, room_id, event_id, txn_id, content=body)
         resp.media = {"event_id": redaction_id}
 
 
@@ -87,14 +90,18 @@ class StateEventResource:
     ) -> None:
         """Set an entry of the room's state."""
         requester = require_user(req, guests=True, suspended=False, limit="messages")
-        event_id = self._sending.send_state(
-            requester,
-            room_id,
-            event_type,
-            state_key,
-            json_body(req),
-            origin_server_ts=_timestamp(req, requester),
-        )
+        content = json_body(req)
+        if event_type == "m.room.member" and content.get("membership") == "invite":
+            require_user(req, guests=True, suspended=False, limit="invites")
+        with counted_in_room(req, room_id, "messages"):
+            event_id = self._sending.send_state(
+                requester,
+                room_id,
+                event_type,
+                state_key,
+                content,
+                origin_server_ts=_timestamp(req, requester),
+            )
         resp.media = {"event_id": event_id}
 
 
