@@ -115,12 +115,9 @@ class IdentityServer:
     def _look_up(self, body: Any) -> Reply:
         if body["pepper"] != self.pepper:
             return 400, {"errcode": "M_INVALID_PEPPER", "error": "Not any more."}
-        known = {
-            self._name(body["algorithm"], address): user for address, user in self.users.items()
-        }
-        return 200, {
-            "mappings": {name: known[name] for name in body["addresses"] if name in known}
-        }
+        names = {self._name(body["algorithm"], address): address for address in self.users}
+        found = [name for name in body["addresses"] if name in names]
+        return 200, {"mappings": {name: self.users[names[name]] for name in found}}
 
     def _name(self, algorithm: str, address: str) -> str:
         plain = f"{address} email"

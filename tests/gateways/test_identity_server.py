@@ -5,7 +5,7 @@ Spec: https://spec.matrix.org/v1.19/identity-service-api/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -118,13 +118,12 @@ def test_hostile_answers_are_remote_errors(
     if path == "/lookup" and answer == (200, {}):
         assert client.look_up(identity.name, TOKEN, ADDRESS) is None
         return
+    ask: dict[str, Callable[[], object]] = {
+        "/store-invite": lambda: client.store_invite(identity.name, TOKEN, {}),
+        "/3pid/bind": lambda: client.bind(identity.name, TOKEN, "sid", "secret", BOB),
+    }
     with pytest.raises(RemoteError):
-        if path == "/store-invite":
-            client.store_invite(identity.name, TOKEN, {})
-        elif path == "/3pid/bind":
-            client.bind(identity.name, TOKEN, "sid", "secret", BOB)
-        else:
-            client.look_up(identity.name, TOKEN, ADDRESS)
+        ask.get(path, lambda: client.look_up(identity.name, TOKEN, ADDRESS))()
     assert "elsewhere.example" not in str(identity.asked)
 
 
@@ -171,8 +170,15 @@ def test_name_that_an_identity_server_gives_is_cut(
     assert len(client.store_invite(identity.name, TOKEN, {}).display_name) == 500
 
 
-@pytest.mark.parametrize("bound", [{"medium": "email"}, {"medium": "pigeon", "address": "x"},
-                                   {"medium": "email", "address": "x\r\n"}, {"address": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {"medium": "email"},
+        {"medium": "pigeon", "address": "x"},
+        {"medium": "email", "address": "x\r\n"},
+        {"address": 1},
+    ],
+)
 def test_binding_of_what_is_no_address_is_no_answer(
     identity: IdentityServer, client: HttpIdentityServerClient, bound: dict[str, Any]
 ) -> None:
@@ -189,7 +195,7 @@ def test_wish_to_forget_is_signed_for_that_identity_server_and_no_homeserver(
     assert identity.users == {}
     header = identity.authorizations[-1]
     assert header is not None
-    credentials = parse_credentials(header)
+    (credentials,) = parse_credentials(header)
     content = {"mxid": BOB, "threepid": {"medium": "email", "address": "bob@example.com"}}
     signed = {
         "method": "POST",
