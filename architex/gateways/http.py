@@ -306,6 +306,7 @@ class OutboundHttp:
             self._send, method, target, path, self._headers(target, headers or {}, body), body
         )
         connection: _Connection | None = None
+        response: http.client.HTTPResponse | None = None
         is_reusable = False
         try:
             connection, response = self._ask(method, target, send, deadline)
@@ -319,6 +320,9 @@ class OutboundHttp:
                     self._keep(target, connection)
                 else:
                     connection.close()
+            if response is not None and not is_reusable:
+                # When the server closes after it, the socket is the answer's alone.
+                response.close()
 
     def fetch_url(
         self,
