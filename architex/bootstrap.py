@@ -75,6 +75,7 @@ from architex.projections.known_events import KnownEvents
 from architex.projections.member_reads import MemberReads
 from architex.projections.memberships import Memberships
 from architex.projections.message_search import MessageSearch
+from architex.projections.notice_reads import NoticeReads
 from architex.projections.outgoing_device_edus import DeviceListEdus, ToDeviceEdus
 from architex.projections.outgoing_edus import EduSource, PresenceEdus, ReceiptEdus, TypingEdus
 from architex.projections.relations import Relations
@@ -198,6 +199,7 @@ from architex.usecases.room_upgrades import RoomUpgrades
 from architex.usecases.searching import Searching
 from architex.usecases.sending import Sending
 from architex.usecases.server_keys import KeyRing, OldKey
+from architex.usecases.server_notices import ServerNotices
 from architex.usecases.serving_history import ServingHistory
 from architex.usecases.sessions import Sessions
 from architex.usecases.spaces import RemoteSpaces, Spaces
@@ -596,6 +598,7 @@ def build_use_cases(
         third_party_invites=third_party_invites,
         invite_permission=invite_permission,
         server_name=settings.server_name,
+        notices_sender=f"@{settings.server_notices.localpart}:{settings.server_name}",
     )
 
     address_invites = AddressInvites(commits, joining, identity_servers)
@@ -930,6 +933,24 @@ def _limits(settings: Settings) -> dict[str, RateLimit]:
             limits.federation_states.per_second, limits.federation_states.burst
         ),
     }
+
+
+def build_server_notices(settings: Settings, core: Core, use_cases: UseCases) -> ServerNotices:
+    """What tells users something in the name of the server."""
+    return ServerNotices(
+        accounts=AccountStore(core.database),
+        registration=use_cases.registration,
+        profiles=use_cases.profiles,
+        account_data=use_cases.account_data,
+        rooms=use_cases.room_creation,
+        sending=use_cases.sending,
+        commits=core.commits,
+        reads=NoticeReads(core.database),
+        randomness=core.randomness,
+        server_name=settings.server_name,
+        localpart=settings.server_notices.localpart,
+        name=settings.server_notices.name,
+    )
 
 
 def build_wsgi_app(settings: Settings) -> WsgiApp:

@@ -257,6 +257,14 @@ class RoomSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServerNoticeSettings:
+    """What `architex user notice` tells users."""
+
+    localpart: str = _key("of the user whom notices are from; nobody can log in as it", "notices")
+    name: str = _key("of that user, and of the rooms with notices", "Server Notices")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoomDirectorySettings:
     """The list of public rooms."""
 
@@ -440,6 +448,7 @@ class Settings:
     registration: RegistrationSettings = _key("", RegistrationSettings())
     rate_limits: RateLimitSettings = _key("", RateLimitSettings())
     rooms: RoomSettings = _key("", RoomSettings())
+    server_notices: ServerNoticeSettings = _key("", ServerNoticeSettings())
     room_directory: RoomDirectorySettings = _key("", RoomDirectorySettings())
     presence: PresenceSettings = _key("", PresenceSettings())
     media: MediaSettings = _key("", MediaSettings())

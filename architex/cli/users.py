@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 
 import click
 
-from architex.bootstrap import build_core, build_use_cases
+from architex.bootstrap import build_core, build_server_notices, build_use_cases
 from architex.cli.common import config_option, database_ready, read_settings
 from architex.domain.errors import MatrixError, NotFound
 from architex.domain.identifiers import UserId, parse_user_id, server_name_of
 from architex.gateways.clock import Randomness
 from architex.storage.accounts import Account
 from architex.usecases.catalogue import UseCases
+from architex.usecases.server_notices import ServerNotices
 
 _PAGE = 500
 
@@ -26,6 +27,7 @@ class _Office:
     """What a command works with."""
 
     use_cases: UseCases
+    notices: ServerNotices
     server_name: str
     randomness: Randomness
 
@@ -45,7 +47,9 @@ def _office(config_file: str | None) -> Iterator[_Office]:
     with database_ready(settings) as conninfo:
         core = build_core(settings, conninfo=conninfo, application_name="architex user")
         try:
-            yield _Office(build_use_cases(settings, core), settings.server_name, core.randomness)
+            use_cases = build_use_cases(settings, core)
+            notices = build_server_notices(settings, core, use_cases)
+            yield _Office(use_cases, notices, settings.server_name, core.randomness)
         except MatrixError as error:
             raise click.ClickException(error.message) from None
         finally:
@@ -139,6 +143,18 @@ def deactivate(config_file: str | None, name: str, erase: bool, yes: bool) -> No
             click.confirm(f"End the account of {user_id}? This cannot be undone.", abort=True)
         office.use_cases.accounts.deactivate_user(user_id, erase=erase)
         click.echo(f"{user_id} is deactivated.")
+
+
+@user.command()
+@config_option
+@click.argument("name")
+@click.argument("text")
+def notice(config_file: str | None, name: str, text: str) -> None:
+    """Tell a user something, in their room of server notices."""
+    with _office(config_file) as office:
+        user_id = office.user_id(name)
+        office.notices.send(user_id, text)
+        click.echo(f"{user_id} has a notice of {office.notices.sender}.")
 
 
 @user.command("list")

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from architex.domain.errors import (
     BadState,
+    CannotLeaveServerNoticeRoom,
     Forbidden,
     InviteBlocked,
     MatrixError,
@@ -83,6 +84,7 @@ class Joining:
     third_party_invites: ThirdPartyInvites
     invite_permission: InvitePermission
     server_name: ServerName
+    notices_sender: UserId
 
     def join(
         self,
@@ -264,6 +266,7 @@ class Joining:
 
         Raises:
             Forbidden: the user never was in the room, or is banned.
+            CannotLeaveServerNoticeRoom: it is an invite to the user's server notice room.
         """
         user_id = requester.user_id
         content = _with_reason({"membership": "leave"}, reason)
@@ -272,6 +275,8 @@ class Joining:
             membership = _membership(session, user_id)
             if membership is None:
                 raise Forbidden("You are not in this room.")
+            if membership == "invite":
+                self._check_may_reject(session, user_id)
             if membership != "leave":
                 session.append(_member_draft(user_id, user_id, content))
 
@@ -354,6 +359,15 @@ class Joining:
                 self.leave(requester, room_id)
 
     # Within
+
+    def _check_may_reject(self, session: RoomSession, user_id: UserId) -> None:
+        """Check that an invite may be rejected; raises CannotLeaveServerNoticeRoom.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#server-notices
+        """
+        member = session.find_state("m.room.member", user_id)
+        if member is not None and member.sender == self.notices_sender:
+            raise CannotLeaveServerNoticeRoom("Notices of this server come there; join it.")
 
     def _write(
         self, room_id: RoomId, users: list[UserId], decide: Callable[[RoomSession], T]

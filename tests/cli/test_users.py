@@ -104,3 +104,13 @@ def test_registration_tokens_are_made_listed_and_deleted(run: Run) -> None:
     assert listed[1].startswith(f"{made_up}  used 0 of any number of times  until ")
     assert run("registration-token", "delete", "welcome").exit_code == 0
     assert run("registration-token", "delete", "welcome").exit_code == 1
+
+
+def test_notice_is_sent(run: Run, database: Database) -> None:
+    assert run("user", "create", "alice", "--generate").exit_code == 0
+    result = run("user", "notice", "alice", "Maintenance tonight at ten.")
+    assert result.exit_code == 0, result.output
+    assert "@alice:test.example has a notice of @notices:test.example." in result.output
+    assert run("user", "notice", "bob", "Hello").exit_code == 1
+    members = database.fetch_all("SELECT user_id, membership FROM memberships ORDER BY user_id")
+    assert members == [("@alice:test.example", "invite"), ("@notices:test.example", "join")]
