@@ -33,7 +33,7 @@ class ExchangeResource:
 
 
 class OnBindResource:
-    """PUT /3pid/onbind"""
+    """PUT /3pid/onbind; POST too, as the identity servers that there are ask."""
 
     def __init__(self, invites: ThirdPartyInvites) -> None:
         self._invites = invites
@@ -46,3 +46,7 @@ class OnBindResource:
         body = json_body(req, max_bytes=MAX_BODY_BYTES)
         self._invites.bind(body.get("mxid"), body.get("invites"))
         resp.media = {}
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The same."""
+        self.on_put(req, resp)
