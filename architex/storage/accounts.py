@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import psycopg
 
@@ -15,6 +16,25 @@ _COLUMNS = (
     "user_id, password_hash, created_ts, is_admin, is_guest, locked, suspended, deactivated_ts,"
     " erased, appservice_id"
 )
+
+_TABLES_OF_TOKENS: Final = ("openid_tokens", "login_tokens", "interactive_auth_sessions")
+_TABLES_TO_ERASE: Final = (
+    *_TABLES_OF_TOKENS,
+    "account_data",
+    "filters",
+    "push_rules",
+    "key_backup_versions",
+    "cross_signing_keys",
+    "published_addresses",
+    "receipts",
+    "presence",
+    "typing",
+    "transactions",
+    "forgotten_rooms",
+    "stripped_states",
+    "lazy_members",
+)
+"""Where something is kept by and about a user that is no event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +185,11 @@ class AccountStore:
         """End an account: password, devices, tokens, profile and e-mail addresses go, the user ID
         stays taken.
 
-        With `erase` the account data and filters go too. False when there is no such user; again
-        is allowed (a later request may ask for erasure).
+        With `erase` goes all else that is no event: account data, push rules, key backups,
+        receipts and so on. False when there is no such user; again is allowed (a later request
+        may ask for erasure).
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate
         """
         with self._database.transaction() as connection:
             changed = connection.execute(
@@ -178,9 +201,11 @@ class AccountStore:
             connection.execute("DELETE FROM devices WHERE user_id = %s", (user_id,))
             connection.execute("DELETE FROM profiles WHERE user_id = %s", (user_id,))
             connection.execute("DELETE FROM user_addresses WHERE user_id = %s", (user_id,))
-            if erase:
-                connection.execute("DELETE FROM account_data WHERE user_id = %s", (user_id,))
-                connection.execute("DELETE FROM filters WHERE user_id = %s", (user_id,))
+            for table in _TABLES_TO_ERASE if erase else _TABLES_OF_TOKENS:
+                connection.execute(
+                    f"DELETE FROM {table} WHERE user_id = %s".encode(),  # noqa: S608 - constant names
+                    (user_id,),
+                )
         return changed == 1
 
 
