@@ -16,6 +16,12 @@ def test_versions_are_public_and_of_the_specs_form(server: Server) -> None:
     assert all(re.fullmatch(r"v1\.\d+|r0\.\d\.\d", version) for version in versions)
 
 
+def test_flags_that_clients_look_for_are_of_stable_features(server: Server) -> None:
+    flags = server.request("GET", "/_matrix/client/versions").ok()["unstable_features"]
+    assert flags["org.matrix.e2e_cross_signing"] is True
+    assert all(name.endswith((".stable", "cross_signing")) for name in flags)
+
+
 def test_capabilities_need_a_user(server: Server, alice: User) -> None:
     server.request("GET", "/capabilities").refused(401, "M_MISSING_TOKEN")
     capabilities = alice.get("/capabilities").ok()["capabilities"]

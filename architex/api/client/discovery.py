@@ -25,6 +25,20 @@ SPEC_VERSIONS: Final = (
 )
 
 
+FLAGS_OF_CLIENTS: Final = (
+    "org.matrix.e2e_cross_signing",
+    "org.matrix.msc2285.stable",  # private read receipts
+    "org.matrix.msc3440.stable",  # threads
+    "org.matrix.msc3827.stable",  # types in the list of rooms
+    "org.matrix.msc3916.stable",  # media for users only
+    "uk.tcpip.msc4133.stable",  # fields of profiles
+)
+"""Names from before these things were in the specification, which clients still look for.
+
+Each stands for what this server does as the specification has it, and for nothing else.
+"""
+
+
 class VersionsResource:
     """GET /versions."""
 
@@ -33,7 +47,10 @@ class VersionsResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientversions
         """
-        resp.media = {"versions": list(SPEC_VERSIONS), "unstable_features": {}}
+        resp.media = {
+            "versions": list(SPEC_VERSIONS),
+            "unstable_features": dict.fromkeys(FLAGS_OF_CLIENTS, True),
+        }
 
 
 class CapabilitiesResource:
