@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "Make, list and delete tokens that let people register.",
     ),
     "reports": ("architex.cli.reports", "reports", "Read what users reported."),
+    "media": ("architex.cli.media", "media", "Look after files: list, remove, quarantine."),
     "room": ("architex.cli.rooms", "room", "List rooms and look into them."),
     "projections": (
         "architex.cli.projections",
