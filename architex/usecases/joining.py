@@ -16,6 +16,7 @@ from architex.domain.errors import (
     BadState,
     CannotLeaveServerNoticeRoom,
     Forbidden,
+    GuestAccessForbidden,
     InviteBlocked,
     MatrixError,
     NotFound,
@@ -105,6 +106,7 @@ class Joining:
 
         Raises:
             Forbidden: the join rules do not let the user in.
+            GuestAccessForbidden: the user is a guest, and the room lets none in.
             NotFound: neither this server nor those that it asked know the room.
             RemoteFailed: this server is not in the room, and others do not help.
 
@@ -121,7 +123,7 @@ class Joining:
             if _membership(session, user_id) == "join":
                 return None
             if requester.is_guest and not _guests_can_join(session):
-                raise Forbidden("Guests may not join this room.")
+                raise GuestAccessForbidden("Guests may not join this room.")
             join_content = dict(content)
             authoriser = self.restricted.find_authoriser(session, user_id)
             if authoriser is not None:
@@ -439,12 +441,12 @@ class Joining:
         """Let a guest stay in a room only if it wants guests; before, its state was not here.
 
         Raises:
-            Forbidden: it does not, and the guest has left again.
+            GuestAccessForbidden: it does not, and the guest has left again.
         """
         prefetch = frozenset({("m.room.guest_access", "")})
         if not self.commits.write_room(RoomCommand(room_id, _guests_can_join, prefetch)):
             self.leave(requester, room_id)
-            raise Forbidden("Guests may not join this room.")
+            raise GuestAccessForbidden("Guests may not join this room.")
 
     def _note_joined(self, user_id: UserId, room_id: RoomId) -> None:
         """What follows a join that was made by way of another server."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from architex.domain.auth_rules.power_levels import PowerLevels
-from architex.domain.errors import Forbidden, InvalidParam, MatrixError, UnknownRoom
+from architex.domain.errors import Forbidden, InvalidParam, MatrixError, UnknownRoom, UserSuspended
 from architex.domain.identifiers import EventId, RoomId, UserId, parse_event_id
 from architex.domain.pdu import StateKey
 from architex.domain.relations import find_relation
@@ -120,6 +120,7 @@ class Sending:
         Raises:
             InvalidParam: the room has no such event.
             Forbidden: it is somebody else's, and the requester's power level is too low.
+            UserSuspended: it is somebody else's, and the requester is suspended.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#redactions
         """
@@ -138,6 +139,8 @@ class Sending:
                 _require_joined(session, requester.user_id)
                 raise InvalidParam("The room has no such event.")
             if target.sender != requester.user_id:
+                if requester.is_suspended:
+                    raise UserSuspended("You may redact only your own events while suspended.")
                 levels = power_levels(session)
                 if levels.of_user(requester.user_id) < levels.redact:
                     raise Forbidden("Your power level is too low to redact events of others.")

@@ -80,7 +80,7 @@ def test_guest_stays_in_a_room_of_another_server_that_wants_guests(
         answer.ok()
         assert here.memberships(room_id)[guest.user_id] == "join"
     else:
-        answer.refused(403, "M_FORBIDDEN")
+        answer.refused(403, "M_GUEST_ACCESS_FORBIDDEN")
         assert here.memberships(room_id)[guest.user_id] == "leave"
         assert guest.get("/joined_rooms").ok() == {"joined_rooms": []}
 

@@ -173,7 +173,7 @@ class KickResource(_Membership):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Make a user leave."""
-        self._joining.kick(require_user(req), room_id, **self._body(req))
+        self._joining.kick(require_user(req, suspended=False), room_id, **self._body(req))
         resp.media = {}
 
 
@@ -184,7 +184,7 @@ class BanResource(_Membership):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Make a user leave and stay away."""
-        self._joining.ban(require_user(req), room_id, **self._body(req))
+        self._joining.ban(require_user(req, suspended=False), room_id, **self._body(req))
         resp.media = {}
 
 
@@ -195,7 +195,7 @@ class UnbanResource(_Membership):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Lift a ban."""
-        self._joining.unban(require_user(req), room_id, **self._body(req))
+        self._joining.unban(require_user(req, suspended=False), room_id, **self._body(req))
         resp.media = {}
 
 
