@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from architex.bootstrap import build_core, build_server_notices, build_use_cases
 from architex.cli.common import config_option, database_ready, read_settings
 from architex.domain.errors import MatrixError, NotFound
 from architex.domain.identifiers import UserId, parse_user_id, server_name_of
+from architex.domain.third_party import ThirdPartyAddress
 from architex.gateways.clock import Randomness
 from architex.storage.accounts import Account
 from architex.usecases.catalogue import UseCases
@@ -161,18 +162,21 @@ def notice(config_file: str | None, name: str, text: str) -> None:
 @config_option
 @click.option("--guests", is_flag=True, help="Show guests too.")
 def list_users(config_file: str | None, guests: bool) -> None:
-    """List the accounts of this server."""
+    """List the accounts of this server, with their e-mail addresses."""
     with _office(config_file) as office:
         after = ""
         while page := office.use_cases.accounts.list_accounts(
             after=after, limit=_PAGE, guests=guests
         ):
+            addresses = office.use_cases.third_party_identifiers.list_addresses_of(
+                [account.user_id for account in page]
+            )
             for account in page:
-                click.echo(_line(account))
+                click.echo(_line(account, addresses.get(account.user_id, ())))
             after = page[-1].user_id
 
 
-def _line(account: Account) -> str:
+def _line(account: Account, addresses: Sequence[ThirdPartyAddress]) -> str:
     created = datetime.fromtimestamp(account.created_ts / 1000, UTC).date().isoformat()
     notes = [
         note
@@ -185,7 +189,8 @@ def _line(account: Account) -> str:
         )
         if holds
     ]
-    return "  ".join([created, account.user_id, *notes])
+    emails = [one.address for one in addresses]
+    return "  ".join([created, account.user_id, *notes, *emails])
 
 
 def _password(office: _Office, user_id: UserId, from_stdin: bool, generate: bool) -> str:

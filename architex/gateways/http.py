@@ -14,6 +14,7 @@ import select
 import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -254,6 +255,8 @@ class OutboundHttp:
         self._idle: dict[Target, list[_Connection]] = {}
         self._idle_count = 0
         self._lock = threading.Lock()
+        # Whoever forgets the client leaves no open sockets behind.
+        weakref.finalize(self, _close_idle, self._idle)
 
     def fetch(
         self,
@@ -392,11 +395,10 @@ class OutboundHttp:
     def close(self) -> None:
         """Close the connections that are kept."""
         with self._lock:
-            kept = [connection for idle in self._idle.values() for connection in idle]
+            kept = dict(self._idle)
             self._idle.clear()
             self._idle_count = 0
-        for connection in kept:
-            connection.close()
+        _close_idle(kept)
 
     # ---- asking
 
@@ -568,6 +570,12 @@ def _follow(url: str, target: Target, location: str) -> str:
     if target.tls_name is not None and not following.startswith("https://"):
         raise RemoteUnintelligible(url, "It redirects to something without TLS.")
     return following
+
+
+def _close_idle(kept: Mapping[Target, Sequence[_Connection]]) -> None:
+    for connections in kept.values():
+        for connection in connections:
+            connection.close()
 
 
 def split_url(url: str) -> tuple[Target, str]:

@@ -199,6 +199,11 @@ class InteractiveAuth:
             return self._authenticated(operation, session, None)
         return self._attempt(operation, session, stage, auth)
 
+    @property
+    def params(self) -> Mapping[str, Mapping[str, Any]]:
+        """What clients are told about stages: stage → object."""
+        return self._outside.params
+
     def is_completed_elsewhere(self, session_id: str, stage: str) -> bool:
         """Whether a session's stage is complete: for the page that completes it in a browser.
 

@@ -6,7 +6,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#legacy-account-management
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,6 +49,12 @@ class ThirdPartyIdentifiers:
     def list_addresses(self, requester: Requester) -> Sequence[UserAddress]:
         """The addresses of the account, the oldest first."""
         return self.addresses.list_addresses(requester.user_id)
+
+    def list_addresses_of(
+        self, user_ids: Collection[UserId]
+    ) -> Mapping[UserId, Sequence[ThirdPartyAddress]]:
+        """The addresses of several users, for the operator; who has none is not in it."""
+        return self.addresses.list_addresses_of(user_ids)
 
     def add(self, requester: Requester, session_id: str, client_secret: str, auth: Any) -> None:
         """Make a proven address part of the account, once the user has been authenticated.

@@ -17,7 +17,9 @@ from architex.domain.errors import Forbidden, MatrixError, MissingParam, NotFoun
 from architex.usecases.interactive_auth import (
     DUMMY,
     PASSWORD,
+    RECAPTCHA,
     REGISTRATION_TOKEN,
+    TERMS,
     InteractiveAuth,
     StageFailed,
 )
@@ -66,9 +68,17 @@ _FIELDS: Final[Mapping[str, str]] = {
 <input id="token" name="token" autocomplete="off" required>""",
 }
 
+_CAPTCHA: Final = """<script src="https://www.google.com/recaptcha/api.js" async defer></script>
+<div class="g-recaptcha" data-sitekey="{public_key}"></div>"""
+
+_TERMS: Final = """<p>Please read <a href="{url}" target="_blank" rel="noreferrer">{name}</a>.</p>
+<label><input name="agreed" type="checkbox" required> I agree to it.</label>"""
+
+_GOOGLE: Final = "https://www.google.com/recaptcha/ https://www.gstatic.com/recaptcha/"
+
 _POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline';"
-    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' {scripts};"
+    " frame-src {frames}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
@@ -81,24 +91,43 @@ class AuthFallbackResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response, auth_type: str) -> None:
         """The form of a stage; or thanks, when it is complete."""
         session_id = _session_id(req)
-        if auth_type not in _FIELDS:
-            raise NotFound("This server has no page for this type of authentication.")
+        fields = self._fields(auth_type)
         done = self._interactive_auth.is_completed_elsewhere(session_id, auth_type)
-        _answer(resp, _DONE if done else _form(auth_type))
+        _answer(resp, _DONE if done else _form(fields), auth_type)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, auth_type: str) -> None:
         """Try to complete the stage with what was filled in."""
         session_id = _session_id(req)
+        fields = self._fields(auth_type)
         try:
             self._interactive_auth.complete_elsewhere(session_id, auth_type, _form_fields(req))
         except StageFailed as failure:
             resp.status = falcon.HTTP_401
-            _answer(resp, _form(auth_type, failure.message))
+            _answer(resp, _form(fields, failure.message), auth_type)
         except Forbidden as error:
             resp.status = falcon.HTTP_403
-            _answer(resp, _form(auth_type, error.message))
+            _answer(resp, _form(fields, error.message), auth_type)
         else:
-            _answer(resp, _DONE)
+            _answer(resp, _DONE, auth_type)
+
+    def _fields(self, auth_type: str) -> str:
+        """What the form of a stage asks.
+
+        Raises:
+            NotFound: there is no form of it.
+        """
+        params = self._interactive_auth.params
+        if auth_type == RECAPTCHA and auth_type in params:
+            return _CAPTCHA.format(public_key=html.escape(str(params[RECAPTCHA]["public_key"])))
+        if auth_type == TERMS and auth_type in params:
+            documents = params[TERMS]["policies"].values()
+            return "\n".join(
+                _TERMS.format(**{key: html.escape(text) for key, text in document["en"].items()})
+                for document in documents
+            )
+        if auth_type not in _FIELDS:
+            raise NotFound("This server has no page for this type of authentication.")
+        return _FIELDS[auth_type]
 
 
 def _session_id(req: falcon.Request) -> str:
@@ -121,17 +150,21 @@ def _form_fields(req: falcon.Request) -> dict[str, Any]:
         raise MatrixError("The form cannot be read.") from None
 
 
-def _form(auth_type: str, problem: str | None = None) -> str:
+def _form(fields: str, problem: str | None = None) -> str:
     # Without an action the form comes back to this very address, session included.
     alert = "" if problem is None else f'<p role="alert">{html.escape(problem)}</p>\n'
-    inside = f"{alert}{_FIELDS[auth_type]}\n<button>Continue</button>"
+    inside = f"{alert}{fields}\n<button>Continue</button>"
     return _PAGE.format(body=f'<form method="post">\n{inside}\n</form>')
 
 
-def _answer(resp: falcon.Response, page: str) -> None:
+def _answer(resp: falcon.Response, page: str, auth_type: str) -> None:
     resp.content_type = falcon.MEDIA_HTML
     resp.text = page
-    resp.set_header("Content-Security-Policy", _POLICY)
+    is_captcha = auth_type == RECAPTCHA
+    policy = _POLICY.format(
+        scripts=_GOOGLE if is_captcha else "", frames=_GOOGLE if is_captcha else "'none'"
+    )
+    resp.set_header("Content-Security-Policy", policy)
     resp.set_header("X-Content-Type-Options", "nosniff")
     resp.set_header("Cache-Control", "no-store")
     resp.set_header("Referrer-Policy", "no-referrer")
