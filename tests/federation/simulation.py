@@ -283,12 +283,15 @@ class Simulation:
 
     def _trouble(self) -> None:
         names = [server.name for server in self.servers]
-        kind = self.chance.randrange(6)
-        if kind == 0:
+        kind = self.chance.randrange(13)
+        if kind == 12:  # what was an outage of seconds is one of hours; keys expire
+            self.network.clock.pass_seconds(self.chance.choice((3600.0, 30_000.0, 200_000.0)))
+            self.timers.run_due()
+        elif kind < 2:
             self.network.separate(self.chance.sample(names, self.chance.randint(1, 2)))
-        elif kind == 1:
+        elif kind < 4:
             self.network.down = {self.chance.choice(names)}
-        elif kind in (2, 3):
+        elif kind < 8:
             self.network.heal()
         else:
             self.network.weather = Weather(
