@@ -114,3 +114,17 @@ def test_notice_is_sent(run: Run, database: Database) -> None:
     assert run("user", "notice", "bob", "Hello").exit_code == 1
     members = database.fetch_all("SELECT user_id, membership FROM memberships ORDER BY user_id")
     assert members == [("@alice:test.example", "invite"), ("@notices:test.example", "join")]
+
+
+def test_list_shows_addresses(run: Run, database: Database) -> None:
+    for name in ("alice", "bob"):
+        assert run("user", "create", name, "--generate").exit_code == 0
+    database.execute(
+        "INSERT INTO user_addresses (medium, address, user_id, validated_ts, added_ts)"
+        " VALUES ('email', 'alice@mail.example', '@alice:test.example', 1, 1)"
+    )
+    lines = run("user", "list").output.splitlines()
+    assert [line.split()[1:] for line in lines] == [
+        ["@alice:test.example", "alice@mail.example"],
+        ["@bob:test.example"],
+    ]
