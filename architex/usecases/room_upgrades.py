@@ -376,6 +376,9 @@ def _copied(
         if event.type == "m.room.join_rules":
             content = copied_join_rules(rules, content)
         yield _state(requester, event.type, content, state_key)
+    if not any(event.type == "m.room.guest_access" and event.content for event in events):
+        # What its absence means, said: it is among what "should be transferred".
+        yield _state(requester, "m.room.guest_access", {"guest_access": "forbidden"})
 
 
 def _append_if_allowed(session: RoomSession, draft: EventDraft) -> None:
