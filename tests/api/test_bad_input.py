@@ -648,8 +648,13 @@ def _fill(template: str, place: Place, segment_: str | None = None) -> str:
 
 
 def _assert_answered(told: RawAnswer, what: object) -> None:
-    assert told.status < 500 or told.outcome == (501, "M_UNRECOGNIZED"), (what, told)
-    if told.status >= 400:
+    # 502: another server does not answer, and there is none in these tests.
+    assert told.status < 500 or told.outcome in ((501, "M_UNRECOGNIZED"), (502, "M_UNKNOWN")), (
+        what,
+        told,
+    )
+    is_page = told.headers.get("content-type", "").startswith("text/html")
+    if told.status >= 400 and not is_page:
         assert told.outcome[1] is not None or "flows" in (told.json or {}), (what, told)
 
 
