@@ -587,7 +587,8 @@ KNOWN_KEYS: Final = tuple(
         account_data additional_creators algorithm auth auth_chain auth_data avatar_url
         creation_content device_id device_keys devices display_name displayname fallback_keys
         first_message_index forwarded_count is_verified master_key messages one_time_keys
-        self_signing_key session_data sessions user_signing_key version event_fields event_format event_id filter flows
+        self_signing_key session_data sessions user_signing_key version
+        event_fields event_format event_id filter flows
         generic_search_term identifier ids include_all_networks inhibit_login
         initial_device_display_name initial_state invite invite_3pid is_direct limit
         logout_devices m.fully_read m.read m.read.private m.tag membership name network
