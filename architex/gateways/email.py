@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.headerregistry import Address
@@ -92,16 +92,16 @@ class SmtpMailer:
         """See Mailer."""
         message = self._message(mail)
         ends = self._clock.monotonic() + self._timeout_s
-        with (
-            self._errors_named(ends),
-            self._connection() as smtp,
-            _cut_after(smtp, self._timeout_s),
-        ):
-            if self._tls == "starttls":
-                smtp.starttls(context=self._context or ssl.create_default_context())
-            if self._user is not None:
-                smtp.login(self._user, self._password or "")
-            smtp.send_message(message, self._sender, _ascii_domain(mail.to))
+        with self._errors_named(ends), closing(self._connection()) as smtp:
+            with _cut_after(smtp, self._timeout_s):
+                if self._tls == "starttls":
+                    smtp.starttls(context=self._context or ssl.create_default_context())
+                if self._user is not None:
+                    smtp.login(self._user, self._password or "")
+                smtp.send_message(message, self._sender, _ascii_domain(mail.to))
+                # The mail is taken; whatever is said to this changes nothing.
+                with contextlib.suppress(smtplib.SMTPException, OSError):
+                    smtp.quit()
 
     def _message(self, mail: Mail) -> EmailMessage:
         to = _ascii_domain(mail.to)

@@ -65,12 +65,14 @@ class SmtpServer:
         mails: what it took, the oldest first.
         refusal: what it answers to recipients instead of taking mails for them.
         silent: it does not even greet.
+        holds_on: it takes mails, but no farewell.
     """
 
     port: int
     mails: list[Received] = field(default_factory=list)
     refusal: str | None = None
     silent: bool = False
+    holds_on: bool = False
 
     def last_to(self, address: str) -> Received:
         """The newest mail to an address."""
@@ -180,7 +182,7 @@ class _Conversation:
                     self._take(sender, recipient)
                     self._say("250 taken")
                 case "QUIT":
-                    self._say("221 bye")
+                    self._say("502 nobody leaves" if self._server.holds_on else "221 bye")
                     return
                 case _:
                     self._say("250 ok")

@@ -117,3 +117,10 @@ def test_silent_mail_server_is_given_up() -> None:
         server.silent = True
         with pytest.raises(RemoteTimedOut):
             mailer(server, timeout_s=0.3).send(MAIL)
+
+
+def test_mail_that_was_taken_is_sent_however_the_connection_ends() -> None:
+    with receiving_mail() as server:
+        server.holds_on = True
+        mailer(server).send(MAIL)
+    assert len(server.mails) == 1
