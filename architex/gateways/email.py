@@ -92,16 +92,19 @@ class SmtpMailer:
         """See Mailer."""
         message = self._message(mail)
         ends = self._clock.monotonic() + self._timeout_s
-        with self._errors_named(ends), closing(self._connection()) as smtp:
-            with _cut_after(smtp, self._timeout_s):
-                if self._tls == "starttls":
-                    smtp.starttls(context=self._context or ssl.create_default_context())
-                if self._user is not None:
-                    smtp.login(self._user, self._password or "")
-                smtp.send_message(message, self._sender, _ascii_domain(mail.to))
-                # The mail is taken; whatever is said to this changes nothing.
-                with contextlib.suppress(smtplib.SMTPException, OSError):
-                    smtp.quit()
+        with (
+            self._errors_named(ends),
+            closing(self._connection()) as smtp,
+            _cut_after(smtp, self._timeout_s),
+        ):
+            if self._tls == "starttls":
+                smtp.starttls(context=self._context or ssl.create_default_context())
+            if self._user is not None:
+                smtp.login(self._user, self._password or "")
+            smtp.send_message(message, self._sender, _ascii_domain(mail.to))
+            # The mail is taken; whatever is said to this changes nothing.
+            with contextlib.suppress(smtplib.SMTPException, OSError):
+                smtp.quit()
 
     def _message(self, mail: Mail) -> EmailMessage:
         to = _ascii_domain(mail.to)
