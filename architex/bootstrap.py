@@ -72,6 +72,7 @@ from architex.projections.federation_outbox import (
 from architex.projections.forgetting import ForgettingOnLeave
 from architex.projections.guest_reads import GuestReads
 from architex.projections.known_events import KnownEvents
+from architex.projections.media_references import MediaReferences, RedactedMedia
 from architex.projections.member_reads import MemberReads
 from architex.projections.memberships import Memberships
 from architex.projections.message_search import MessageSearch
@@ -230,7 +231,7 @@ def inline_projections() -> tuple[Projection, ...]:
 
 def followed_projections() -> tuple[Projection, ...]:
     """The projections that followers keep up to date."""
-    return (RoomDirectory(), UserProfiles(), MessageSearch())
+    return (RoomDirectory(), UserProfiles(), MessageSearch(), MediaReferences())
 
 
 def all_projections() -> tuple[Projection, ...]:
@@ -414,7 +415,13 @@ def build_media(
         store,
         files,
         clock,
-        Retention(chosen.remote_cache_bytes, chosen.remote_days, chosen.local_days),
+        Retention(
+            chosen.remote_cache_bytes,
+            chosen.remote_days,
+            chosen.local_days,
+            removes_redacted=chosen.remove_redacted,
+        ),
+        RedactedMedia(core.database, settings.server_name),
     )
     remote = RemoteMedia(
         store=store,
@@ -480,7 +487,7 @@ def build_use_cases(
     members = MemberReads(database)
     room_servers, server_acls = RoomServers(database), ServerAcls(database)
     branches = BranchStates()
-    commits.policy_servers = PolicyServers(federation, TimedCache(clock, max_entries=1000))
+    commits.policy_servers = PolicyServers(federation, clock, TimedCache(clock, max_entries=1000))
     judging = Judging(commits, branches, members)
     key_ring = build_key_ring(settings, core, federation)
     rate_limits = RateLimits(clock, _limits(settings), enabled=settings.rate_limits.enabled)

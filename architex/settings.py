@@ -310,6 +310,11 @@ class MediaSettings:
         0,
         at_least=0,
     )
+    remove_redacted: bool = _key(
+        "files of our users go when the messages that showed them are redacted; in encrypted "
+        "rooms the server cannot see which those are",
+        True,
+    )
     unauthenticated_downloads: bool = _key(
         "what is stored from now on can also be read by the old endpoints, which need no access "
         "token; anyone who knows a link can then use it",

@@ -179,6 +179,7 @@ def chores_of_media(care: MediaCare, forget_previews: Callable[[], int]) -> list
         Chore("make room for files of other servers", 60.0, care.make_room),
         Chore("remove media whose time is over", 60.0, care.remove_expired),
         Chore("forget previews of web pages", 600.0, forget_previews),
+        Chore("remove media of redacted messages", 60.0, care.remove_redacted),
         Chore("remove media that nobody reads", 300.0, care.remove_unread),
         Chore("remove files that nothing refers to", 3600.0, care.remove_unreferenced),
     ]

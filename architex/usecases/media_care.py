@@ -11,6 +11,7 @@ from architex.domain.identifiers import ServerName, UserId
 from architex.domain.media import MediaUri
 from architex.gateways.clock import Clock
 from architex.gateways.media_files import MediaFiles
+from architex.projections.media_references import RedactedMedia
 from architex.storage.media import Media, MediaStore, Usage
 
 DAY_MS: Final = 24 * 60 * 60 * 1000
@@ -25,11 +26,13 @@ class Retention:
     Attributes:
         cache_bytes: what files of other servers may take together.
         remote_days, local_days: how long files stay that nobody reads; 0: for ever.
+        removes_redacted: uploads go when all events that named them were redacted.
     """
 
     cache_bytes: int
     remote_days: int
     local_days: int
+    removes_redacted: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class MediaCare:
     files: MediaFiles
     clock: Clock
     retention: Retention
+    redacted: RedactedMedia
 
     # ---- the operator's
 
@@ -122,6 +126,13 @@ class MediaCare:
                     self.store.list_unread(before, AT_ONCE, is_local=is_local)
                 )
         return removed
+
+    def remove_redacted(self) -> int:
+        """Remove uploads that only redacted events of their uploaders named."""
+        if not self.retention.removes_redacted:
+            return 0
+        unnamed = [self.store.find(uri) for uri in self.redacted.list_unnamed(AT_ONCE)]
+        return self._remove_all([media for media in unnamed if media is not None])
 
     def make_room(self) -> int:
         """Remove files of other servers, longest unread first, while they take too much."""

@@ -27,6 +27,7 @@ from architex.gateways.federation_client import FederationClient
 from architex.gateways.http import OutboundHttp
 from architex.gateways.media_files import LocalMediaFiles
 from architex.gateways.off_loop import OffLoop
+from architex.projections.media_references import RedactedMedia
 from architex.settings import PRIVATE_NETWORKS
 from architex.storage.media import MediaStore
 from architex.storage.pool import Database
@@ -139,7 +140,8 @@ def make_ours(
 ) -> Ours:
     clock, peer, store = SystemClock(), PeersMedia(), MediaStore(database)
     files = LocalMediaFiles(directory / "media", SystemRandomness(), OffLoop())
-    care = MediaCare(store, files, clock, Retention(2500, 0, 0))
+    redacted = RedactedMedia(database, "us.example")
+    care = MediaCare(store, files, clock, Retention(2500, 0, 0), redacted)
     remote = RemoteMedia(
         store=store,
         files=files,
