@@ -109,6 +109,11 @@ class PolicyServers(Protocol):
     def sign(self, rules: RoomVersionRules, policy_server: PolicyServer, pdu: Pdu) -> Pdu:
         """The event, signed by a policy server; raises MatrixError when it does not."""
 
+    def sign_each(
+        self, rules: RoomVersionRules, policy_server: PolicyServer, pdus: Sequence[Pdu]
+    ) -> list[Pdu | MatrixError]:
+        """For each event: it, signed, or why it is not."""
+
 
 class RecommendationNeeded(MatrixError):
     """An event of ours needs the signature of the room's policy server; nothing is written yet."""

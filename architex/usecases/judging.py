@@ -147,18 +147,23 @@ class Judging:
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#validating-policy-server-signatures
         """
+        places = [
+            place
+            for place, pdu in enumerate(pdus)
+            if _lacks_recommendation(rules, policy_server, pdu) and pdu.event_id not in refused
+        ]
         policy_servers = self.commits.policy_servers
+        if policy_servers is None:
+            return list(pdus)
+        answers = policy_servers.sign_each(rules, policy_server, [pdus[place] for place in places])
         signed = list(pdus)
-        for place, pdu in enumerate(pdus):
-            if not _lacks_recommendation(rules, policy_server, pdu) or pdu.event_id in refused:
-                continue
-            try:
-                if policy_servers is not None:
-                    signed[place] = policy_servers.sign(rules, policy_server, pdu)
-            except MatrixError as error:
-                refused[pdu.event_id] = (
+        for place, answer in zip(places, answers, strict=True):
+            if isinstance(answer, Pdu):
+                signed[place] = answer
+            else:
+                refused[pdus[place].event_id] = (
                     f"{policy_server.server_name}, the room's policy server, does not"
-                    f" recommend it: {error.message}"
+                    f" recommend it: {answer.message}"
                 )
         return signed
 

@@ -5,6 +5,8 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#policy-servers
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +20,7 @@ from architex.domain.policy_servers import (
     with_recommendation,
 )
 from architex.domain.room_versions import RoomVersionRules
+from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError, RemoteRefused
 from architex.gateways.federation_client import FederationClient
 from architex.projections.room_servers import has_members
@@ -26,6 +29,8 @@ from architex.usecases.timed_cache import TimedCache
 
 _SIGN_PATH: Final = "/_matrix/policy/v1/sign"
 _TIMEOUT_S: Final = 10.0
+_TIMEOUT_FOR_ALL_S: Final = 20.0
+_AT_ONCE: Final = 8
 _LEFT_ALONE_S: Final = 30.0
 """So long a policy server is not asked again that did not answer: events pile up meanwhile."""
 
@@ -41,6 +46,7 @@ class PolicyServers:
     """
 
     client: FederationClient
+    clock: Clock
     silent: TimedCache[str, bool] = field(repr=False)
 
     def find(self, session: RoomSession) -> PolicyServer | None:
@@ -56,7 +62,37 @@ class PolicyServers:
         is_there = has_members(session.connection, session.head.room_nid, name)
         return policy_server if is_there else None
 
-    def sign(self, rules: RoomVersionRules, policy_server: PolicyServer, pdu: Pdu) -> Pdu:
+    def sign_each(
+        self, rules: RoomVersionRules, policy_server: PolicyServer, pdus: Sequence[Pdu]
+    ) -> list[Pdu | MatrixError]:
+        """For each event: it, recommended by a policy server, or why it is not.
+
+        Some are asked about side by side; for a bounded time, however slow the server is.
+        """
+        ends = self.clock.monotonic() + _TIMEOUT_FOR_ALL_S
+
+        def sign_one(pdu: Pdu) -> Pdu | MatrixError:
+            left_s = ends - self.clock.monotonic()
+            if left_s <= 0:
+                return RemoteFailed("There was no time to ask.")
+            try:
+                return self.sign(rules, policy_server, pdu, timeout_s=min(_TIMEOUT_S, left_s))
+            except MatrixError as error:
+                return error
+
+        if len(pdus) == 1:
+            return [sign_one(pdus[0])]
+        with ThreadPoolExecutor(_AT_ONCE) as workers:
+            return list(workers.map(sign_one, pdus))
+
+    def sign(
+        self,
+        rules: RoomVersionRules,
+        policy_server: PolicyServer,
+        pdu: Pdu,
+        *,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> Pdu:
         """The event, recommended by a policy server.
 
         Raises:
@@ -70,7 +106,7 @@ class PolicyServers:
         if self.silent.find(name) is not None:
             raise RemoteFailed(f"The room's policy server {name} does not answer.")
         try:
-            answer = self.client.post(name, _SIGN_PATH, pdu.event, timeout_s=_TIMEOUT_S)
+            answer = self.client.post(name, _SIGN_PATH, pdu.event, timeout_s=timeout_s)
         except RemoteRefused as error:
             if error.status >= 500:
                 self.silent.remember(name, True, seconds=_LEFT_ALONE_S)

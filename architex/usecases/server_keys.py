@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 from architex.domain.canonical_json import encode_canonical_json, parse_json
 from architex.domain.errors import BadJson, InvalidCanonicalJson, InvalidSignature, MatrixError
 from architex.domain.identifiers import ServerName, is_server_name, server_name_of
+from architex.domain.policy_servers import POLICY_KEY_ID
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import (
     FindEventKey,
@@ -154,7 +155,8 @@ class KeyRing:
             for server_name in _servers_that_may_sign(event):
                 of_server = wanted.setdefault(server_name, {})
                 for key_id in list(signatures_of(event, server_name))[:_MAX_KEY_IDS_ASKED]:
-                    if _KEY_ID.fullmatch(key_id) is not None:
+                    # A policy server's key is in the room, and not among what it publishes.
+                    if _KEY_ID.fullmatch(key_id) is not None and key_id != POLICY_KEY_ID:
                         of_server[key_id] = max(needed_ts, of_server.get(key_id, 0))
         found = self._provide(
             {server_name: keys for server_name, keys in wanted.items() if keys}, timeout_s

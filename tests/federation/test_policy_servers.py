@@ -108,7 +108,7 @@ def club(make_database: DatabaseFactory, tmp_path: Path) -> Iterator[Club]:
         for server in run.servers:
             core = server.server.core
             core.commits.policy_servers = PolicyServers(
-                cast(FederationClient, policy), TimedCache(core.clock, max_entries=10)
+                cast(FederationClient, policy), core.clock, TimedCache(core.clock, max_entries=10)
             )
         one, _, guard = run.servers
         room_id = one.users[0].create_room(preset="public_chat", room_version=VERSION)
@@ -179,6 +179,21 @@ def test_silence_of_the_policy_server_lets_nothing_pass(club: Club, server: int)
     club.set_policy({})
     club.run.settle()
     club.send(user, "Hello!").ok()
+
+
+def test_slow_policy_server_holds_nothing_up_for_long(club: Club) -> None:
+    club.run.servers[0].server.core.commits.policy_servers = None
+    # More than are asked about side by side.
+    for number in range(20):
+        club.send(club.alice, f"Hello {number}").ok()
+    club.policy.before = lambda: club.run.network.clock.pass_seconds(9)
+    before = club.run.network.clock.monotonic()
+    club.run.servers[0].advance()
+    assert club.run.network.clock.monotonic() - before < 200
+    asked = {str(event["content"]["body"]) for event in club.policy.asked}
+    assert 1 <= len(asked) < 20
+    club.send(club.bob, "Hello").ok()
+    assert set(club.read(club.bob)) <= {*asked, "Hello"}
 
 
 def test_signature_by_another_key_counts_for_nothing(club: Club) -> None:
