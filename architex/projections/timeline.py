@@ -91,7 +91,8 @@ class Timeline(Projection):
                     *(() if r.pdu.redacts is None else (r.pdu.redacts, r.room_nid)),
                 ),
             )
-            if r.fact.before is not None and r.pdu.redacts is None:
+            # Where IDs are hashes, nothing at the end of the room can have been redacted before.
+            if r.fact.before is not None or ":" in r.pdu.event_id:
                 execute(_INSERT_WAITING, (r.room_nid, r.pdu.event_id))
 
 
