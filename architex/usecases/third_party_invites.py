@@ -156,7 +156,8 @@ class ThirdPartyInvites:
     def bind(self, user_id: object, invites: object) -> None:
         """Take note that an e-mail address is a user's: they get the invites that wait for it.
 
-        What fails is told to nobody: the identity server can do nothing about it.
+        One that fails does not keep the others from being made. Why it fails is told to nobody:
+        anybody can ask.
 
         Args:
             invites: as the identity server tells them; at most 20 are looked at.
@@ -164,6 +165,7 @@ class ThirdPartyInvites:
         Raises:
             InvalidParam: there is no user ID, or no list of invites.
             NotFound: there is no such user here.
+            Forbidden: not all invites were made; the identity server may try again later.
             LimitExceeded: too many notices came about this user lately.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv13pidonbind
@@ -181,14 +183,19 @@ class ThirdPartyInvites:
         if self.invite_permission.is_blocking(user_id):
             return
         ends = self.clock.monotonic() + _EXCHANGE_FOR_S
+        failed = 0
         for bound in _list_bound(user_id, invites):
             if self.clock.monotonic() > ends:
                 log.warning("Not all invites of %s could be asked for in time.", user_id)
-                return
+                failed += 1
+                break
             try:
                 self._claim(bound)
             except (MatrixError, RemoteError) as error:
                 log.info("An invite of %s to %s fails: %s", user_id, bound.room_id, error)
+                failed += 1
+        if failed:
+            raise Forbidden("Not all of these invites can be made.")
 
     def claim(self, room_id: RoomId, user_id: UserId, signed: Mapping[str, Any]) -> None:
         """Turn an offer into an invite of a user of ours, who shows what was signed.
@@ -282,6 +289,9 @@ class ThirdPartyInvites:
             )
 
     def _add(self, session: RoomSession, bound: _Bound) -> None:
+        member = session.find_state("m.room.member", bound.user_id)
+        if member is not None and member.membership == "join":
+            return  # by this very invite, perhaps: notices come again
         draft = _draft_of(session, bound)
         if draft is not None:
             pdu = session.append(draft)

@@ -302,7 +302,7 @@ def test_server_that_does_not_answer_keeps_no_other_invite_back(
     signed = identity.sign(bob.user_id, identity.offer(alice, room_id))
     asleep = waiting("!r:asleep.example", "@x:asleep.example", bob, signed)
     told = notice(bob, asleep, waiting(room_id, alice.user_id, bob, signed))
-    assert world.server.request("PUT", ONBIND, told).ok() == {}
+    world.server.request("PUT", ONBIND, told).refused(403, "M_FORBIDDEN")
     assert room_id in bob.get("/sync").ok()["rooms"]["invite"]
 
 

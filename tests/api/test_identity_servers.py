@@ -335,7 +335,7 @@ def test_offer_nobody_vouches_for_invites_nobody(
         identity.vouches = False
     else:
         identity.wicked["/pubkey/isvalid"] = (500, b"")
-    tell_of_binding(server, identity, bob.user_id).ok()
+    tell_of_binding(server, identity, bob.user_id).refused(403, "M_FORBIDDEN")
     assert member(alice, room_id, bob.user_id) is None
     bob.post(f"/rooms/{room_id}/join").refused(403, "M_FORBIDDEN")
 
@@ -370,7 +370,7 @@ def test_banned_user_is_not_let_in_by_an_address(
     room_id = alice.create_room()
     invite(alice, room_id, identity, address).ok()
     alice.post(f"/rooms/{room_id}/ban", {"user_id": bob.user_id}).ok()
-    tell_of_binding(server, identity, bob.user_id).ok()
+    tell_of_binding(server, identity, bob.user_id).refused(403, "M_FORBIDDEN")
     assert member(alice, room_id, bob.user_id)["membership"] == "ban"
 
 
