@@ -420,8 +420,10 @@ def build_media(
             chosen.remote_days,
             chosen.local_days,
             removes_redacted=chosen.remove_redacted,
+            cache_bytes_per_server=chosen.remote_cache_bytes_per_server,
         ),
         RedactedMedia(core.database, settings.server_name),
+        settings.server_name,
     )
     remote = RemoteMedia(
         store=store,

@@ -300,6 +300,9 @@ class MediaSettings:
         10 * 1024**3,
         at_least=0,
     )
+    remote_cache_bytes_per_server: int = _key(
+        "of these, what files of any one server may take; 0: any part of it", 0, at_least=0
+    )
     remote_days: int = _key(
         "files of other servers go when nobody has read them for so many days; 0: never",
         90,

@@ -166,6 +166,27 @@ def protect(config_file: str | None, uris: Sequence[str], end: bool) -> None:
 
 @media.command()
 @config_option
+@click.option("--repair", is_flag=True, help="Remove files that nothing refers to.")
+def check(config_file: str | None, repair: bool) -> None:
+    """Compare the files with what is known of them, as after a restore. Exit code 1: they differ.
+
+    Files of other servers that are lost are no harm: with --repair they are fetched again when
+    somebody asks for them. Lost uploads of our users come back only from a backup.
+    """
+    with _care(config_file) as care:
+        found = care.check(repair=repair)
+    for uri in found.lost:
+        click.echo(f"{uri}: its file is lost")
+    if found.unknown:
+        what = "removed" if repair else "--repair removes them"
+        click.echo(f"{found.unknown} files that nothing refers to ({what})")
+    if found.lost or found.unknown:
+        raise SystemExit(1)
+    click.echo("All files are there, and no others.")
+
+
+@media.command()
+@config_option
 @click.option("--users", default=20, show_default=True, help="So many users, those with most.")
 @json_option
 def usage(config_file: str | None, users: int, as_json: bool) -> None:

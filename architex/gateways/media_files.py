@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -23,6 +24,7 @@ PIECE_BYTES: Final = 65_536
 
 _BUFFER_BYTES: Final = 1024 * 1024
 _ABANDONED_AT_ONCE: Final = 1000
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
 _COMPLETE: Final = re.compile(r"([0-9a-f]{64})-[A-Za-z0-9_-]+")
 
 
@@ -87,6 +89,9 @@ class MediaFiles(Protocol):
 
     def list_abandoned(self) -> Sequence[Abandoned]:
         """What writers and removers left behind that are no more."""
+
+    def list_stored(self) -> Iterator[bytes]:
+        """The hashes of all files that are in their place."""
 
 
 class Abandoned(Protocol):
@@ -159,6 +164,12 @@ class LocalMediaFiles:
     def list_abandoned(self) -> Sequence[LocalAbandoned]:
         """See MediaFiles."""
         return self._off_loop(self._list_abandoned)
+
+    def list_stored(self) -> Iterator[bytes]:
+        """See MediaFiles."""
+        for number in range(256):
+            directory = self._directory / f"{number:02x}"
+            yield from self._off_loop(functools.partial(_hashes_below, directory))
 
     def _list_abandoned(self) -> Sequence[LocalAbandoned]:
         found: list[LocalAbandoned] = []
@@ -305,6 +316,10 @@ class LocalAbandoned:
             elif self._place is not None:
                 self._place.unlink(missing_ok=True)
             self._path.unlink()
+
+
+def _hashes_below(directory: Path) -> Sequence[bytes]:
+    return [bytes.fromhex(p.name) for p in directory.glob("*/*") if _HASH.fullmatch(p.name)]
 
 
 def _create(path: Path) -> int:

@@ -26,7 +26,7 @@ AT_ONCE: Final = 2
 _CPU_S: Final = 12
 # The machine may be busy, and a child is nice to all others.
 _WALL_S: Final = 60.0
-_WAIT_S: Final = 45.0
+_WAIT_S: Final = 90.0
 _MAX_LINE_BYTES: Final = 4096
 _MAX_OUTPUT_BYTES: Final = 32 * 1024 * 1024
 _CHILD: Final = str(Path(__file__).with_name("thumbnail_child.py"))

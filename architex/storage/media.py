@@ -233,12 +233,20 @@ class MediaStore:
         )
         return [_as_media(row) for row in rows]
 
-    def list_unread(self, before_ms: int, limit: int, *, is_local: bool) -> Sequence[Media]:
+    def list_unread(
+        self,
+        before_ms: int,
+        limit: int,
+        *,
+        is_local: bool,
+        server_name: ServerName | None = None,
+    ) -> Sequence[Media]:
         """Media that nobody has read since, longest first; without what is protected."""
         rows = self._database.fetch_all(
             f"{_SELECT} WHERE m.is_local = %s AND m.read_ts < %s AND NOT m.protected"
-            " AND m.sha256 IS NOT NULL ORDER BY m.read_ts LIMIT %s",
-            (is_local, before_ms, limit),
+            " AND m.sha256 IS NOT NULL AND (%s::text IS NULL OR m.server_name = %s)"
+            " ORDER BY m.read_ts LIMIT %s",
+            (is_local, before_ms, server_name, server_name, limit),
         )
         return [_as_media(row) for row in rows]
 
@@ -294,6 +302,11 @@ class MediaStore:
             )
             take_away()
         return True
+
+    def is_referenced(self, sha256: bytes) -> bool:
+        """Whether any media or thumbnail has this content."""
+        row = self._database.fetch_one(_IS_REFERENCED, {"sha256": sha256})
+        return row is not None and bool(row[0])
 
     def list_unreferenced(self, limit: int) -> Sequence[bytes]:
         """Files that nothing refers to: what was removed last was interrupted."""

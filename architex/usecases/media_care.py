@@ -25,6 +25,7 @@ class Retention:
 
     Attributes:
         cache_bytes: what files of other servers may take together.
+        cache_bytes_per_server: what those of any one server may take; 0: any part of it.
         remote_days, local_days: how long files stay that nobody reads; 0: for ever.
         removes_redacted: uploads go when all events that named them were redacted.
     """
@@ -33,6 +34,20 @@ class Retention:
     remote_days: int
     local_days: int
     removes_redacted: bool = True
+    cache_bytes_per_server: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What became of comparing files and rows.
+
+    Attributes:
+        lost: media whose file is not there.
+        unknown: how many files there are that nothing refers to.
+    """
+
+    lost: Sequence[MediaUri]
+    unknown: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,7 @@ class MediaCare:
     clock: Clock
     retention: Retention
     redacted: RedactedMedia
+    server_name: ServerName
 
     # ---- the operator's
 
@@ -108,6 +124,36 @@ class MediaCare:
         if not self.store.set_protected(uri, protected):
             raise NotFound(f"There is no {uri} here.")
 
+    def check(self, *, repair: bool) -> Check:
+        """Compare the files with what is known of them, as after a restore.
+
+        Args:
+            repair: remove files that nothing refers to, and rows of other servers' media whose
+                file is lost; those are fetched again when somebody asks.
+        """
+        lost: list[MediaUri] = []
+        after: MediaUri | None = None
+        while page := self.store.list_after(after, AT_ONCE):
+            after = page[-1].uri
+            for media in page:
+                if media.sha256 is not None and not self._is_there(media.sha256):
+                    lost.append(media.uri)
+                    if repair and not media.is_local:
+                        self._remove(media)
+        unknown = 0
+        for sha256 in self.files.list_stored():
+            if not self.store.is_referenced(sha256):
+                unknown += 1
+                if repair:
+                    self._release(sha256)
+        return Check(lost, unknown)
+
+    def _is_there(self, sha256: bytes) -> bool:
+        file = self.files.open(sha256)
+        if file is not None:
+            file.close()
+        return file is not None
+
     # ---- chores
 
     def remove_expired(self) -> int:
@@ -136,16 +182,28 @@ class MediaCare:
 
     def make_room(self) -> int:
         """Remove files of other servers, longest unread first, while they take too much."""
-        surplus = self.store.bytes_of_others() - self.retention.cache_bytes
+        removed = self._shrink(self.store.bytes_of_others() - self.retention.cache_bytes, None)
+        share = self.retention.cache_bytes_per_server
+        if share:
+            for usage in self.store.usage_by_server():
+                if usage.size > share and usage.owner != self.server_name:
+                    removed += self._shrink(usage.size - share, usage.owner)
+        return removed
+
+    def _shrink(self, surplus: int, server_name: ServerName | None) -> int:
+        """Remove so many bytes of other servers, or of one of them; how many files it were."""
+        if surplus <= 0:
+            return 0
         removed = 0
-        if surplus > 0:
-            now = self.clock.now_ms()
-            for media in self.store.list_unread(now + DAY_MS, AT_ONCE, is_local=False):
-                if surplus <= 0:
-                    break
-                self._remove(media)
-                surplus -= media.size
-                removed += 1
+        before = self.clock.now_ms() + DAY_MS
+        for media in self.store.list_unread(
+            before, AT_ONCE, is_local=False, server_name=server_name
+        ):
+            if surplus <= 0:
+                break
+            self._remove(media)
+            surplus -= media.size
+            removed += 1
         return removed
 
     def settle_abandoned(self) -> int:

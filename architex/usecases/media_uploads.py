@@ -93,9 +93,7 @@ class MediaUploads:
         """
         now = self.clock.now_ms()
         if self.store.count_pending(requester.user_id, now) >= MAX_PENDING:
-            raise LimitExceeded(
-                "Upload what you have created first.", retry_after_ms=PENDING_KEPT_MS
-            )
+            raise LimitExceeded("Upload what you have created first.", retry_after_ms=60_000)
         media = dataclasses.replace(
             self._new(requester.user_id, now), expires_ts=now + PENDING_KEPT_MS
         )
@@ -178,13 +176,10 @@ class MediaUploads:
             )
 
     def _receive(self, media: Media, upload: Upload, file: IncomingFile) -> Media:
-        try:
-            while piece := upload.read():
-                file.write(piece)
-                if file.size > self.policy.max_upload_bytes:
-                    raise _too_large(self.policy)
-        except OSError as error:
-            raise NotJson(f"The upload broke off: {error}.") from error
+        while piece := _next_piece(upload):
+            file.write(piece)
+            if file.size > self.policy.max_upload_bytes:
+                raise _too_large(self.policy)
         if upload.length is not None and file.size != upload.length:
             raise NotJson("The upload broke off.")
         if upload.length is None and media.uploader is not None:
@@ -196,6 +191,13 @@ class MediaUploads:
             content_type=clean_content_type(upload.content_type),
             file_name=clean_file_name(upload.file_name),
         )
+
+
+def _next_piece(upload: Upload) -> bytes:
+    try:
+        return upload.read()
+    except OSError as error:
+        raise NotJson(f"The upload broke off: {error}.") from error
 
 
 def _too_large(policy: MediaPolicy) -> TooLarge:

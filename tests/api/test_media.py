@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import time
 from pathlib import Path
 
 import falcon.testing
 import pytest
 
+from architex.gateways.media_files import LocalIncomingFile
 from architex.settings import MediaSettings, RateLimitSettings
 from tests.api.client import SERVER_NAME, Server, User, settings_for, start_server, stop_server
 from tests.media_files import AUTHED, OLD, ask, download, picture, thumbnail, upload
@@ -288,9 +291,27 @@ def test_the_same_content_is_kept_once(alice: User, bob: User) -> None:
 # ---- thumbnails
 
 
-def test_thumbnail_fits_the_box_and_keeps_the_aspect(alice: User) -> None:
-    media = upload(alice, picture(1000, 500), "image/png")
-    result = thumbnail(alice, media, width=300, height=200)
-    assert result.status_code == 200, result.text
-    assert result.headers["content-type"] == "image/png"
-    assert "sandbox" in result.headers["content-security-policy"]
+def test_full_disk_is_our_failure_and_leaves_nothing(
+    alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: LocalIncomingFile, piece: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalIncomingFile, "write", full)
+    result = ask(alice.server, "POST", OLD + "/upload", token=alice.token, body=b"x" * 100)
+    refused(result, 500, "M_UNKNOWN")
+
+
+def test_usual_thumbnails_are_made_before_anybody_asks(alice: User) -> None:
+    media = upload(alice, picture(1000, 1000))
+    until = time.monotonic() + 30
+    database = alice.server.core.database
+    made: tuple[int, ...] | None = None
+    while made != (5,) and time.monotonic() < until:
+        time.sleep(0.05)
+        made = database.fetch_one(
+            "SELECT count(*) FROM media_thumbnails t JOIN media m"
+            " ON m.sha256 = t.source_sha256 WHERE m.media_id = %s",
+            (media.partition("/")[2],),
+        )
+    assert made == (5,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from architex.cli import media
 from architex.cli.main import main
 from architex.domain.errors import NotFound
 from architex.domain.media import MediaUri, parse_media_uri
+from architex.gateways.media_files import LocalMediaFiles
 from architex.settings import Settings
 from architex.usecases.catalogue import UseCases
 from architex.usecases.media_reading import Reader
@@ -186,3 +188,22 @@ def test_removal_that_was_interrupted_is_finished(use_cases: UseCases, tmp_path:
     assert len(files_below(tmp_path)) == 1
     assert care.remove_unreferenced() == 1
     assert files_below(tmp_path) == []
+
+
+def test_files_and_rows_are_compared(run: Run, use_cases: UseCases, tmp_path: Path) -> None:
+    uri, other = upload(use_cases, b"one"), upload(use_cases, b"other")
+    assert run("check").exit_code == 0
+    files = use_cases.media_care.files
+    assert isinstance(files, LocalMediaFiles)
+    files.path_of(hashlib.sha256(b"one").digest()).unlink()
+    stray = files.path_of(hashlib.sha256(b"stray").digest())
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_bytes(b"stray")
+    result = run("check")
+    assert result.exit_code == 1
+    assert f"{uri}: its file is lost" in result.output
+    assert "1 files that nothing refers to" in result.output
+    assert run("check", "--repair").exit_code == 1
+    assert not stray.exists()
+    assert is_there(use_cases, other)
+    assert "nothing refers to" not in run("check").output

@@ -137,11 +137,13 @@ def make_ours(
     ca_file: Path | None = None,
     burst: int = 100,
     is_frozen: bool = True,
+    share: int = 0,
 ) -> Ours:
     clock, peer, store = SystemClock(), PeersMedia(), MediaStore(database)
     files = LocalMediaFiles(directory / "media", SystemRandomness(), OffLoop())
     redacted = RedactedMedia(database, "us.example")
-    care = MediaCare(store, files, clock, Retention(2500, 0, 0), redacted)
+    kept = Retention(2500, 0, 0, cache_bytes_per_server=share)
+    care = MediaCare(store, files, clock, kept, redacted, "us.example")
     remote = RemoteMedia(
         store=store,
         files=files,
@@ -345,6 +347,17 @@ def test_cache_is_bounded_and_keeps_what_is_read(ours: Ours) -> None:
     assert len(ours.peer.asked) == asked
     assert ours.read("0") == b"\x00" * 600  # fetched once more
     assert len(ours.peer.asked) == asked + 1
+
+
+def test_no_server_takes_more_than_its_share(database: Database, tmp_path: Path) -> None:
+    ours = make_ours(database, tmp_path, share=1000)
+    for number in range(4):
+        ours.peer.tell[NEW + str(number)] = in_parts(bytes([number]) * 400)
+        ours.read(str(number))
+        ours.store._database.execute("UPDATE media SET read_ts = read_ts - 1000")
+    ours.care.make_room()
+    assert [usage.size for usage in ours.store.usage_by_server()] == [800]
+    assert ours.store.find(MediaUri(PEER, "3")) is not None
 
 
 def test_lost_file_is_fetched_again(ours: Ours) -> None:
