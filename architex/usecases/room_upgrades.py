@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from architex.domain.auth_rules.power_levels import PowerLevels, creators_of, parse_level
 from architex.domain.client_event import RecordedEvent
-from architex.domain.errors import BadJson, Forbidden, TooLarge
+from architex.domain.errors import BadJson, Forbidden, RefusedElsewhere, RemoteFailed, TooLarge
 from architex.domain.identifiers import EventId, RoomId, ServerName, UserId, is_user_id
 from architex.domain.pdu import Pdu
 from architex.domain.room.aggregate import EventDraft, compose_create_event
@@ -205,7 +205,9 @@ class RoomUpgrades:
                 with suppress(*_REFUSALS):
                     session.append(_state(requester, "m.room.power_levels", content))
 
-        self.commits.write_room(RoomCommand(room_id, decide))
+        # The room's policy server may have its say, too; the new room is there all the same.
+        with suppress(RefusedElsewhere, RemoteFailed):
+            self.commits.write_room(RoomCommand(room_id, decide))
 
     # The new room
 

@@ -250,6 +250,25 @@ def test_invite_to_another_server_is_recommended_before_it_is_sent(club: Club) -
     assert club.room_id in whom.get("/sync").ok()["rooms"]["invite"]
 
 
+def test_room_is_replaced_though_the_policy_server_wants_the_old_one_as_it_is(
+    club: Club,
+) -> None:
+    path = f"/rooms/{segment(club.room_id)}"
+    levels = club.alice.get(f"{path}/state/m.room.power_levels").ok()
+    club.alice.put(f"{path}/state/m.room.power_levels", {**levels, "x": "ham"}).ok()
+
+    def refuse_levels() -> None:
+        if club.policy.asked[-1]["type"] == "m.room.power_levels":
+            raise RemoteRefused("policy", 400, {"errcode": "M_FORBIDDEN", "error": "No."})
+
+    club.policy.before = refuse_levels
+    told = club.alice.post(f"{path}/upgrade", {"new_version": VERSION}).ok()
+    tombstone = club.alice.get(f"{path}/state/m.room.tombstone").ok()
+    assert tombstone["replacement_room"] == told["replacement_room"]
+    kept = club.alice.get(f"{path}/state/m.room.power_levels").ok()
+    assert kept["events_default"] == levels["events_default"]
+
+
 @pytest.mark.parametrize(
     "content",
     [
