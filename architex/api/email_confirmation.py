@@ -50,7 +50,7 @@ class EmailConfirmationResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Confirm, or ask first: what takes over an account is not done by opening a link.
 
-        Spec: https://spec.matrix.org/v1.19/identity-service-api/#get_matrixidentityv2validateemailsubmittoken
+        Spec: https://spec.matrix.org/v1.19/identity-service-api/#email-associations
         """
         session_id = string_param(req, "sid") or ""
         token = string_param(req, "token") or ""

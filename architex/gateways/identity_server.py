@@ -148,7 +148,7 @@ class HttpIdentityServerClient:
     ) -> StoredInvite:
         """See IdentityServerClient.
 
-        Spec: https://spec.matrix.org/v1.19/identity-service-api/#post_matrixidentityv2store-invite
+        Spec: https://spec.matrix.org/v1.19/identity-service-api/#invitation-storage
         """
         told = self._ask("POST", server, "/store-invite", access_token, invite)
         token, name, keys = told.get("token"), told.get("display_name"), told.get("public_keys")
@@ -175,7 +175,7 @@ class HttpIdentityServerClient:
     ) -> ThirdPartyAddress:
         """See IdentityServerClient.
 
-        Spec: https://spec.matrix.org/v1.19/identity-service-api/#post_matrixidentityv23pidbind
+        Spec: https://spec.matrix.org/v1.19/identity-service-api/#establishing-associations
         """
         wish = {"sid": session_id, "client_secret": client_secret, "mxid": user_id}
         told = self._ask("POST", server, "/3pid/bind", access_token, wish)
@@ -190,7 +190,7 @@ class HttpIdentityServerClient:
     def unbind(self, server: ServerName, user_id: UserId, address: ThirdPartyAddress) -> None:
         """See IdentityServerClient.
 
-        Spec: https://spec.matrix.org/v1.19/identity-service-api/#post_matrixidentityv23pidunbind
+        Spec: https://spec.matrix.org/v1.19/identity-service-api/#establishing-associations
         """
         path = f"{_PREFIX}/3pid/unbind"
         content = {
@@ -214,7 +214,7 @@ class HttpIdentityServerClient:
     def is_key_valid(self, validity_url: str, public_key: str) -> bool:
         """See IdentityServerClient.
 
-        Spec: https://spec.matrix.org/v1.19/identity-service-api/#get_matrixidentityv2pubkeyisvalid
+        Spec: https://spec.matrix.org/v1.19/identity-service-api/#key-management
         """
         if not validity_url.startswith("https://"):
             return False

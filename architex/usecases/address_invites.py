@@ -86,7 +86,7 @@ class AddressInvites:
             NotFound: the identity server names a user who does not exist.
             RefusedElsewhere, RemoteFailed: the identity server does not help, or the user's.
 
-        Spec: https://spec.matrix.org/v1.19/client-server-api/#thirdparty_post_matrixclientv3roomsroomidinvite
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#third-party-invites
         """
         inviter = requester.user_id
         # First, so that nobody outside hears of what is forbidden anyway.

@@ -174,7 +174,7 @@ class EmailValidations:
         Raises:
             NotFound: the link is unknown or has expired, or the proof was used.
 
-        Spec: https://spec.matrix.org/v1.19/identity-service-api/#get_matrixidentityv2validateemailsubmittoken
+        Spec: https://spec.matrix.org/v1.19/identity-service-api/#email-associations
         """
         found = self._find_open(session_id, token)
         now_ms = self.clock.now_ms()
