@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol
 
 import falcon
@@ -15,6 +15,7 @@ from architex.domain.errors import (
     Forbidden,
     GuestAccessForbidden,
     InvalidParam,
+    LimitExceeded,
     MissingParam,
     NotJson,
     TooLarge,
@@ -71,6 +72,19 @@ def require_user(
     if limit is not None:
         finder.count(requester, limit)
     return requester
+
+
+def count_several(req: falcon.Request, requester: Requester, kind: str, number: int) -> None:
+    """Count several actions that one request asks for; some may exceed the limit, not all.
+
+    Raises:
+        LimitExceeded: the requester has done this too often lately.
+    """
+    finder: RequesterFinder = req.env["architex.authenticator"]
+    finder.count(requester, kind)
+    with suppress(LimitExceeded):
+        for _ in range(number - 1):
+            finder.count(requester, kind)
 
 
 @contextmanager

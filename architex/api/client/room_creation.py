@@ -12,7 +12,7 @@ from marshmallow import fields, validate
 
 from architex.api.client.membership import AddressSchema, read_address_wish
 from architex.api.fields import TrueOrFalse
-from architex.api.requests import BodySchema, json_body, load, require_user
+from architex.api.requests import BodySchema, count_several, json_body, load, require_user
 from architex.usecases.address_invites import AddressInvites
 from architex.usecases.room_creation import PRESETS, RoomCreation, RoomRequest
 
@@ -47,6 +47,9 @@ class CreateRoomResource:
         """Create a room."""
         requester = require_user(req, suspended=False, limit="joins")
         wish = load(self.SCHEMA, json_body(req))
+        invites = len(wish.get("invite", ())) + len(wish.get("invite_3pid", ()))
+        if invites:
+            count_several(req, requester, "invites", invites)
         if "invite_3pid" in wish:
             wish["invite_3pid"] = [
                 read_address_wish(self._address_invites, given) for given in wish["invite_3pid"]
