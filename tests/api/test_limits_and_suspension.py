@@ -60,7 +60,7 @@ def test_what_happens_in_a_room_is_limited_for_all_together(
 def test_invites_to_new_rooms_count_as_invites(database_url: str, tmp_path: Path) -> None:
     limits = RateLimitSettings(invites=RateLimit(per_second=0.001, burst=3))
     server = start_server(database_url, settings_for(tmp_path, rate_limits=limits))
-    alice, *others = [server.register() for _ in range(6)]
+    alice, *others = [server.register() for _ in range(5)]
     everybody = [user.user_id for user in others]
     room_id = alice.create_room(invite=everybody)  # one may, with as many as one likes
     alice.post("/createRoom", {"invite": everybody[:1]}).refused(429, "M_LIMIT_EXCEEDED")
