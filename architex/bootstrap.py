@@ -610,7 +610,7 @@ def build_use_cases(
         notices_sender=f"@{settings.server_notices.localpart}:{settings.server_name}",
     )
 
-    address_invites = AddressInvites(commits, joining, identity_servers)
+    address_invites = AddressInvites(commits, joining, identity_servers, rate_limits)
 
     typing = Typing(database, commits, clock, call_later)
     receipts = Receipts(database, rendering.event_reads, commits, clock)

@@ -105,6 +105,10 @@ class UserAddressStore:
             (user_id, address.medium, address.address, identity_server),
         )
 
+    def forget_all_published(self, user_id: UserId) -> None:
+        """Forget all that `note_published` noted of a user."""
+        self._database.execute("DELETE FROM published_addresses WHERE user_id = %s", (user_id,))
+
     def list_published(self, user_id: UserId) -> Sequence[tuple[ThirdPartyAddress, str]]:
         """The user's published addresses, with the identity servers that tell them."""
         rows = self._database.fetch_all(

@@ -18,6 +18,7 @@ from architex.gateways.identity_server import StoredInvite
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.usecases.identity_servers import IdentityServers
 from architex.usecases.joining import Joining
+from architex.usecases.rate_limits import RateLimits
 from architex.usecases.requester import Requester
 from architex.usecases.sending import unknown_rooms_forbidden
 
@@ -54,6 +55,7 @@ class AddressInvites:
     commits: CommitQueue
     joining: Joining
     identity_servers: IdentityServers
+    rate_limits: RateLimits
 
     def read_wish(
         self, *, medium: str, address: str, identity_server: str, access_token: str | None
@@ -85,12 +87,14 @@ class AddressInvites:
             Forbidden: the inviter may not; the user is a member or banned, or wants no invite.
             NotFound: the identity server names a user who does not exist.
             RefusedElsewhere, RemoteFailed: the identity server does not help, or the user's.
+            LimitExceeded: too many questions to identity servers.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#third-party-invites
         """
         inviter = requester.user_id
         # First, so that nobody outside hears of what is forbidden anyway.
         about = self._check_may_invite(inviter, room_id)
+        self.rate_limits.spend("identity_servers", inviter)
         client = self.identity_servers.client
         with self.identity_servers.refusals_passed_on():
             user_id = client.look_up(wish.identity_server, wish.access_token, wish.address)

@@ -185,6 +185,8 @@ class ThirdPartyIdentifiers:
             known = dict.fromkeys([*own, *(address for address, _ in published)])
             published = [(address, named) for address in known][:MAX_UNBOUND_AT_ONCE]
         results = [self._try_unbind(user_id, address, server) for address, server in published]
+        # Nobody would ask them again, and an ended account leaves no addresses behind.
+        self.addresses.forget_all_published(user_id)
         return all(results)
 
     # Within

@@ -13,6 +13,7 @@ import pytest
 
 from architex.domain.signing import sign_json
 from architex.settings import IdentitySettings, OutboundSettings, RateLimitSettings
+from architex.storage.pool import Database
 from tests.api.client import SERVER_NAME, Answer, Server, User, stop_server
 from tests.fakes.identity_server import TOKEN, IdentityServer, serving_identities
 from tests.federation.authority import Authority
@@ -160,13 +161,16 @@ def test_end_of_an_account_has_its_addresses_forgotten(
 
 
 def test_account_ends_also_when_its_identity_server_does_not_answer(
-    alice: User, identity: IdentityServer, address: str
+    alice: User, identity: IdentityServer, address: str, module_database: Database
 ) -> None:
     bind(alice, identity, address).ok()
     identity.wicked["/3pid/unbind"] = (500, b"oops")
     told = alice.post("/account/deactivate", {"auth": alice.password_auth()}).ok()
     assert told == {"id_server_unbind_result": "no-support"}
     alice.get("/account/whoami").refused(401, "M_UNKNOWN_TOKEN")
+    assert module_database.fetch_one(
+        "SELECT count(*) FROM published_addresses WHERE user_id = %s", (alice.user_id,)
+    ) == (0,)
 
 
 @pytest.mark.parametrize("status", [400, 404, 501])
@@ -450,3 +454,27 @@ def test_few_addresses_are_invited_at_once(
     many = [wish(identity, address)] * 11
     alice.post("/createRoom", {"invite_3pid": many}).refused(400, "M_INVALID_PARAM")
     assert identity.asked == []
+
+
+def test_few_questions_to_identity_servers_come_from_one_user(
+    database_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    authority: Authority,
+    identity: IdentityServer,
+) -> None:
+    world = World(
+        database_url,
+        tmp_path_factory.mktemp("server"),
+        outbound=OutboundSettings(ca_file=authority.ca_file, ip_blocklist=()),
+        identity=IdentitySettings(trusted_servers=(identity.name,)),
+    )
+    try:
+        alice = world.server.register()
+        statuses = [
+            bind(alice, identity, f"p{number}@mail.example").status for number in range(25)
+        ]
+        assert statuses == [200] * 20 + [429] * 5
+        room_id = alice.create_room()
+        invite(alice, room_id, identity, "x@mail.example").refused(429, "M_LIMIT_EXCEEDED")
+    finally:
+        stop_server(world.server)
