@@ -66,6 +66,7 @@ class SmtpServer:
         refusal: what it answers to recipients instead of taking mails for them.
         silent: it does not even greet.
         holds_on: it takes mails, but no farewell.
+        connected: set when somebody has connected.
     """
 
     port: int
@@ -73,6 +74,16 @@ class SmtpServer:
     refusal: str | None = None
     silent: bool = False
     holds_on: bool = False
+    hung_up: bool = False
+    connected: threading.Event = field(default_factory=threading.Event)
+    opened: list[socket.socket] = field(default_factory=list)
+
+    def hang_up(self) -> None:
+        """Close every connection, and those that come."""
+        self.hung_up = True
+        for connection in self.opened:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def last_to(self, address: str) -> Received:
         """The newest mail to an address."""
@@ -90,7 +101,6 @@ def receiving_mail(
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate.certificate, certificate.key)
-    opened: list[socket.socket] = []
 
     def accept() -> None:
         while True:
@@ -98,7 +108,10 @@ def receiving_mail(
                 connection, _ = listener.accept()
             except OSError:
                 return
-            opened.append(connection)
+            server.opened.append(connection)
+            server.connected.set()
+            if server.hung_up:
+                server.hang_up()
             threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
     def serve(connection: socket.socket) -> None:
@@ -116,9 +129,8 @@ def receiving_mail(
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        for connection in opened:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        server.hang_up()
+        for connection in server.opened:
             connection.close()
 
 
