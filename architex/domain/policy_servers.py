@@ -84,7 +84,7 @@ def with_recommendation(
 
     Other signatures in the answer are left out. Whether it is good is to be looked at.
 
-    Spec: https://spec.matrix.org/v1.19/server-server-api/#post_matrixpolicyv1sign
+    Spec: https://spec.matrix.org/v1.19/server-server-api/#asking-for-a-policy-server-signature-on-an-event
     """
     name = policy_server.server_name
     given = answer.get(name)
