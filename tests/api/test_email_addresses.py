@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -553,5 +554,22 @@ def test_few_mails_are_sent_at_the_wish_of_one_client_or_to_one_address(
         ]
         assert answers == [200] * 10 + [429] * 5
         assert len(mail.mails) == before + 10
+    finally:
+        stop_server(server)
+
+
+@pytest.mark.parametrize("trusted", ["app.example", "*"])
+def test_browser_goes_on_without_asking_where_the_operator_says_so(
+    database_url: str, tmp_path_factory: pytest.TempPathFactory, mail: SmtpServer, trusted: str
+) -> None:
+    email = replace(email_settings(mail), next_link_hosts=(trusted,))
+    directory = tmp_path_factory.mktemp("server")
+    settings = settings_for(directory, email=email, public_base_url=BASE_URL)
+    server = start_server(database_url, settings)
+    try:
+        link = "https://app.example/#/register"
+        ask(server, REGISTER, "hosts@mail.example", next_link=link).ok()
+        page = open_link(server, mail.last_to("hosts@mail.example").link)
+        assert (page.status_code, page.headers["location"]) == (303, link)
     finally:
         stop_server(server)
