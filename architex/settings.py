@@ -220,7 +220,8 @@ class RateLimitSettings:
     )
     media: RateLimit = _key("uploads, per user", RateLimit(per_second=1, burst=50))
     remote_media: RateLimit = _key(
-        "files fetched from other servers, and web pages for previews, per user",
+        "files fetched from other servers and web pages for previews, per user; thumbnails "
+        "for other servers, per server",
         RateLimit(per_second=2, burst=200),
     )
     federation: RateLimit = _key("transactions, per server", RateLimit(per_second=50, burst=500))

@@ -18,7 +18,7 @@ class OffLoop:
     must not touch anything of gevent: no locks, no sockets, no database.
     """
 
-    def __init__(self, threads: int = 4) -> None:
+    def __init__(self, threads: int = 8) -> None:
         """Prepare.
 
         Args:

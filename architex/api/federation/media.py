@@ -27,9 +27,10 @@ from architex.usecases.thumbnails import Thumbnails
 class _Resource:
     """What both have in common: who asks, and what may be asked for."""
 
-    def __init__(self, server_name: ServerName, rate_limits: RateLimits) -> None:
+    def __init__(self, server_name: ServerName, rate_limits: RateLimits, kind: str) -> None:
         self._server_name = server_name
         self._rate_limits = rate_limits
+        self._kind = kind
 
     def _uri_and_reader(self, req: falcon.Request, media_id: str) -> tuple[MediaUri, Reader]:
         """Our media of that ID, and a reader who gets only what we have.
@@ -40,7 +41,7 @@ class _Resource:
             NotFound: there cannot be such media.
         """
         origin = require_server(req)
-        self._rate_limits.spend("federation_reads", origin)
+        self._rate_limits.spend(self._kind, origin)
         timeout_ms = int_param(req, "timeout_ms", DEFAULT_TIMEOUT_MS, at_most=MAX_TIMEOUT_MS)
         return check_media_uri(self._server_name, media_id), Reader(None, True, timeout_ms)
 
@@ -54,7 +55,7 @@ class DownloadResource(_Resource):
         rate_limits: RateLimits,
         make_boundary: Callable[[], str],
     ) -> None:
-        super().__init__(reading.server_name, rate_limits)
+        super().__init__(reading.server_name, rate_limits, "federation_reads")
         self._reading = reading
         self._make_boundary = make_boundary
 
@@ -73,7 +74,8 @@ class ThumbnailResource(_Resource):
     def __init__(
         self, thumbnails: Thumbnails, rate_limits: RateLimits, make_boundary: Callable[[], str]
     ) -> None:
-        super().__init__(thumbnails.reading.server_name, rate_limits)
+        # They cost more than reading: a process each, until they are there.
+        super().__init__(thumbnails.reading.server_name, rate_limits, "remote_media")
         self._thumbnails = thumbnails
         self._make_boundary = make_boundary
 
