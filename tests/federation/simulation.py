@@ -16,13 +16,20 @@ from typing import Any
 from unittest.mock import patch
 from urllib.parse import quote
 
-from architex.bootstrap import build_app, build_core, build_federation_sender, build_use_cases
+from architex.bootstrap import (
+    all_projections,
+    build_app,
+    build_core,
+    build_federation_sender,
+    build_use_cases,
+)
 from architex.domain.identifiers import EventId, RoomId, ServerName, server_name_of
 from architex.domain.room_versions import get_room_version
 from architex.followers.housekeeping import Housekeeping, chores_of_receiving
 from architex.followers.runner import Follower
 from architex.followers.workers import InlineWorkers
 from architex.settings import RateLimitSettings
+from architex.usecases.verifying import Verifying
 from tests.api.client import Answer, Server, User, settings_for, stop_server
 from tests.fakes.clock import FakeClock
 from tests.fakes.inline import InlineExecutor, Timers
@@ -375,6 +382,19 @@ class Simulation:
             extremities = server.extremities(self.room_id)
             assert len(extremities) <= 2, (server.name, extremities)
         assert self.network.failures == []
+        for server in self.servers:
+            assert self._verify(server) == [], server.name
+
+    def _verify(self, server: SimulatedServer) -> list[Any]:
+        """What `architex verify` finds wrong with what a server wrote about the room."""
+        keys = {s.name: s.server.core.signing_key.verify_key for s in self.servers}
+
+        def find_key(server_name: str, key_id: str) -> bytes | None:
+            return keys.get(server_name)
+
+        database = server.server.core.database
+        report = Verifying(database, all_projections, find_key).verify(self.room_id)
+        return list(report.problems)
 
     def _check_pair(self, one: SimulatedServer, other: SimulatedServer) -> None:
         assert _differences(one.state(self.room_id), other.state(self.room_id)) == {}, (
