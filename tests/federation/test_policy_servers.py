@@ -250,6 +250,23 @@ def test_invite_to_another_server_is_recommended_before_it_is_sent(club: Club) -
     assert club.room_id in whom.get("/sync").ok()["rooms"]["invite"]
 
 
+def test_user_of_a_server_outside_joins_only_if_recommended(club: Club) -> None:
+    club.bob.post(f"/rooms/{segment(club.room_id)}/leave").ok()
+    club.run.settle()
+    name = f"/profile/{club.bob.path}/displayname"
+    via = [club.run.servers[0].name]
+    club.bob.put(name, {"displayname": "spammer"}).ok()
+    assert club.run.join(club.bob, club.room_id, via=via).status == 403
+    club.run.settle()
+    assert club.run.servers[0].memberships(club.room_id)[club.bob.user_id] == "leave"
+    assert club.bob.get("/joined_rooms").ok() == {"joined_rooms": []}
+    club.bob.put(name, {"displayname": "Bob"}).ok()
+    club.run.join(club.bob, club.room_id, via=via).ok()
+    club.send(club.bob, "Hello").ok()
+    club.run.settle()
+    assert club.read(club.alice) == ["Hello"]
+
+
 def test_room_is_replaced_though_the_policy_server_wants_the_old_one_as_it_is(
     club: Club,
 ) -> None:
