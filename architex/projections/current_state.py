@@ -161,7 +161,7 @@ def _set_at_once(execute: Execute, run: Sequence[RecordedFact]) -> None:
     execute(
         "INSERT INTO current_state (room_nid, type, state_key, position, valid_from, membership)"
         " SELECT * FROM unnest(%(rooms)b::int8[], %(types)b::text[], %(keys)b::text[],"
-        " %(positions)b::int8[], %(froms)b::int8[], %(memberships)s::text[])",
+        " %(positions)b::int8[], %(froms)b::int8[], %(memberships)b::text[])",
         {
             **columns,
             "positions": [r.event_position for r in run],

@@ -26,8 +26,8 @@ JOIN stored_events s ON s.notification_id = g.position WHERE g.event_id = ANY(%s
 _UPSERT: Final = """
 INSERT INTO memberships
     (user_id, room_nid, membership, position, sender, join_position, left_position)
-SELECT * FROM unnest(%b::text[], %b::int8[], %s::text[], %b::int8[], %b::text[], %s::int8[],
-    %s::int8[])
+SELECT * FROM unnest(%b::text[], %b::int8[], %b::text[], %b::int8[], %b::text[], %b::int8[],
+    %b::int8[])
 ON CONFLICT (user_id, room_nid) DO UPDATE SET membership = excluded.membership,
     position = excluded.position, sender = excluded.sender,
     join_position = excluded.join_position, left_position = excluded.left_position"""

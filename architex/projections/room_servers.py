@@ -17,7 +17,7 @@ Change: TypeAlias = tuple[int, UserId, int, int]
 # the other; usually there is one.
 _UPSERT: Final = """
 INSERT INTO room_servers AS held (room_nid, server_name, joined, since)
-SELECT * FROM unnest(%s::int8[], %s::text[], %s::int8[], %s::int8[])
+SELECT * FROM unnest(%b::int8[], %b::text[], %b::int8[], %b::int8[])
 ON CONFLICT (room_nid, server_name) DO UPDATE SET joined = held.joined + excluded.joined,
     since = CASE WHEN held.joined = 0 THEN excluded.since ELSE held.since END,
     until = CASE WHEN held.joined + excluded.joined = 0 THEN excluded.since END"""

@@ -21,6 +21,7 @@ from psycopg.waiting import Ready
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from architex.domain.errors import DatabaseUnavailable
+from architex.storage.arrays import pack_lists
 
 log = logging.getLogger(__name__)
 
@@ -330,6 +331,7 @@ def _configure_connection(connection: PgConnection) -> None:
     """Set what every connection of the pool has."""
     connection.execute(_PLANNING)
     connection.execute(_SILENCE)
+    pack_lists(connection)
     connection.prepare_threshold = _PREPARE_AFTER
     connection.prepared_max = _PREPARED_MAX
 

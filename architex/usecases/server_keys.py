@@ -112,6 +112,9 @@ class KeyRing:
         self._budget = _FetchBudget(clock)
         self._under_way: dict[ServerName, threading.Event] = {}
         self._lock = threading.Lock()
+        # Told, and not recorded yet; who records takes what the others have told meanwhile along.
+        self._told: list[ServerKey] = []
+        self._recording = threading.Lock()
 
     # ---- looking up
 
@@ -436,9 +439,16 @@ class KeyRing:
         raise InvalidSignature(f"It is not signed by {notary}.")
 
     def _record(self, keys: Sequence[ServerKey]) -> None:
-        self._store.record_keys(keys)
-        for key in keys:
-            self._memory.forget(key.server_name)
+        """Record keys, those that others wait to record among them."""
+        with self._lock:
+            self._told += keys
+        with self._recording:
+            with self._lock:
+                told, self._told = self._told, []
+            if told:
+                self._store.record_keys(told)
+                for key in told:
+                    self._memory.forget(key.server_name)
 
 
 def read_told_keys(server_name: ServerName, told: Json, now_ms: int) -> list[ServerKey]:

@@ -254,6 +254,7 @@ class Meter:
     def cost(self, work: Callable[[], None], times: int) -> Cost:
         """Do something `times` times; what it cost each time."""
         gc.collect()
+        gc.freeze()  # as architex.wsgi does
         python, postgres, queries = self._python(), self._postgres(), self._queries
         for _ in range(times):
             work()
