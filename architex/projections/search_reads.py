@@ -60,8 +60,6 @@ _RECENT: Final = (
 _RANKED: Final = (
     _SELECT + _MATCHES + "ORDER BY 6 DESC, t.ordering DESC OFFSET %(at)s LIMIT %(limit)s"
 )
-_COUNTED: Final = "SELECT 1" + _MATCHES + "LIMIT %(limit)s"
-_COUNT: Final = f"WITH counted AS ({_COUNTED}) SELECT count(*) FROM counted"  # noqa: S608 - ours
 _WORDS: Final = """
 SELECT DISTINCT lexeme FROM unnest(to_tsvector('simple', %s)) AS w (lexeme, places, labels)
 ORDER BY lexeme"""
@@ -111,12 +109,6 @@ def list_best_matches(
     """The best matches, after so many."""
     rows = connection.execute(_RANKED, search.params(limit, offset)).fetchall()
     return [Match(*row) for row in rows]
-
-
-def count_matches(connection: PgConnection, search: Search, *, at_most: int) -> int:
-    """How many matches there are, whether they may be seen or not."""
-    row = connection.execute(_COUNT, search.params(at_most)).fetchone()
-    return 0 if row is None else int(row[0])
 
 
 def list_words(connection: PgConnection, term: str) -> list[str]:

@@ -14,7 +14,9 @@ from architex.domain.event_filter import RoomEventFilter
 from architex.domain.room.visibility import EVER
 from architex.domain.sync_token import format_pagination_token
 from architex.gateways.clock import Clock
+from architex.projections.event_reads import EventPlace
 from architex.projections.room_reads import (
+    RoomView,
     StateSpan,
     find_position,
     list_room_views,
@@ -23,7 +25,6 @@ from architex.projections.room_reads import (
 from architex.projections.search_reads import (
     Match,
     Search,
-    count_matches,
     list_best_matches,
     list_recent_matches,
     list_words,
@@ -39,7 +40,8 @@ SEARCH_KEYS: Final[Mapping[str, str]] = {
     "content.name": "B",
     "content.topic": "C",
 }
-MAX_COUNTED: Final = 10_000
+MAX_COUNTED: Final = 1000
+"""How many matches are looked at for their number: it is approximate by the specification."""
 MAX_ROUNDS: Final = 5
 """How often more matches are looked for when few of them may be seen."""
 
@@ -123,19 +125,15 @@ class Searching:
         begin = request.begin
         for _ in range(MAX_ROUNDS):
             matches, begin = self._look(connection, search, request, begin, len(found))
-            for match in matches:
-                if match.room_nid not in readers:
-                    readers[match.room_nid] = RoomReader(
-                        connection,
-                        self.rendering,
-                        requester,
-                        views[match.room_nid].room_id,
-                        self.clock.now_ms(),
-                    )
+            self._add_readers(connection, requester, views, matches, readers)
             found += self._visible(connection, requester, matches, readers)
             if begin is None or len(found) >= request.limit:
                 break
-        results["count"] = count_matches(connection, search, at_most=MAX_COUNTED)
+        results["count"] = len(found)
+        if begin is not None or request.begin is not None:
+            matches = list_recent_matches(connection, search, up_to=EVER, limit=MAX_COUNTED)
+            self._add_readers(connection, requester, views, matches, readers)
+            results["count"] = len(self._list_visible(connection, requester, matches, readers))
         results["results"] = [self._result(one, request) for one in found]
         if request.group_by:
             results["groups"] = _groups(found, request.group_by)
@@ -173,6 +171,28 @@ class Searching:
         readers: Mapping[int, RoomReader],
     ) -> list[_Found]:
         """Those of the matches that the requester may see."""
+        visible = self._list_visible(connection, requester, matches, readers)
+        events = self.rendering.load(connection, [match.reference for match, _ in visible])
+        found = []
+        for match, place in visible:
+            event = events.get(match.position)
+            if event is not None:
+                reader = readers[match.room_nid]
+                reader.note_place(place)
+                found.append(_Found(match, event, reader))
+        return found
+
+    def _list_visible(
+        self,
+        connection: PgConnection,
+        requester: Requester,
+        matches: Sequence[Match],
+        readers: Mapping[int, RoomReader],
+    ) -> list[tuple[Match, EventPlace]]:
+        """Those of the matches that the requester may see, and where they stand.
+
+        What others may see is not even counted: the number would tell whether it is there.
+        """
         places = self.rendering.event_reads.find_places(
             connection, [match.event_id for match in matches]
         )
@@ -182,15 +202,28 @@ class Searching:
             if match.event_id in places
         ]
         self.rendering.standings.decide(connection, requester.user_id, pairs)
-        events = self.rendering.load(connection, [match.reference for match in matches])
-        found = []
+        return [
+            (match, place)
+            for match in matches
+            if (place := places.get(match.event_id)) is not None
+            and readers[match.room_nid].standing.is_visible(place)
+        ]
+
+    def _add_readers(
+        self,
+        connection: PgConnection,
+        requester: Requester,
+        views: Mapping[int, RoomView],
+        matches: Sequence[Match],
+        readers: dict[int, RoomReader],
+    ) -> None:
+        """Readers of the rooms of matches, as far as there are none yet."""
         for match in matches:
-            reader = readers[match.room_nid]
-            place, event = places.get(match.event_id), events.get(match.position)
-            if place is not None and event is not None and reader.standing.is_visible(place):
-                reader.note_place(place)
-                found.append(_Found(match, event, reader))
-        return found
+            if match.room_nid not in readers:
+                room_id = views[match.room_nid].room_id
+                readers[match.room_nid] = RoomReader(
+                    connection, self.rendering, requester, room_id, self.clock.now_ms()
+                )
 
     def _result(self, found: _Found, request: SearchRequest) -> dict[str, Any]:
         reader = found.reader

@@ -245,6 +245,10 @@ class SyncRooms:
                     end, state_since, low = view.left_position, None, -EVER
             else:
                 end = view.left_position
+            if view.left_position is None:
+                # Who never was in the room is told that they are not, and nothing else: to view
+                # events one needs to join, also where invited people will see them then.
+                low = max(low, view.position - 1)
             plans.append(
                 RoomPlan(
                     view=view,

@@ -129,6 +129,7 @@ class Room:
 
     Attributes:
         events: of each phase, a message of the creator's.
+        secrets: the words of these messages, which no other event has.
         own_events: name of an asker → a message of theirs.
         victim: a member whom nobody needs.
         newcomer: somebody who was never in it.
@@ -138,6 +139,7 @@ class Room:
     room_id: RoomId
     visibility: str
     events: Sequence[EventId]
+    secrets: Sequence[str]
     own_events: Mapping[str, EventId]
     victim: UserId
     newcomer: UserId
@@ -201,7 +203,9 @@ class Cast:
             present = [a for a in present if a.kind != "guest"]
         victim, newcomer = self.server.register(), self.server.register().user_id
         excluded = f"@excluded{next(self.server.numbers)}:test.example"
-        events = [self._say(creator, room_id)]
+        number = next(self.server.numbers)
+        secrets = [f"secret{number}of{phase}" for phase in PHASES]
+        events = [self._say(creator, room_id, secrets[ALONE])]
         for asker in present:
             user = self.users[asker.name]
             if asker.past[INVITED] == "invite":
@@ -209,14 +213,14 @@ class Cast:
             elif asker.past[INVITED] == "knock":
                 user.post(f"/knock/{segment(room_id)}").ok()
         creator.post(room + "/invite", {"user_id": victim.user_id}).ok()
-        events.append(self._say(creator, room_id))
-        own_events = {"creator": events[0]}
+        events.append(self._say(creator, room_id, secrets[INVITED]))
+        own_events = {"creator": self._say(creator, room_id, "hello")}
         victim.post(room + "/join").ok()
         for asker in present:
             if asker.past[TOGETHER] == "join":
                 self.users[asker.name].post(room + "/join").ok()
-                own_events[asker.name] = self._say(self.users[asker.name], room_id)
-        events.append(self._say(creator, room_id))
+                own_events[asker.name] = self._say(self.users[asker.name], room_id, "hello")
+        events.append(self._say(creator, room_id, secrets[TOGETHER]))
         self.users["left"].post(room + "/leave").ok()
         self.users["rejecting"].post(room + "/leave").ok()
         creator.post(room + "/kick", {"user_id": self.users["kicked"].user_id}).ok()
@@ -224,13 +228,14 @@ class Cast:
         creator.post(room + "/ban", {"user_id": excluded}).ok()
         if join_rule != "knock":
             creator.put(room + "/state/m.room.join_rules", {"join_rule": join_rule}).ok()
-        events.append(self._say(creator, room_id))
-        return Room(room_id, visibility, events, own_events, victim.user_id, newcomer, excluded)
+        events.append(self._say(creator, room_id, secrets[APART]))
+        return Room(
+            room_id, visibility, events, secrets, own_events, victim.user_id, newcomer, excluded
+        )
 
-    def _say(self, user: User, room_id: RoomId) -> EventId:
-        number = next(self.server.numbers)
-        path = f"/rooms/{segment(room_id)}/send/m.room.message/m{number}"
-        body = {"msgtype": "m.text", "body": f"message {number}"}
+    def _say(self, user: User, room_id: RoomId, words: str) -> EventId:
+        path = f"/rooms/{segment(room_id)}/send/m.room.message/m{next(self.server.numbers)}"
+        body = {"msgtype": "m.text", "body": words}
         return str(user.put(path, body).ok()["event_id"])
 
 

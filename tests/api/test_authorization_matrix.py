@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
+import orjson
 import pytest
 
 from architex.settings import RateLimitSettings, RoomDirectorySettings
@@ -44,6 +45,7 @@ from tests.api.authorization import (
 )
 from tests.api.client import SERVER_NAME, Answer, Server, segment, stop_server
 from tests.federation.visitors import Visitor, World
+from tests.following import follow_to_the_end
 from tests.house.test_routes import read_operations
 
 CLIENT: Final = "/_matrix/client"
@@ -84,6 +86,7 @@ def stage(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) ->
     for user in cast.users.values():
         user.put(f"/user/{user.path}/account_data/m.kept", {}).ok()
     cast.restrain()
+    follow_to_the_end(world.server.core.database)
     yield Stage(world, cast, rooms, peers)
     stop_server(world.server)
 
@@ -98,6 +101,17 @@ def _visit(cast: Cast, room: Room, peers: Mapping[str, Visitor]) -> None:
     creator.put(path + "/state/m.room.join_rules", {"join_rule": "invite"}).ok()
     acl = {"allow": ["*"], "deny": [peers["denied"].name]}
     creator.put(path + "/state/m.room.server_acl", acl).ok()
+
+
+def find_leaks(asker: Asker, room: Room, answer: Answer) -> list[str]:
+    """What an answer tells that the asker may not see."""
+    # What one searches for one knows.
+    told = re.sub(r'"highlights":\[[^]]*\]', "", orjson.dumps(answer.json).decode())
+    return [
+        f"{asker.name} reads phase {phase} of {room.visibility}"
+        for phase in PHASES
+        if room.secrets[phase] in told and not asker.may_see(room.visibility, phase)
+    ]
 
 
 def compare(cells: Sequence[tuple[str, Expected, Answer]]) -> None:
@@ -224,7 +238,7 @@ ROOM_ENDPOINTS: Final = [
       guests=True, suspended=False),
     R("PUT", "/v3/rooms/{room}/state/m.room.topic", creator_alone, {"topic": "new"},
       guests=True, suspended=False),
-    R("PUT", "/v3/rooms/{room}/redact/{event0}/{n}", creator_alone, {}, suspended=False),
+    R("PUT", "/v3/rooms/{room}/redact/{doomed}/{n}", creator_alone, {}, suspended=False),
     R("PUT", "/v3/rooms/{room}/redact/{own}/{n}", own_event, {}, note="own"),
     R("POST", "/v3/rooms/{room}/invite", creator_alone, {"user_id": "{newcomer}"},
       suspended=False),
@@ -273,6 +287,8 @@ def fill(stage: Stage, asker: Asker, room: Room, text: str, *, plain: bool = Fal
         "self": user.user_id,
         "creator": creator.user_id,
         "own": own,
+        # Those who left cannot redact it any more.
+        "doomed": room.own_events["left"],
         "victim": room.victim,
         "newcomer": room.newcomer,
         "excluded": room.excluded,
@@ -307,6 +323,7 @@ def ask(stage: Stage, endpoint: RoomEndpoint, asker: Asker, room: Room) -> Answe
 @pytest.mark.parametrize("endpoint", ROOM_ENDPOINTS, ids=str)
 def test_rooms_show_and_take_what_the_spec_says(stage: Stage, endpoint: RoomEndpoint) -> None:
     cells = []
+    leaks: list[str] = []
     for visibility, room in stage.rooms.items():
         # The creator comes last: only their requests change what the others' depend on.
         for asker in sorted(ASKERS, key=lambda asker: asker.name == "creator"):
@@ -315,7 +332,9 @@ def test_rooms_show_and_take_what_the_spec_says(stage: Stage, endpoint: RoomEndp
             answer = ask(stage, endpoint, asker, room)
             expected = endpoint.expect(asker, visibility)
             cells.append((f"{asker.name} in {visibility}", expected, answer))
+            leaks += find_leaks(asker, room, answer)
     compare(cells)
+    assert not leaks, "\n".join(leaks)
 
 
 @pytest.mark.parametrize("visibility", VISIBILITIES)
@@ -334,6 +353,62 @@ def test_pages_of_history_hold_what_may_be_seen(stage: Stage, visibility: str) -
             if (event_id in seen) != asker.may_see(visibility, phase):
                 differing.append(f"{asker.name}: {event_id in seen} in phase {phase}")
     assert not differing, "\n".join(differing)
+
+
+_LIMITS: Final = orjson.dumps(
+    {"room": {"timeline": {"limit": 50}, "include_leave": True}}
+).decode()
+Question = tuple[str, str, Mapping[str, str], Any]
+LISTS: Final[Sequence[Question]] = (
+    ("GET", "/v3/sync", {}, None),
+    ("GET", "/v3/sync", {"full_state": "true"}, None),
+    ("GET", "/v3/sync", {"filter": _LIMITS}, None),
+    ("GET", "/v3/sync", {"filter": _LIMITS, "use_state_after": "true"}, None),
+    ("GET", "/v3/initialSync", {"limit": "50", "archived": "true"}, None),
+    ("GET", "/v3/notifications", {}, None),
+)
+"""Whatever tells of many rooms at once."""
+
+
+def search_for(word: str) -> Question:
+    """Search for a word, with what is around it."""
+    wanted = {"search_term": word, "event_context": {"include_profile": True}}
+    return "POST", "/v3/search", {}, {"search_categories": {"room_events": wanted}}
+
+
+@pytest.mark.parametrize(
+    "asker", [asker for asker in ASKERS if asker.kind != "anonymous"], ids=lambda asker: asker.name
+)
+def test_what_tells_of_all_rooms_tells_no_secrets(stage: Stage, asker: Asker) -> None:
+    user = stage.cast.users[asker.name]
+    words = [word for room in stage.rooms.values() for word in room.secrets]
+    leaks = []
+    for method, path, params, body in [*LISTS, *map(search_for, words)]:
+        answer = stage.server.request(method, CLIENT + path, body, token=user.token, params=params)
+        assert answer.status < 500
+        for room in stage.rooms.values():
+            leaks += [f"{leak} by {path} {params}" for leak in find_leaks(asker, room, answer)]
+    assert not leaks, "\n".join(leaks)
+
+
+def test_members_find_by_search_what_they_may_see(stage: Stage) -> None:
+    """The words can be found at all: else the test before this one would show nothing."""
+    found = []
+    for visibility, room in stage.rooms.items():
+        for phase, word in enumerate(room.secrets):
+            told = stage.cast.users["joined"].post("/search", search_for(word)[3]).ok()
+            results = told["search_categories"]["room_events"]
+            # What may not be seen is not counted either.
+            assert results["count"] == len(results["results"])
+            if results["results"]:
+                found.append((visibility, phase))
+    joined = BY_NAME["joined"]
+    assert found == [
+        (visibility, phase)
+        for visibility in VISIBILITIES
+        for phase in PHASES
+        if joined.may_see(visibility, phase)
+    ]
 
 
 def test_unknown_rooms_are_told_apart_by_nobody(stage: Stage) -> None:
