@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from minio import Minio
+
 from architex import __version__
 from architex.api.app import create_app
 from architex.api.authentication import Authenticator
@@ -42,7 +44,7 @@ from architex.followers.runner import run_all
 from architex.followers.workers import Workers
 from architex.gateways.captcha import Recaptcha
 from architex.gateways.clock import Clock, Randomness, SystemClock, SystemRandomness
-from architex.gateways.email import SmtpMailer
+from architex.gateways.email import Mailer, SmtpMailer
 from architex.gateways.federation_client import (
     FederationClient,
     NoFederation,
@@ -50,10 +52,11 @@ from architex.gateways.federation_client import (
 )
 from architex.gateways.http import Blocklist, OutboundHttp
 from architex.gateways.identity_server import HttpIdentityServerClient
-from architex.gateways.media_files import LocalMediaFiles
+from architex.gateways.media_files import LocalMediaFiles, MediaFiles
 from architex.gateways.name_lookup import SystemNames
 from architex.gateways.off_loop import OffLoop
 from architex.gateways.passwords import Argon2Passwords
+from architex.gateways.s3_media_files import S3MediaFiles
 from architex.gateways.server_discovery import ServerDiscovery
 from architex.gateways.thumbnailer import ChildThumbnailer
 from architex.gateways.timers import call_later
@@ -403,13 +406,29 @@ class MediaUseCases:
     url_previews: UrlPreviews
 
 
+def build_media_files(settings: Settings, core: Core) -> MediaFiles:
+    """Where the files of media are: on the disk, or in a bucket."""
+    local = LocalMediaFiles(settings.media_directory, core.randomness, OffLoop())
+    bucket = settings.media_s3
+    if bucket is None:
+        return local
+    client = Minio(
+        bucket.endpoint,
+        access_key=bucket.access_key,
+        secret_key=bucket.secret_key,
+        region=bucket.region,
+        secure=bucket.tls,
+    )
+    return S3MediaFiles(client, bucket.bucket, bucket.prefix, local)
+
+
 def build_media(
     settings: Settings, core: Core, federation: FederationClient, rate_limits: RateLimits
 ) -> MediaUseCases:
     """Everything about media."""
     chosen, clock, chance = settings.media, core.clock, core.randomness
     store = MediaStore(core.database)
-    files = LocalMediaFiles(settings.media_directory, chance, OffLoop())
+    files = build_media_files(settings, core)
     is_frozen = not chosen.unauthenticated_downloads
     care = MediaCare(
         store,
@@ -851,25 +870,30 @@ def _outbound_http(settings: Settings, clock: Clock) -> OutboundHttp:
     )
 
 
+def build_mailer(settings: Settings, clock: Clock, randomness: Randomness) -> Mailer | None:
+    """What sends mails, if the settings say how. Needs no database."""
+    given = settings.email
+    if given is None:
+        return None
+    return SmtpMailer(
+        clock,
+        randomness,
+        host=given.smtp_host,
+        port=given.smtp_port,
+        tls=given.smtp_tls,
+        sender=given.sender,
+        user=given.smtp_user,
+        password=given.smtp_password,
+    )
+
+
 def build_emails(settings: Settings, core: Core, rate_limits: RateLimits) -> EmailValidations:
     """What sends mails and knows whose links were followed."""
     given = settings.email
-    mailer = None
-    if given is not None:
-        mailer = SmtpMailer(
-            core.clock,
-            core.randomness,
-            host=given.smtp_host,
-            port=given.smtp_port,
-            tls=given.smtp_tls,
-            sender=given.sender,
-            user=given.smtp_user,
-            password=given.smtp_password,
-        )
     return EmailValidations(
         EmailValidationStore(core.database),
         UserAddressStore(core.database),
-        mailer,
+        build_mailer(settings, core.clock, core.randomness),
         rate_limits,
         core.clock,
         core.randomness,

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "registration_token",
         "Make, list and delete tokens that let people register.",
     ),
+    "email": ("architex.cli.email", "email", "See whether the server's mails arrive."),
     "reports": ("architex.cli.reports", "reports", "Read what users reported."),
     "media": ("architex.cli.media", "media", "Look after files: list, remove, quarantine."),
     "room": ("architex.cli.rooms", "room", "List rooms and look into them."),

@@ -97,6 +97,22 @@ def tell_of_no_account(to: str, server_name: ServerName, link: str) -> Mail:
     )
 
 
+def try_out(to: str, server_name: ServerName, link: str) -> Mail:
+    """For an operator who wants to know whether mails arrive.
+
+    Args:
+        link: of the server.
+    """
+    return _mail(
+        to,
+        f"Mails of {server_name} arrive",
+        [f"This is how mails of {server_name} look. They lead here:"],
+        link,
+        server_name,
+        ["If that is not where clients reach the server, mend public_base_url."],
+    )
+
+
 def _mail(
     to: str, subject: str, before: Sequence[str], link: str, label: str, after: Sequence[str]
 ) -> Mail:

@@ -291,6 +291,22 @@ def test_inviters_server_is_asked_where_we_are_not_in_the_room(
     assert (content["sender"], content["state_key"]) == (visitor.user("carol"), bob.user_id)
 
 
+def test_who_joins_with_what_was_signed_asks_the_inviters_server_first(
+    world: World,
+    visitor: Visitor,
+    identity: IdentityServer,
+    asked: list[tuple[ServerName, str, Json]],
+) -> None:
+    bob, room_id = world.server.register(), f"!other:{visitor.name}"
+    signed = identity.sign(bob.user_id, "token", sender=visitor.user("carol"))
+    # The other server does not let us in afterwards; what counts is what it was asked.
+    assert bob.post(f"/join/{room_id}", {"third_party_signed": signed}).status >= 400
+    assert [path for _, path, _ in asked] == [
+        federation_path("v1", "exchange_third_party_invite", room_id)
+    ]
+    assert asked[0][2]["content"]["third_party_invite"]["signed"] == signed
+
+
 def test_server_that_does_not_answer_keeps_no_other_invite_back(
     alice: User, world: World, identity: IdentityServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
