@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any, Final, TypeAlias
@@ -10,9 +9,9 @@ from urllib.parse import unquote_to_bytes
 
 import falcon
 import falcon.media
-import orjson
 
 from architex.api.requests import RequesterFinder
+from architex.domain.canonical_json import encode_json
 from architex.domain.errors import InvalidParam
 from architex.gateways.log_output import REQUEST_ID
 
@@ -29,15 +28,11 @@ CORS_HEADERS: Final = {
 
 
 class JsonHandler(falcon.media.BaseHandler):
-    """JSON in and out, by orjson."""
+    """JSON in and out."""
 
     def serialize(self, media: object, content_type: str) -> bytes:
         """The bytes of a response's media."""
-        try:
-            return orjson.dumps(media)
-        except TypeError:
-            # Events of rooms before version 6 may hold integers of any size.
-            return json.dumps(media, ensure_ascii=False, separators=(",", ":")).encode()
+        return encode_json(media)
 
     def deserialize(
         self, stream: Any, content_type: str | None, content_length: int | None

@@ -77,6 +77,25 @@ def encode_lenient_json(value: Any) -> bytes:
         raise InvalidCanonicalJson(f"This is not JSON: {error}.") from error
 
 
+def encode_json(value: Any) -> bytes:
+    """Return JSON of a value as it is, keys in their order: for answers, not for hashes.
+
+    It may hold `orjson.Fragment`s, and numbers of any size, as events of old room versions do.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_unwrap)
+        return text.encode()
+
+
+def _unwrap(value: object) -> Any:
+    """What a fragment of JSON says."""
+    if isinstance(value, orjson.Fragment):
+        return json.loads(orjson.dumps(value))
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
 def parse_json(
     raw: bytes, *, max_depth: int = MAX_JSON_DEPTH, allow_duplicate_keys: bool = True
 ) -> Any:

@@ -6,10 +6,13 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#syncing
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
+import orjson
+
+from architex.domain.canonical_json import encode_json
 from architex.domain.client_event import Viewer
 from architex.domain.event_filter import SyncFilter
 from architex.domain.identifiers import RoomId, UserId
@@ -30,7 +33,7 @@ from architex.projections.sync_reads import (
     list_ignored_users,
     look_for_news,
 )
-from architex.storage.lazy_members import LazyMemberStore
+from architex.storage.lazy_members import LazyMemberStore, Member
 from architex.storage.notifier import Notifier
 from architex.storage.pool import Database, PgConnection
 from architex.storage.presence import list_changed_presence, list_present_users
@@ -51,6 +54,9 @@ from architex.usecases.unread_counts import RoomToCount, UnreadCounts, told_in_s
 
 MAX_TIMEOUT_MS: Final = 600_000
 
+ROOMS_AT_ONCE: Final = 100
+"""So many rooms are collected at once when a client that is in many begins afresh."""
+
 RECENT_POSITIONS: Final = 1000
 """Up to so many positions ago, what is new is looked for in the log instead of in the rooms."""
 
@@ -66,6 +72,7 @@ class SyncRequest:
         full_state: tell all state of joined rooms, at once.
         set_presence: `online`, `unavailable`, or `offline` to leave the presence alone.
         use_state_after: tell state as of the end of the timeline instead of its start.
+        in_pieces: rooms may be told as JSON (`orjson.Fragment`), where there are many.
     """
 
     requester: Requester
@@ -76,6 +83,7 @@ class SyncRequest:
     full_state: bool = False
     set_presence: str = "online"
     use_state_after: bool = False
+    in_pieces: bool = False
 
     @property
     def received(self) -> int:
@@ -255,39 +263,78 @@ class _Reading:
         self.has_received = self.since is not None and news.received
         devices = self._devices(news)
         views = self._views(news, recent=recent)
+        if self.since is None and self._request.in_pieces and len(views) > ROOMS_AT_ONCE:
+            rooms, global_data = self._rooms_in_pieces(views, news)
+        else:
+            rooms, global_data = self._collect_rooms(views, news)
+        presence = self._presence_events(news, self._fresh_rooms())
+        told_data = self._global_account_data(global_data)
+        self.is_empty = not (any(rooms.values()) or presence or told_data or devices.is_anything)
+        self.response = empty_response(self.now, devices.seen)
+        devices.put_into(self.response)
+        put_key_counts(connection, self._request.requester, self.response)
+        self.response["rooms"] = rooms
+        self.response["presence"] = {"events": presence}
+        self.response["account_data"] = {"events": told_data}
+
+    def _collect_rooms(
+        self,
+        views: Sequence[RoomView],
+        news: News,
+        account_data: dict[RoomId, list[dict[str, Any]]] | None = None,
+    ) -> tuple[dict[str, dict[RoomId, Any]], list[dict[str, Any]]]:
+        """The rooms of the response by section, and the account data of no room.
+
+        Args:
+            account_data: of these rooms; None to look it up, with that of no room.
+        """
         if views:
             self.rooms = self._sync_rooms.collect(
-                connection, self._rooms_request(self._ignored), views
+                self._connection, self._rooms_request(self._ignored), views
             )
         by_id = {view.room_nid: view for view in views}
         new_rooms = self._fresh_rooms()
-        account_data = self._account_data(news, by_id, new_rooms)
+        if account_data is None:
+            account_data = self._account_data(news, by_id, new_rooms)
         ephemeral = self._ephemeral(news, new_rooms)
         joined = self._joined(by_id, account_data, ephemeral)
         left = {by_id[nid].room_id: body for nid, body in self.rooms.left.items()}
         self._put_account_data(left, account_data)
-        presence = self._presence_events(news, new_rooms)
-        global_data = self._global_account_data(account_data.pop("", []))
-        self.is_empty = not (
-            joined
-            or left
-            or self.rooms.invited
-            or self.rooms.knocked
-            or presence
-            or global_data
-            or devices.is_anything
-        )
-        self.response = empty_response(self.now, devices.seen)
-        devices.put_into(self.response)
-        put_key_counts(connection, self._request.requester, self.response)
-        self.response["rooms"] = {
+        rooms: dict[str, dict[RoomId, Any]] = {
             "join": joined,
             "invite": self.rooms.invited,
             "knock": self.rooms.knocked,
             "leave": left,
         }
-        self.response["presence"] = {"events": presence}
-        self.response["account_data"] = {"events": global_data}
+        return rooms, account_data.pop("", [])
+
+    def _rooms_in_pieces(
+        self, views: Sequence[RoomView], news: News
+    ) -> tuple[dict[str, dict[RoomId, Any]], list[dict[str, Any]]]:
+        """As `_collect_rooms`, for a fresh start, each room as JSON.
+
+        Some rooms are collected at once and written down: as bytes they take a small part of the
+        memory.
+        """
+        account_data = self._account_data(news, {}, ())
+        rooms: dict[str, dict[RoomId, Any]] = {}
+        told_members: list[tuple[Member, int]] = []
+        for start in range(0, len(views), ROOMS_AT_ONCE):
+            some = views[start : start + ROOMS_AT_ONCE]
+            of_these = {
+                view.room_id: account_data[view.room_id]
+                for view in some
+                if view.room_id in account_data
+            }
+            collected, _ = self._collect_rooms(some, news, of_these)
+            told_members += self.rooms.told_members
+            for section, found in collected.items():
+                rooms.setdefault(section, {}).update(
+                    (room_id, orjson.Fragment(encode_json(room)))
+                    for room_id, room in found.items()
+                )
+        self.rooms = replace(self.rooms, told_members=told_members)
+        return rooms, account_data.pop("", [])
 
     def _devices(self, news: News) -> DeviceSections:
         """What is new for the device, for end-to-end encryption."""

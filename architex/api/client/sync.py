@@ -49,6 +49,7 @@ class SyncResource:
                 full_state=bool_param(req, "full_state"),
                 set_presence=set_presence,
                 use_state_after=bool_param(req, "use_state_after"),
+                in_pieces=True,
             )
         )
 
