@@ -334,6 +334,19 @@ class MediaSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class S3Settings:
+    """A bucket of an S3-compatible store that keeps the files, instead of data_dir/media."""
+
+    endpoint: str = _key('host, or host:port, of the store, like "s3.example.org"')
+    bucket: str = _key("name of the bucket; it must exist")
+    access_key: str = _key("who we are there")
+    secret_key: str = _key("what shows it", is_secret=True)
+    region: str | None = _key("region of the bucket, if the store has any", None)
+    prefix: str = _key('what the names of all objects begin with, like "architex/"', "")
+    tls: bool = _key("speak TLS with it", True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TurnSettings:
     """TURN servers, which relay voice and video calls."""
 
@@ -461,6 +474,7 @@ class Settings:
     room_directory: RoomDirectorySettings = _key("", RoomDirectorySettings())
     presence: PresenceSettings = _key("", PresenceSettings())
     media: MediaSettings = _key("", MediaSettings())
+    media_s3: S3Settings | None = _key("", None)
     federation: FederationSettings = _key("", FederationSettings())
     outbound: OutboundSettings = _key("", OutboundSettings())
     appservices: AppserviceSettings = _key("", AppserviceSettings())

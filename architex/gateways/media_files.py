@@ -202,6 +202,11 @@ class LocalIncomingFile:
         self._buffer = bytearray()
         self.size = 0
 
+    @property
+    def path(self) -> Path:
+        """Where it is until it is put."""
+        return self._path
+
     def write(self, piece: bytes) -> None:
         """See IncomingFile."""
         self._buffer += piece
@@ -297,10 +302,14 @@ class LocalAbandoned:
     def __init__(
         self, path: Path, place: Path | None, sha256: bytes | None, off_loop: OffLoop
     ) -> None:
-        self._path = path
+        self.path = path
         self._place = place
         self._off_loop = off_loop
         self.sha256 = sha256
+
+    def is_busy(self) -> bool:
+        """Whether somebody works on it after all, or it is gone."""
+        return self._off_loop(lambda: _is_locked(self.path))
 
     def settle(self, is_wanted: bool) -> None:
         """See Abandoned."""
@@ -309,13 +318,13 @@ class LocalAbandoned:
     def _settle(self, is_wanted: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
             # Whoever was just making it when it seemed abandoned has locked it by now.
-            if _is_locked(self._path):
+            if _is_locked(self.path):
                 return
             if self._place is not None and is_wanted:
-                _link(self._path, self._place)
+                _link(self.path, self._place)
             elif self._place is not None:
                 self._place.unlink(missing_ok=True)
-            self._path.unlink()
+            self.path.unlink()
 
 
 def _hashes_below(directory: Path) -> Sequence[bytes]:
