@@ -15,7 +15,9 @@ from architex.gateways.media_files import LocalMediaFiles
 from architex.gateways.off_loop import OffLoop
 from architex.gateways.s3_media_files import BLOCK_BYTES, S3MediaFiles
 from architex.settings import RateLimitSettings, S3Settings
+from tests import server as running
 from tests.api.client import settings_for, start_server, stop_server
+from tests.clients import test_media as over_http
 from tests.gateways.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, find_s3_server, s3_server
 from tests.media_files import download, open_picture, picture, thumbnail, upload
 
@@ -132,3 +134,21 @@ def test_server_keeps_its_media_in_a_bucket(
         assert local_files(tmp_path) == []
     finally:
         stop_server(server)
+
+
+def test_running_server_keeps_its_media_in_a_bucket(s3: tuple[str, Minio], tmp_path: Path) -> None:
+    bucket = {
+        "endpoint": s3[0],
+        "bucket": BUCKET,
+        "access_key": ACCESS_KEY,
+        "secret_key": SECRET_KEY,
+        "prefix": "running/",
+        "tls": False,
+    }
+    content = os.urandom(30_000_000)
+    with running.start_server(tmp_path, media_s3=bucket) as server:
+        token = over_http.register(server, "alice")
+        media = over_http.upload(server, token, content, "video/mp4")
+        path = f"/_matrix/client/v1/media/download/{media}"
+        assert over_http.get(server, token, path) == (200, content)
+        assert over_http.files_of(server) == []
