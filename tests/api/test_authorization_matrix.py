@@ -225,6 +225,13 @@ ROOM_ENDPOINTS: Final = [
     R("GET", "/v3/rooms/{room}/members", readers, guests=True),
     R("GET", "/v3/rooms/{room}/messages", readers, None, {"dir": "b"}, True),
     R("GET", "/v3/rooms/{room}/messages", readers, None, {"dir": "f"}, True, note="forwards"),
+    R("GET", "/v3/rooms/{room}/messages", readers, None, {"dir": "b", "from": "t999999"}, True,
+      note="from beyond"),
+    R("GET", "/v3/rooms/{room}/messages", readers, None, {"dir": "f", "from": "t0", "limit": "99"},
+      True, note="from the beginning"),
+    R("GET", "/v3/rooms/{room}/members", readers, None, {"at": "t999999"}, True, note="later"),
+    R("GET", "/v3/events", readers, None,
+      {"room_id": "{room}", "timeout": "0", "from": "s0"}, True, note="from the beginning"),
     R("GET", "/v3/rooms/{room}/initialSync", readers, guests=True),
     R("GET", "/v3/events", readers, None, {"room_id": "{room}", "timeout": "0"}, True),
     R("GET", "/v3/rooms/{room}/joined_members", members, guests=True),
@@ -362,6 +369,8 @@ Question = tuple[str, str, Mapping[str, str], Any]
 LISTS: Final[Sequence[Question]] = (
     ("GET", "/v3/sync", {}, None),
     ("GET", "/v3/sync", {"full_state": "true"}, None),
+    ("GET", "/v3/sync", {"since": "s0", "filter": _LIMITS}, None),
+    ("GET", "/v3/events", {"from": "s0", "timeout": "0"}, None),
     ("GET", "/v3/sync", {"filter": _LIMITS}, None),
     ("GET", "/v3/sync", {"filter": _LIMITS, "use_state_after": "true"}, None),
     ("GET", "/v3/initialSync", {"limit": "50", "archived": "true"}, None),
@@ -385,7 +394,7 @@ def test_what_tells_of_all_rooms_tells_no_secrets(stage: Stage, asker: Asker) ->
     leaks = []
     for method, path, params, body in [*LISTS, *map(search_for, words)]:
         answer = stage.server.request(method, CLIENT + path, body, token=user.token, params=params)
-        assert answer.status < 500
+        assert answer.status in (200, 401, 403)
         for room in stage.rooms.values():
             leaks += [f"{leak} by {path} {params}" for leak in find_leaks(asker, room, answer)]
     assert not leaks, "\n".join(leaks)
