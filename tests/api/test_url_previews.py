@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -280,3 +281,13 @@ def test_deep_page_is_previewed(open_server: User) -> None:
     html = b"<title>Deep</title>" + b"<div>" * 150_000
     with website({"/": ("text/html", html)}) as server:
         assert preview(open_server, at(server)).json["og:title"] == "Deep"
+
+
+def test_packed_page_is_not_unpacked(open_server: User) -> None:
+    bomb = gzip.compress(b"<title>Boom</title>" + b"\x00" * 50_000_000)
+    answer = reply(bomb, headers=f"Content-Type: text/html\r\nContent-Encoding: gzip\r\n{CLOSE}")
+    with website({"/": answer}) as server:
+        result = preview(open_server, at(server))
+        assert server.requests[0].headers["accept-encoding"] == "identity"
+    assert result.status_code == 200
+    assert result.json.get("og:title") != "Boom"
