@@ -21,6 +21,7 @@ from architex.domain.pdu import Pdu, StateKey, parse_pdu
 from architex.domain.room.events import REJECTED, StateBefore
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.state_resolution import FindPdu
+from architex.projections.current_state import storable_keys
 from architex.projections.disagreements import Disagreement, find_disagreement
 from architex.storage.pool import PgConnection
 
@@ -329,6 +330,7 @@ class BranchStates:
     def _entries_at(
         self, connection: PgConnection, room_nid: int, at: int, keys: Collection[StateKey]
     ) -> dict[StateKey, EventId]:
+        keys = storable_keys(keys)
         if not keys:
             return {}
         rows = connection.execute(
@@ -356,6 +358,7 @@ class BranchStates:
         high: int,
     ) -> dict[StateKey, list[tuple[int, int, EventId]]]:
         """Under `keys`, what stood between two positions: (valid from, valid to, event)."""
+        keys = storable_keys(keys)
         if not keys:
             return {}
         rows = connection.execute(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Final
 
 from architex.domain.identifiers import EventId, RoomId
@@ -176,6 +176,14 @@ def _membership_said(r: RecordedFact, type_: str) -> str | None:
     return r.content.get("membership") if type_ == "m.room.member" else None
 
 
+def storable_keys(keys: Iterable[StateKey]) -> list[StateKey]:
+    """Without those that hold U+0000: no state has such, and PostgreSQL cannot be asked.
+
+    Events may: for the member that is to have authorised a join, or the token of an invite.
+    """
+    return [(type_, state_key) for type_, state_key in keys if "\0" not in type_ + state_key]
+
+
 class CurrentStateFinder:
     """Looks up entries of current states for decisions."""
 
@@ -183,6 +191,8 @@ class CurrentStateFinder:
         self, connection: PgConnection, keys: Sequence[tuple[RoomHead, StateKey]]
     ) -> Mapping[tuple[RoomId, StateKey], Pdu]:
         """The current events of those entries that exist; one query."""
+        wanted = set(storable_keys(key for _, key in keys))
+        keys = [(head, key) for head, key in keys if key in wanted]
         heads = {head.room_nid: head for head, _ in keys}
         rows = connection.execute(
             "SELECT k.room_nid, k.type, k.state_key, s.state"

@@ -210,6 +210,11 @@ class Oddities:
         content = None if body is None and not self._happens() else self._value(body or {}, "")
         return OddRequest(operation.method, segments, query, content)
 
+    def content(self, type: str) -> Any:
+        """The content of an event, here and there odd, but mostly an object."""
+        self.odd = self.chance.choice((0.02, 0.1, 0.3))
+        return self._composed(CONTENTS[type], type)
+
     def learn(self, answer: Any) -> None:
         """Remember what an answer names, for later requests."""
         if isinstance(answer, list):
