@@ -151,6 +151,8 @@ class Notifications:
             {
                 "actions": list(outcome.actions),
                 "event": rendered[event.position],
+                # Rules have had none since profiles went out of the specification.
+                "profile_tag": "",
                 "read": event.is_read,
                 "room_id": rooms[event.room_nid].room_id,
                 "ts": events[event.position].pdu["origin_server_ts"],
