@@ -57,9 +57,8 @@ def test_page_without_opengraph_has_its_title_and_first_words() -> None:
         ("<title>日本語</title>".encode(), 'text/html; charset="unicode_escape"'),
         ("<meta charset=shift_jis><title>日本語</title>".encode(), "text/html; charset=utf-8"),
         (
-            '<meta http-equiv=Content-Type content="text/html; charset=gb2312"><title>日本</title>'.encode(
-                "gb2312"
-            ),
+            b'<meta http-equiv=Content-Type content="text/html; charset=gb2312">'
+            + "<title>日本</title>".encode("gb2312"),
             "text/html",
         ),
     ],
