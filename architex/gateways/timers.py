@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import TypeAlias
 
 log = logging.getLogger(__name__)
+
+CallLater: TypeAlias = Callable[[float, Callable[[], None]], None]
+"""Calls a function in a number of seconds."""
 
 
 def call_later(delay_s: float, callback: Callable[[], None]) -> None:

@@ -31,6 +31,7 @@ from architex.domain.identifiers import (
 from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError, RemoteRefused
 from architex.gateways.federation_client import FederationClient, federation_path
+from architex.gateways.timers import CallLater
 from architex.projections.device_list_reads import SharedRooms
 from architex.projections.room_reads import find_position
 from architex.storage.commit_queue import CommitQueue, Execute
@@ -55,7 +56,6 @@ _LISTS_PER_SERVER: Final = 10
 _RESYNC_TIMEOUT_S: Final = 15.0
 _MAX_WAITING_RESYNCS: Final = 10_000
 
-CallLater: TypeAlias = Callable[[float, Callable[[], None]], None]
 ByServer: TypeAlias = Mapping[ServerName, Mapping[UserId, Any]]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,6 +33,7 @@ from architex.gateways.thumbnailer import (
     Thumbnailer,
     ThumbnailerBusy,
 )
+from architex.gateways.timers import CallLater
 from architex.storage.media import Media, MediaStore, Thumbnail
 from architex.usecases.media_reading import Content, MediaReading, Reader, etag_of
 
@@ -73,7 +74,7 @@ class Thumbnails:
     files: MediaFiles
     reading: MediaReading
     thumbnailer: Thumbnailer
-    call_later: Callable[[float, Callable[[], None]], None]
+    call_later: CallLater
     _making: dict[tuple[bytes, ThumbnailSize], _Making] = field(default_factory=dict)
     _preparing: int = 0
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from architex.domain.errors import Forbidden, MatrixError
 from architex.domain.identifiers import RoomId, ServerName, UserId
 from architex.gateways.clock import Clock
+from architex.gateways.timers import CallLater
 from architex.projections.room_reads import find_position, find_room_view
 from architex.storage.commit_queue import CommitQueue, Execute
 from architex.storage.pool import Database
@@ -40,9 +40,6 @@ REMOTE_TIMEOUT_MS: Final = 60_000
 
 KEPT_POSITIONS: Final = 100_000
 """For so many positions it is remembered that somebody stopped typing."""
-
-CallLater: TypeAlias = Callable[[float, Callable[[], None]], None]
-"""Calls a function in a number of seconds, from another thread."""
 
 
 class Typing:

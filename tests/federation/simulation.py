@@ -439,28 +439,32 @@ def simulation(
     room_version = room_version or chance.choice(ROOM_VERSIONS)
     run = Simulation(seed, chance, network, [], room_version, Timers(clock))
     with ExitStack() as stack:
-        for part in _in_one_thread(clock, run.timers):
+        for part in _in_one_thread(clock):
             stack.enter_context(part)
         for number in range(count or chance.choice((3, 3, 3, 4, 4, 5, 7))):
             name = f"s{number}.test"
-            started = _start(name, network, make_database(), directory, seed)
+            started = _start(name, network, make_database(), directory, seed, run.timers)
             stack.callback(stop_server, started.server)
             run.servers.append(started)
         yield run
 
 
-def _in_one_thread(clock: FakeClock, timers: Timers) -> list[AbstractContextManager[Any]]:
-    """Stand-ins for threads and timers: what they do would come in another order each time."""
+def _in_one_thread(clock: FakeClock) -> list[AbstractContextManager[Any]]:
+    """Stand-ins for threads: what they do would come in another order each time."""
     pools = ("fetching_events", "profiles", "receiving", "remote_keys", "server_keys")
     return [
-        patch("architex.bootstrap.call_later", timers.call_later),
         patch("architex.storage.destinations.time", SimpleNamespace(monotonic=clock.monotonic)),
         *(patch(f"architex.usecases.{name}.ThreadPoolExecutor", InlineExecutor) for name in pools),
     ]
 
 
 def _start(
-    name: ServerName, network: Network, conninfo: str, directory: Path, seed: str
+    name: ServerName,
+    network: Network,
+    conninfo: str,
+    directory: Path,
+    seed: str,
+    timers: Timers,
 ) -> SimulatedServer:
     settings = settings_for(
         directory / name,
@@ -469,7 +473,13 @@ def _start(
     )
     settings.data_dir.mkdir()
     randomness = SeededRandomness(f"{seed} {name}")
-    core = build_core(settings, conninfo=conninfo, clock=network.clock, randomness=randomness)
+    core = build_core(
+        settings,
+        conninfo=conninfo,
+        clock=network.clock,
+        randomness=randomness,
+        call_later=timers.call_later,
+    )
     client = network.client(name, core.signing_key, randomness)
     app = build_app(settings, core, client)
     network.apps[name] = app
