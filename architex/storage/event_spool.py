@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from array import array
 from types import TracebackType
@@ -15,7 +16,7 @@ class EventSpool:
         self._file = tempfile.TemporaryFile(prefix="architex-")  # noqa: SIM115 - __exit__ closes it
         self._ends = array("Q")
         self._end = 0
-        self._is_at_end = True
+        self._is_flushed = True
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -33,10 +34,8 @@ class EventSpool:
 
     def add(self, raw: bytes) -> int:
         """Keep an event's JSON; gives its number."""
-        if not self._is_at_end:
-            self._file.seek(self._end)
-            self._is_at_end = True
         self._file.write(raw)
+        self._is_flushed = False
         self._end += len(raw)
         self._ends.append(self._end)
         return len(self._ends) - 1
@@ -49,7 +48,8 @@ class EventSpool:
         """
         if not 0 <= number < len(self._ends):
             raise IndexError(number)
+        if not self._is_flushed:
+            self._file.flush()
+            self._is_flushed = True
         start = self._ends[number - 1] if number else 0
-        self._is_at_end = False
-        self._file.seek(start)
-        return self._file.read(self._ends[number] - start)
+        return os.pread(self._file.fileno(), self._ends[number] - start, start)

@@ -136,7 +136,12 @@ class Entering:
             for event_id in event_ids:
                 if event_id in known:
                     continue
-                checked = check_signed_and_whole(told.rules, told.load(event_id), find_key)
+                checked = check_signed_and_whole(
+                    told.rules,
+                    told.load(event_id),
+                    find_key,
+                    is_whole=told.is_whole(event_id),
+                )
                 if isinstance(checked, Verdict):
                     dropped += 1
                     log.debug("%s of %s: %s", event_id, told.room_id, checked.reason)

@@ -21,7 +21,7 @@ from architex.domain.auth_rules import (
     find_state_among,
 )
 from architex.domain.errors import Forbidden
-from architex.domain.identifiers import EventId, RoomId
+from architex.domain.identifiers import EventId, RoomId, ServerName
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.aggregate import redaction_server
 from architex.domain.room.events import (
@@ -305,15 +305,20 @@ class _Checks:
     def described(self, pdu: Pdu) -> dict[str, Any]:
         """What every fact says of its event."""
         known = self._known.get(pdu.event_id)
-        find_state = find_state_among(self.auth_events(pdu), create=self._create)
         return {
             "originator_id": self._session.room.room_id,
             "originator_version": self._session.room.version + 1,
             "pdu": pdu,
             "received_ts": self._session.now_ms,
-            "redaction_server": redaction_server(self.rules, pdu, find_state),
+            "redaction_server": self._redaction_server(pdu),
             "known_at": None if known is None else known.position,
         }
+
+    def _redaction_server(self, pdu: Pdu) -> ServerName | None:
+        if pdu.type != "m.room.redaction":
+            return None
+        find_state = find_state_among(self.auth_events(pdu), create=self._create)
+        return redaction_server(self.rules, pdu, find_state)
 
     def record(self, fact: Fact) -> None:
         """Record a fact about one of the events."""

@@ -11,10 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
+import orjson
+
 from architex.domain.canonical_json import parse_json
 from architex.domain.errors import MatrixError, NotJson
 from architex.domain.identifiers import EventId, RoomId, ServerName, server_name_of
-from architex.domain.pdu import Pdu, StateKey, parse_pdu
+from architex.domain.pdu import (
+    Pdu,
+    StateKey,
+    check_pdu_format,
+    compute_event_id,
+    has_valid_content_hash,
+    parse_pdu,
+)
 from architex.domain.room_versions import RoomVersionRules
 from architex.gateways.json_stream import BrokenJson, read_members
 from architex.storage.event_spool import EventSpool
@@ -52,6 +61,7 @@ class ToldRoom:
         self._numbers: dict[EventId, int] = {}
         self._event_ids: list[EventId] = []
         self._places = array("q")
+        self._are_whole = bytearray()
         # The auth events of event n: numbers from _auth_starts[n] on, _auth_counts[n] of them.
         self._auth_starts = array("q")
         self._auth_counts = array("B")
@@ -89,13 +99,14 @@ class ToldRoom:
                 elif name == "members_omitted" and raw == b"true":
                     raise BrokenAnswer("It leaves members out, which we did not ask for.")
                 elif name in ("state", "auth_chain", "auth_events"):
-                    pdu = self._parse(raw)
-                    if pdu is None:
+                    parsed = self._parse(raw)
+                    if parsed is None:
                         continue
+                    pdu, event_json = parsed
                     number = self._number(pdu.event_id)
                     is_new = self._places[number] == _UNKNOWN
                     if is_new:
-                        self._keep(number, pdu, raw)
+                        self._keep(number, pdu, event_json)
                     elif self.rules.event_id_format == "domain":
                         # Whoever makes an event of these rooms chooses its ID: the first counts.
                         pdu = self.load(pdu.event_id)
@@ -152,33 +163,41 @@ class ToldRoom:
         place = self._places[self._numbers[event_id]]
         if place == _UNKNOWN:
             raise KeyError(event_id)
-        event = parse_json(self._spool.read(place))
-        event.pop("unsigned", None)
+        event_json = self._spool.read(place)
+        # Huge integers, which only other room versions know, become floats here.
+        is_strict = self.rules.strict_canonical_json
+        event = orjson.loads(event_json) if is_strict else parse_json(event_json)
         return parse_pdu(self.rules, event, event_id=event_id)
 
-    def _parse(self, raw: bytes) -> Pdu | None:
-        """An event; None when it is none of this room."""
+    def is_whole(self, event_id: EventId) -> bool:
+        """Whether the content hash of an event that was told matches."""
+        return bool(self._are_whole[self._numbers[event_id]])
+
+    def _parse(self, raw: bytes) -> tuple[Pdu, bytes] | None:
+        """An event and its canonical JSON; None when it is none of this room."""
         try:
             event = parse_json(raw, allow_duplicate_keys=False)
             if not isinstance(event, dict):
                 return None
             # Whatever the other server says beside the event is not part of it.
             event.pop("unsigned", None)
-            pdu = parse_pdu(self.rules, event)
+            event_json = check_pdu_format(self.rules, event)
+            pdu = parse_pdu(self.rules, event, event_id=compute_event_id(self.rules, event))
         except MatrixError:
             return None
-        return pdu if pdu.room_id == self.room_id else None
+        return (pdu, event_json) if pdu.room_id == self.room_id else None
 
     def _number(self, event_id: EventId) -> int:
         number = self._numbers.setdefault(event_id, len(self._event_ids))
         if number == len(self._event_ids):
             self._event_ids.append(event_id)
             self._places.append(_UNKNOWN)
+            self._are_whole.append(False)
             self._auth_starts.append(0)
             self._auth_counts.append(0)
         return number
 
-    def _keep(self, number: int, pdu: Pdu, raw: bytes) -> None:
+    def _keep(self, number: int, pdu: Pdu, event_json: bytes) -> None:
         self._servers.add(server_name_of(pdu.sender))
         if (
             len(self._spool) >= MAX_EVENTS
@@ -186,7 +205,9 @@ class ToldRoom:
             or len(self._servers) > MAX_SERVERS
         ):
             raise BrokenAnswer(f"It is too large: {MAX_EVENTS} events at most.")
-        self._places[number] = self._spool.add(raw)
+        self._places[number] = self._spool.add(event_json)
+        # Now, while the event is at hand; later there is only its JSON.
+        self._are_whole[number] = has_valid_content_hash(self.rules, pdu.event)
         self._auth_starts[number] = len(self._auth_events)
         self._auth_counts[number] = len(pdu.auth_events)
         for auth_id in pdu.auth_events:

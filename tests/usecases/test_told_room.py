@@ -8,7 +8,8 @@ from random import Random  # noqa: TID251 - seeded, and the seed is the test's p
 import orjson
 import pytest
 
-from architex.domain.pdu import Pdu
+from architex.domain.canonical_json import encode_lenient_json
+from architex.domain.pdu import Pdu, parse_pdu
 from architex.usecases.told_room import BrokenAnswer, ToldRoom
 from tests.builders import ALICE, RoomBuilder
 
@@ -101,3 +102,34 @@ def test_event_that_was_not_told_cannot_be_loaded() -> None:
         with pytest.raises(KeyError):
             found.load(missing)
         assert missing not in list(found.auth_events_first())
+
+
+@pytest.mark.parametrize("version", ["1", "5", "6", "11", "12"])
+def test_it_knows_which_events_are_whole(version: str) -> None:
+    room = RoomBuilder(version)
+    changed = room.find_state("m.room.power_levels")
+    assert changed is not None
+    forged = {**changed.event, "content": {**changed.content, "forged": 1}}
+    if room.rules.event_id_format != "domain":
+        # Content that is redacted away is not in the hash that makes the ID.
+        assert parse_pdu(room.rules, forged).event_id == changed.event_id
+    pdus = [pdu for pdu in room.pdus.values() if pdu is not changed]
+    answer = {"state": [*(pdu.event for pdu in pdus), forged]}
+    with ToldRoom(room.rules, room.room_id) as found:
+        list(found.read([orjson.dumps(answer)]))
+        assert {e: found.is_whole(e) for e in room.pdus} == {
+            e: e != changed.event_id for e in room.pdus
+        }
+        assert found.load(changed.event_id).event == forged
+
+
+def test_numbers_of_old_rooms_are_kept_as_they_are() -> None:
+    room = RoomBuilder("5")
+    pdu = room.send_state(ALICE, "m.room.topic", {"topic": "", "huge": 2**70, "float": 0.5})
+    answer = {"state": [room.pdus[event_id].event for event_id in room.state.values()]}
+    with ToldRoom(room.rules, room.room_id) as found:
+        list(found.read([encode_lenient_json(answer)]))
+        kept = found.load(pdu.event_id)
+        assert kept.content == pdu.content
+        assert type(kept.content["huge"]) is int
+        assert found.is_whole(pdu.event_id)

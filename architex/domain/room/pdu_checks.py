@@ -86,12 +86,13 @@ def check_form(
 
 
 def check_signed_and_whole(
-    rules: RoomVersionRules, pdu: Pdu, find_verify_key: FindEventKey
+    rules: RoomVersionRules, pdu: Pdu, find_verify_key: FindEventKey, *, is_whole: bool = False
 ) -> Verdict | Pdu:
     """Checks 2 and 3, for an event that passed the first: is it signed, and whole?
 
     Args:
         find_verify_key: gives only keys that counted when the event was made.
+        is_whole: its hash is known to match.
 
     Returns the event, redacted if its hash does not match, or the verdict that it is dropped.
     """
@@ -105,7 +106,7 @@ def check_signed_and_whole(
             lambda server_name, key_id: find_verify_key(server_name, key_id, made_ts),
         )
         # 3. Passes hash checks, otherwise it is redacted before being processed further.
-        if not has_valid_content_hash(rules, event):
+        if not is_whole and not has_valid_content_hash(rules, event):
             pdu = parse_pdu(rules, redact_event(rules, dict(event)), event_id=pdu.event_id)
     except MatrixError as error:
         return Verdict(Outcome.DROPPED, reason=error.message)
