@@ -677,7 +677,7 @@ class _RoomWalk:
                 fact.before or StateBefore(recorded.position - 1), self._keys_of(pdu)
             )
         elif not self._follows_the_end(fact):
-            before = self._state_before(fact, known)
+            before = self._state_before(recorded, known)
             find_before = self._resolving.finder(before, self._keys_of(pdu))
             self._check_state_before(recorded, before)
         elif fact.before is not None and fact.known_at is None:
@@ -738,23 +738,32 @@ class _RoomWalk:
             _RESTORE,
         )
 
-    def _state_before(self, fact: Fact, known: Mapping[EventId, KnownEvent]) -> StateBefore:
+    def _state_before(
+        self, recorded: RecordedFact, known: Mapping[EventId, KnownEvent]
+    ) -> StateBefore:
         """The state before an event that stands on branches.
 
         Where what it follows was not here, or was here as an outlier, another server told it.
         """
-        if fact.before is not None and self._was_told(fact, known):
+        fact = recorded.fact
+        if fact.before is not None and self._was_told(recorded, known):
             return fact.before
         parents = (known.get(event_id) for event_id in sorted(set(fact.pdu.prev_events)))
         return self._resolving.state_before(
             parent for parent in parents if parent is not None and not parent.is_outlier
         )
 
-    def _was_told(self, fact: Fact, known: Mapping[EventId, KnownEvent]) -> bool:
-        """Whether the state before an event cannot have been computed here."""
+    def _was_told(self, recorded: RecordedFact, known: Mapping[EventId, KnownEvent]) -> bool:
+        """Whether the state before an event cannot have been computed here.
+
+        Args:
+            known: what it follows, as far as we have it by now; that may be more than then.
+        """
         return any(
-            event_id not in known or self._came_as_outlier(known[event_id])
-            for event_id in fact.pdu.prev_events
+            event_id not in known
+            or known[event_id].position > recorded.position
+            or self._came_as_outlier(known[event_id])
+            for event_id in recorded.pdu.prev_events
         )
 
     def _came_as_outlier(self, event: KnownEvent) -> bool:
@@ -823,7 +832,7 @@ class _RoomWalk:
                     StateBefore(recorded.position - 1),
                     is_recorded=True,
                     after_gap=fact.is_followed
-                    or self._was_told(fact, self._find_events(pdu.prev_events)),
+                    or self._was_told(recorded, self._find_events(pdu.prev_events)),
                     is_followed=fact.is_followed,
                 )
                 wanted = change.entries

@@ -175,6 +175,25 @@ def test_event_after_a_gap_waits_for_a_state_and_then_is_accepted(core: Core) ->
     assert timeline(core)[-4:] == [p.event_id for p in (join, topic, lost, seen)]
 
 
+def test_state_that_was_told_counts_also_once_what_was_missed_has_come(core: Core) -> None:
+    builder, _ = room_with_history("11")
+    state = state_events(builder)
+    join = builder.join(BOB)
+    enter(core, builder, join, state)
+    known_before = list(builder.state.values())
+    topic = builder.send(ALICE, "m.room.topic", {"topic": "missed"}, state_key="")
+    lost = builder.send(CAROL, "m.room.message", {"msgtype": "m.text", "body": "missed"})
+    # Nobody tells who was removed what happened before; they go by what they know.
+    kick = builder.kick(ALICE, BOB)
+    (verdict,) = judging(core).judge(
+        builder.room_id, [kick.event], find_key, told={kick.event_id: known_before}
+    )
+    assert verdict.outcome is Outcome.ACCEPTED
+    late = judging(core).judge(builder.room_id, [topic.event, lost.event], find_key)
+    assert [v.outcome for v in late] == [Outcome.ACCEPTED, Outcome.ACCEPTED]
+    assert ("m.room.topic", "") not in current_state(core, builder)
+
+
 def test_event_that_follows_an_outlier_needs_the_state_there(core: Core) -> None:
     builder, _ = room_with_history("11")
     state = state_events(builder)
