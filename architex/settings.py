@@ -211,6 +211,11 @@ class RateLimitSettings:
     logins: RateLimit = _key(
         "attempts to log in, per address and per account", RateLimit(per_second=0.2, burst=10)
     )
+    authentications: RateLimit = _key(
+        "beginnings of interactive authentication and passwords given in it, per user; per "
+        "address where nobody is logged in",
+        RateLimit(per_second=1, burst=50),
+    )
     mails: RateLimit = _key(
         "mails sent at somebody's wish, per address of a client and per e-mail address",
         RateLimit(per_second=0.01, burst=10),

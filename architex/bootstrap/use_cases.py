@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from architex.bootstrap.core import Core
 from architex.bootstrap.federation import (
     build_device_lists,
@@ -168,6 +170,7 @@ def build_use_cases(
         InteractiveAuthSessionStore(database),
         password_check,
         tokens,
+        rate_limits,
         clock,
         chance,
         build_outside_stages(settings, outbound, emails, addresses),
@@ -496,31 +499,13 @@ def build_use_cases(
 
 
 def _limits(settings: Settings) -> dict[str, RateLimit]:
-    """The rate limits by kind."""
-    limits = settings.rate_limits
-    return {
-        "messages": RateLimit(limits.messages.per_second, limits.messages.burst),
-        "joins": RateLimit(limits.joins.per_second, limits.joins.burst),
-        "invites": RateLimit(limits.invites.per_second, limits.invites.burst),
-        "room_messages": RateLimit(limits.room_messages.per_second, limits.room_messages.burst),
-        "room_joins": RateLimit(limits.room_joins.per_second, limits.room_joins.burst),
-        "registrations": RateLimit(limits.registrations.per_second, limits.registrations.burst),
-        "logins": RateLimit(limits.logins.per_second, limits.logins.burst),
-        "federation": RateLimit(limits.federation.per_second, limits.federation.burst),
-        "federation_reads": RateLimit(
-            limits.federation_reads.per_second, limits.federation_reads.burst
-        ),
-        "media": RateLimit(limits.media.per_second, limits.media.burst),
-        "remote_media": RateLimit(limits.remote_media.per_second, limits.remote_media.burst),
-        "remote_lookups": RateLimit(limits.remote_lookups.per_second, limits.remote_lookups.burst),
-        "mails": RateLimit(limits.mails.per_second, limits.mails.burst),
-        "identity_servers": RateLimit(
-            limits.identity_servers.per_second, limits.identity_servers.burst
-        ),
-        "federation_states": RateLimit(
-            limits.federation_states.per_second, limits.federation_states.burst
-        ),
+    """The rate limits by kind, which is their name in the settings."""
+    limits = {
+        kind.name: getattr(settings.rate_limits, kind.name)
+        for kind in dataclasses.fields(settings.rate_limits)
+        if kind.name != "enabled"
     }
+    return {kind: RateLimit(limit.per_second, limit.burst) for kind, limit in limits.items()}
 
 
 def build_server_notices(settings: Settings, core: Core, use_cases: UseCases) -> ServerNotices:

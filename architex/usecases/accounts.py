@@ -50,7 +50,7 @@ class Accounts:
     emails: bool = False
 
     def change_password(
-        self, requester: Requester | None, request: Mapping[str, Any], auth: Any
+        self, requester: Requester | None, request: Mapping[str, Any], auth: Any, *, address: str
     ) -> None:
         """Change a user's password, once the user has been authenticated.
 
@@ -59,6 +59,7 @@ class Accounts:
             request: `new_password` and `logout_devices` (default true); those of the session's
                 first request are remembered.
             auth: the request's `auth`; None for none.
+            address: the client's IP address.
 
         Raises:
             AuthenticationRequired: stages are still to be completed.
@@ -81,6 +82,7 @@ class Accounts:
                         self.passwords.hash_password(value),
                     )
                 },
+                address=address,
             ),
             auth,
         )
@@ -100,13 +102,14 @@ class Accounts:
             )
 
     def deactivate(
-        self, requester: Requester | None, request: Mapping[str, Any], auth: Any
+        self, requester: Requester | None, request: Mapping[str, Any], auth: Any, *, address: str
     ) -> bool:
         """Deactivate an account for good, once the user has been authenticated.
 
         Args:
             request: `erase` (default false), and `id_server`: an identity server that shall
                 forget the user's addresses.
+            address: the client's IP address.
 
         Returns whether all identity servers that tell the user's addresses forget them.
 
@@ -122,6 +125,7 @@ class Accounts:
                 user_id=_user_of(requester),
                 request=request,
                 secrets={},
+                address=address,
             ),
             auth,
         )

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from architex.domain import third_party
-from architex.domain.errors import BadJson, Forbidden, NotFound, ThirdPartyAuthFailed
+from architex.domain.canonical_json import encode_json
+from architex.domain.errors import BadJson, Forbidden, NotFound, ThirdPartyAuthFailed, TooLarge
 from architex.domain.identifiers import UserId
 from architex.domain.third_party import ThirdPartyAddress
 from architex.gateways.captcha import CaptchaVerifier
@@ -26,6 +27,7 @@ from architex.storage.user_addresses import UserAddress, UserAddressStore
 from architex.usecases import email_validation
 from architex.usecases.email_validation import EmailValidations
 from architex.usecases.password_check import PasswordCheck, user_in_identifier
+from architex.usecases.rate_limits import RateLimits, network_of
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +47,17 @@ _EMAIL_PURPOSES: Final[Mapping[str, str]] = {
     CHANGE_PASSWORD: email_validation.PASSWORD,
 }
 
+# The kind of rate limit: sessions begun, and passwords tried in them.
+_KIND: Final = "authentications"
+
 Flows: TypeAlias = Sequence[Sequence[str]]
 """Stages to complete, in their order; one of the flows is enough."""
 
 #: How long a session may take from its first request to its end, in milliseconds.
 SESSION_LIFETIME_MS: Final = 15 * 60 * 1000
+
+#: Of the request that a session remembers.
+MAX_REQUEST_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,7 @@ class Operation:
         request: the body of this request, without `auth`.
         secrets: what to keep instead of the request's secret fields: field → (name, value) of a
             substitute that gives nothing away; called only when the request must be kept.
+        address: the client's IP address; "" where an access token tells who asks.
         may_change: whether the requests of a session may differ in more than their secrets.
         optional: stages that no flow needs, and that may be completed at any time all the same.
     """
@@ -72,8 +81,14 @@ class Operation:
     user_id: UserId | None
     request: Mapping[str, Any]
     secrets: Mapping[str, Callable[[Any], tuple[str, Any]]]
+    address: str = ""
     may_change: bool = False
     optional: frozenset[str] = frozenset()
+
+    @property
+    def who(self) -> str:
+        """Whom limits count: the user, or the network of somebody unknown."""
+        return self.user_id or network_of(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +144,7 @@ class _Asking:
 
     operation: str
     user_id: UserId | None
+    who: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +171,7 @@ class InteractiveAuth:
         sessions: InteractiveAuthSessionStore,
         password_check: PasswordCheck,
         registration_tokens: RegistrationTokenStore,
+        rate_limits: RateLimits,
         clock: Clock,
         randomness: Randomness,
         outside: OutsideStages | None = None,
@@ -163,6 +180,7 @@ class InteractiveAuth:
         self._outside = outside or OutsideStages()
         self._password_check = password_check
         self._registration_tokens = registration_tokens
+        self._rate_limits = rate_limits
         self._clock = clock
         self._randomness = randomness
         self._stages: Mapping[str, Callable[[Mapping[str, Any], _Asking], _Proof]] = {
@@ -185,7 +203,8 @@ class InteractiveAuth:
             Forbidden: the session belongs to another operation or user, or the password to
                 another user.
             BadJson: `auth` is not of the form the spec gives.
-            LimitExceeded: too many wrong passwords.
+            TooLarge: the request is too large to be remembered.
+            LimitExceeded: too many wrong passwords, or too many sessions begun.
         """
         if auth is None:
             raise self._required(operation, self._new_session(operation))
@@ -212,11 +231,14 @@ class InteractiveAuth:
         """
         return stage in self._session_with(session_id, stage).completed
 
-    def complete_elsewhere(self, session_id: str, stage: str, fields: Mapping[str, Any]) -> None:
+    def complete_elsewhere(
+        self, session_id: str, stage: str, fields: Mapping[str, Any], *, address: str
+    ) -> None:
         """Complete a stage from a browser, not from the client that began the session.
 
         Args:
             fields: what `auth` would hold beside the type and the session.
+            address: the browser's IP address.
 
         Raises:
             NotFound: the session is unknown or expired, or the stage is in none of its flows.
@@ -230,7 +252,7 @@ class InteractiveAuth:
         session = self._session_with(session_id, stage)
         if stage in session.completed:
             return
-        asking = _Asking(session.operation, session.user_id)
+        asking = _Asking(session.operation, session.user_id, network_of(address))
         proof = self._complete(stage, tuple(session.completed), fields, session.flows, asking)
         self._remember(session_id, stage, proof)
 
@@ -293,7 +315,7 @@ class InteractiveAuth:
         # A completed stage is not tried again: what counts is what is completed.
         if stage is not None and stage not in completed:
             try:
-                asking = _Asking(operation.name, operation.user_id)
+                asking = _Asking(operation.name, operation.user_id, operation.who)
                 if stage in operation.optional:
                     proof = self._stages[stage](auth, asking)
                 else:
@@ -369,6 +391,9 @@ class InteractiveAuth:
         password = auth.get("password")
         if not isinstance(password, str):
             raise BadJson("m.login.password needs a password.")
+        self._rate_limits.spend(_KIND, asking.who)
+        if asking.user_id is None:  # or this would be another way to try many users' passwords
+            self._rate_limits.spend("logins", asking.who)
         try:
             owner = self._password_check.check_password(user_in_identifier(auth), password)
         except Forbidden as error:
@@ -455,11 +480,15 @@ class InteractiveAuth:
         )
 
     def _new_session(self, operation: Operation) -> InteractiveAuthSession:
+        # Before the substitutes of secrets are made: hashing a password takes its time.
+        self._rate_limits.spend(_KIND, operation.who)
         request: dict[str, Any] = {}
         for name, value in operation.request.items():
             if name in operation.secrets:
                 name, value = operation.secrets[name](value)
             request[name] = value
+        if len(encode_json(request)) > MAX_REQUEST_BYTES:
+            raise TooLarge(f"What needs authentication may have {MAX_REQUEST_BYTES} bytes.")
         now_ms = self._clock.now_ms()
         session = InteractiveAuthSession(
             session_id=self._randomness.token_urlsafe(24),

@@ -12,7 +12,7 @@ from architex.domain.identifiers import UserId
 from architex.storage.accounts import AccountStore
 from architex.usecases.login_tokens import LoginTokens
 from architex.usecases.password_check import Named, PasswordCheck
-from architex.usecases.rate_limits import RateLimits
+from architex.usecases.rate_limits import RateLimits, network_of
 from architex.usecases.sessions import DeviceWish, NewSession, Sessions, check_device_wish
 
 
@@ -38,7 +38,7 @@ class Login:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login
         """
         check_device_wish(wish)
-        self.rate_limits.spend("logins", wish.address or "")
+        self.rate_limits.spend("logins", network_of(wish.address or ""))
         return self._open(self.password_check.check_password(user, password), wish)
 
     def log_in_with_token(self, token: str, wish: DeviceWish) -> NewSession:
@@ -52,7 +52,7 @@ class Login:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#mget_login_token-capability
         """
         check_device_wish(wish)
-        self.rate_limits.spend("logins", wish.address or "")
+        self.rate_limits.spend("logins", network_of(wish.address or ""))
         return self._open(self.login_tokens.spend_token(token), wish)
 
     def _open(self, user_id: UserId, wish: DeviceWish) -> NewSession:

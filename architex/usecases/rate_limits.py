@@ -8,6 +8,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#rate-limiting
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -86,6 +87,20 @@ class RateLimits:
             return float(limit.burst), now
         tokens, counted = bucket
         return min(float(limit.burst), tokens + (now - counted) * limit.per_second), now
+
+
+def network_of(address: str) -> str:
+    """What limits count a client's IP address by.
+
+    With IPv6 everybody has a network of 2^64 addresses, and could take another for each request.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _exceeded(limit: RateLimit, tokens: float) -> LimitExceeded:

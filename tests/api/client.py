@@ -60,6 +60,7 @@ class Server:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         raw: bytes | None = None,
+        address: str = "127.0.0.1",
     ) -> Answer:
         """One request. `path` without a leading /_ is below /_matrix/client/v3."""
         if not path.startswith(("/_", "/.")):
@@ -74,7 +75,7 @@ class Server:
             path,
             params=dict(params or {}),
             headers=sent,
-            extras={"RAW_URI": path, "REMOTE_ADDR": "127.0.0.1"},
+            extras={"RAW_URI": path, "REMOTE_ADDR": address},
             **arguments,
         )
         try:

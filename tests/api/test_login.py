@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from architex.gateways.passwords import Argon2Passwords
 from architex.settings import RateLimit, RateLimitSettings
 from architex.storage.pool import Database
 from tests.api.client import (
@@ -254,6 +255,83 @@ def test_logins_from_one_address_are_limited(database_url: str, tmp_path: Any) -
     log_in(server, "nobody").refused(403, "M_FORBIDDEN")
     log_in(server, "target").refused(429, "M_LIMIT_EXCEEDED")
     stop_server(server)
+
+
+def test_ipv6_addresses_of_one_network_are_limited_together(
+    database_url: str, tmp_path: Any
+) -> None:
+    limits = RateLimitSettings(logins=RateLimit(per_second=0.001, burst=2))
+    server = start_server(database_url, settings_for(tmp_path, rate_limits=limits))
+
+    def tried_from(address: str) -> int:
+        body = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": address.replace(":", ".")},
+            "password": "guess",
+        }
+        return server.request("POST", "/login", body, address=address).status
+
+    assert [tried_from(f"2001:db8:1:2::{n}") for n in range(1, 4)] == [403, 403, 429]
+    assert tried_from("2001:db8:1:2:ffff::1") == 429
+    assert tried_from("2001:db8:1:3::1") == 403
+    assert tried_from("192.0.2.1") == 403
+    stop_server(server)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/register", {"password": "new", "auth": {"type": "m.login.email.identity"}}),
+        ("/register", {"password": "new", "auth": {"type": "org.example.none"}}),
+        ("/register", {"password": "new"}),
+        ("/account/password", {"new_password": "new"}),
+        ("/account/password", {"new_password": "new", "auth": {"session": "unknown"}}),
+        ("/account/password", {"auth": {"type": "m.login.password", "password": "x"}}),
+        ("/account/deactivate", {"auth": {"type": "m.login.password", "password": "x"}}),
+    ],
+)
+def test_nobody_has_passwords_hashed_without_end(
+    path: str, body: dict[str, Any], database_url: str, tmp_path: Any, monkeypatch: Any
+) -> None:
+    hashed = []
+    for name in ("hash_password", "verify_password"):
+        done = getattr(Argon2Passwords, name)
+        monkeypatch.setattr(
+            Argon2Passwords, name, lambda *given, done=done: (hashed.append(1), done(*given))[1]
+        )
+    scarce = RateLimit(per_second=0.001, burst=3)
+    limits = RateLimitSettings(logins=scarce, registrations=scarce, authentications=scarce)
+    server = start_server(database_url, settings_for(tmp_path, rate_limits=limits))
+    statuses = []
+    for number in range(8):
+        auth = dict(body.get("auth", {}))
+        if auth.get("type") == "m.login.password":
+            auth["identifier"] = {"type": "m.id.user", "user": f"user{number}"}
+        sent = {**body, "auth": auth} if auth else body
+        statuses.append(server.request("POST", path, sent).status)
+    assert statuses[0] == 401
+    assert statuses[-4:] == [429] * 4
+    assert len(hashed) <= 3
+    stop_server(server)
+
+
+def test_who_is_logged_in_has_no_passwords_hashed_without_end(
+    database_url: str, tmp_path: Any
+) -> None:
+    limits = RateLimitSettings(authentications=RateLimit(per_second=0.001, burst=5))
+    server = start_server(database_url, settings_for(tmp_path, rate_limits=limits))
+    alice, bob = server.register(), server.register()
+    body = {"devices": [], "auth": alice.password_auth()}
+    statuses = [alice.post("/delete_devices", body).status for _ in range(6)]
+    assert statuses == [200] * 5 + [429]
+    # Another user at the same address is not concerned.
+    bob.post("/delete_devices", {"devices": [], "auth": bob.password_auth()}).ok()
+    stop_server(server)
+
+
+def test_request_to_be_remembered_is_bounded(alice: User) -> None:
+    assert alice.post("/delete_devices", {"devices": ["x" * 60_000]}).status == 401
+    alice.post("/delete_devices", {"devices": ["x" * 250] * 300}).refused(413, "M_TOO_LARGE")
 
 
 def login_token(user: User) -> str:

@@ -60,6 +60,7 @@ def auth(database: Database, clock: FakeClock) -> InteractiveAuth:
         InteractiveAuthSessionStore(database),
         PasswordCheck("test.example", accounts, passwords, limits),
         tokens,
+        limits,
         clock,
         SystemRandomness(),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import falcon
 from marshmallow import fields
 
-from architex.api.authentication import find_user
+from architex.api.authentication import client_address, find_user
 from architex.api.fields import TrueOrFalse
 from architex.api.interactive_auth import interactive
 from architex.api.requests import BodySchema, json_body, load, require_user
@@ -60,7 +60,12 @@ class PasswordResource:
         requester = find_user(req)
         body = json_body(req)
         with interactive():
-            self._accounts.change_password(requester, load(_PASSWORD, body), body.get("auth"))
+            self._accounts.change_password(
+                requester,
+                load(_PASSWORD, body),
+                body.get("auth"),
+                address=client_address(req),
+            )
         resp.media = {}
 
 
@@ -79,7 +84,10 @@ class DeactivateResource:
         body = json_body(req)
         with interactive():
             is_unbound = self._accounts.deactivate(
-                requester, load(_DEACTIVATE, body), body.get("auth")
+                requester,
+                load(_DEACTIVATE, body),
+                body.get("auth"),
+                address=client_address(req),
             )
         resp.media = unbind_result(is_unbound)
 

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 import falcon
 
+from architex.api.authentication import client_address
 from architex.api.requests import read_body, string_param
 from architex.domain.errors import Forbidden, MatrixError, MissingParam, NotFound
 from architex.usecases.interactive_auth import (
@@ -100,7 +101,9 @@ class AuthFallbackResource:
         session_id = _session_id(req)
         fields = self._fields(auth_type)
         try:
-            self._interactive_auth.complete_elsewhere(session_id, auth_type, _form_fields(req))
+            self._interactive_auth.complete_elsewhere(
+                session_id, auth_type, _form_fields(req), address=client_address(req)
+            )
         except StageFailed as failure:
             resp.status = falcon.HTTP_401
             _answer(resp, _form(fields, failure.message), auth_type)
