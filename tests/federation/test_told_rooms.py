@@ -729,7 +729,7 @@ def test_guest_does_not_stay_in_a_room_of_others_that_wants_no_guests(
 ) -> None:
     told = server.request("POST", "/register", {}, params={"kind": "guest"}).ok()
     guest = User(server, told["user_id"], told["access_token"], told["device_id"])
-    join(guest, host).refused(403, "M_FORBIDDEN")
+    join(guest, host).refused(403, "M_GUEST_ACCESS_FORBIDDEN")
     assert host.room.room_id not in guest.get("/joined_rooms").ok()["joined_rooms"]
 
 
