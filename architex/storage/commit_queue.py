@@ -546,6 +546,11 @@ class _Batch:
                     connection.execute("ROLLBACK")
                     return
                 self._write()
+            except (psycopg.Error, _OutcomeUnknown):
+                # After a pipeline that failed half way psycopg takes statements for prepared that
+                # never were.
+                connection.close()
+                raise
             except BaseException:
                 _roll_back(connection)
                 raise

@@ -40,8 +40,9 @@ _TRANSACTION = "BEGIN"
 
 # SQLSTATE classes that say "not now" and nothing about the statement: connection lost, out of
 # resources, operator intervention (shutdown, crash, still starting), a transaction of ours that
-# PostgreSQL ended because it was idle, or took too long.
-_UNAVAILABLE_CLASSES = ("08", "53", "57P", "25P03", "25P04")
+# PostgreSQL ended because it was idle, or took too long, or stood in the way of another (deadlock,
+# serialization failure).
+_UNAVAILABLE_CLASSES = ("08", "40", "53", "57P", "25P03", "25P04")
 
 # When the machine of one process loses power, PostgreSQL hears nothing. What that process had
 # locked (all writers need the position row) must be free again after seconds, not after hours.

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import select
+import signal
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
 
+import psutil
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 LATE_S: Final = 0.4
 _SSL_REQUEST: Final = 80877103
 _GSS_REQUEST: Final = 80877104
 _CANCEL_REQUEST: Final = 80877102
+_NO_PORTAL: Final = b"\0C34000\0"
 
 
 class Kind(enum.Enum):
@@ -37,6 +41,15 @@ class Kind(enum.Enum):
     LATE = "the client loses the connection; the statement arrives all the same, but late"
     ABANDONED = "before the statement the client vanishes, and PostgreSQL does not hear of it"
     SHUTDOWN = "PostgreSQL ends the connection: 57P01"
+    CONFLICT = "PostgreSQL fails the statement: 40001"
+    DEADLOCK = "PostgreSQL fails the statement: 40P01"
+    STALL = "nothing moves for a while, in either direction"
+    KILL_BEFORE = "before the statement is sent, its process is killed"
+    KILL_AFTER = "it is carried out, and its process is killed before it hears of it"
+
+
+SQLSTATES: Final = {Kind.CONFLICT: "40001", Kind.DEADLOCK: "40P01"}
+KILLS: Final = (Kind.KILL_BEFORE, Kind.KILL_AFTER)
 
 
 @dataclass
@@ -46,10 +59,12 @@ class Fault:
     Attributes:
         kind: what.
         concerns: tells the statement: its SQL, and its number in its transaction, from 1.
+        clients: only statements of these processes; empty for those of any.
     """
 
     kind: Kind
     concerns: Callable[[str, int], bool]
+    clients: Collection[int] = ()
     happened: threading.Event = field(default_factory=threading.Event)
 
 
@@ -60,8 +75,14 @@ class Broken(Exception):
 class PostgresProxy:
     """Passes connections on to a cluster; use it in a `with`."""
 
-    def __init__(self, conninfo: str) -> None:
-        """Listen; connect to where `conninfo` says, for each client."""
+    def __init__(self, conninfo: str, *, stall_s: float = 0.5) -> None:
+        """Listen; connect to where `conninfo` says, for each client.
+
+        Args:
+            conninfo: of the cluster.
+            stall_s: how long STALL lasts.
+        """
+        self.stall_s = stall_s
         self._target = conninfo_to_dict(conninfo)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
@@ -86,9 +107,17 @@ class PostgresProxy:
             }
         )
 
-    def arm(self, kind: Kind, concerns: Callable[[str, int], bool]) -> Fault:
-        """Let it go wrong, once, at the next statement that is concerned."""
-        fault = Fault(kind, concerns)
+    def arm(
+        self, kind: Kind, concerns: Callable[[str, int], bool], clients: Collection[int] = ()
+    ) -> Fault:
+        """Let it go wrong, once, at the next statement that is concerned.
+
+        Args:
+            kind: what happens.
+            concerns: see Fault.
+            clients: process IDs, see Fault.
+        """
+        fault = Fault(kind, concerns, clients)
         with self._lock:
             self._fault = fault
         return fault
@@ -111,11 +140,15 @@ class PostgresProxy:
         for pair in pairs:
             pair.break_off()
 
-    def take_fault(self, sql: str, number: int, *, abandons: bool = False) -> Fault | None:
+    def take_fault(
+        self, pair: _Pair, sql: str, number: int, *, abandons: bool = False
+    ) -> Fault | None:
         """The armed fault if it concerns the statement; nobody else gets it."""
         with self._lock:
             fault = self._fault
             if fault is None or (fault.kind is Kind.ABANDONED) != abandons:
+                return None
+            if fault.clients and pair.find_client(fault.clients) is None:
                 return None
             if not fault.concerns(sql, number):
                 return None
@@ -189,6 +222,8 @@ class _Pair:
         self._statements: dict[bytes, str] = {}
         self._portals: dict[bytes, str] = {}
         self._number = 0  # of the statement in its transaction
+        self._sqlstate: bytes | None = None  # what the next error of PostgreSQL is to be
+        self._held_back = b""
 
     def run(self) -> None:
         """Pass messages on until one side ends or the fault happens."""
@@ -198,7 +233,7 @@ class _Pair:
             while True:
                 ready, _, _ = select.select([self._client, self._server], [], [])
                 if self._server in ready:
-                    self._client.sendall(_receive(self._server))
+                    self._client.sendall(self._falsified(_receive(self._server)))
                 if self._client in ready:
                     pending = self._pass_on(pending + _receive(self._client))
         except (OSError, Broken, ValueError):
@@ -226,9 +261,9 @@ class _Pair:
                 self._abandon_before(message)
             else:
                 self._count(sql)
-                fault = self._proxy.take_fault(sql, self._number)
+                fault = self._proxy.take_fault(self, sql, self._number)
                 if fault is not None:
-                    self._happen(fault, message, data[at + length :])
+                    message = self._happen(fault, message)
             self._server.sendall(message)
             at += length
         return data[at:]
@@ -257,7 +292,7 @@ class _Pair:
             return
         named = message[5:].split(b"\0", 2)[1 if message[:1] == b"B" else 0]
         sql = self._statements.get(named, "")
-        fault = self._proxy.take_fault(sql, self._number + 1, abandons=True)
+        fault = self._proxy.take_fault(self, sql, self._number + 1, abandons=True)
         if fault is not None:
             self._client.close()
             self._proxy.keep_open(self._server)
@@ -265,26 +300,75 @@ class _Pair:
             fault.happened.set()
             raise Broken
 
-    def _happen(self, fault: Fault, message: bytes, rest: bytes) -> None:
-        """Do what the fault says. Raises Broken, always."""
-        sync = b"S\0\0\0\4" if message[:1] == b"E" else b""
+    def _happen(self, fault: Fault, message: bytes) -> bytes:
+        """Do what the fault says; gives the message to go on with.
+
+        Raises Broken when the connection does not outlive it.
+        """
         kind = fault.kind
         try:
-            if kind is Kind.SHUTDOWN:
-                self._client.sendall(_error("FATAL", "57P01", "terminating connection"))
-            elif kind in (Kind.CUT_AFTER, Kind.CUT_WITHIN):
-                self._server.sendall(message + sync)
-                reply = self._read_until_ready()
-                if kind is Kind.CUT_WITHIN:
-                    self._client.sendall(reply[: max(1, len(reply) // 2)])
-            elif kind is Kind.LATE:
-                self._client.close()
-                time.sleep(LATE_S)
-                self._server.sendall(message + sync)
-                self._read_until_ready()
+            if kind in SQLSTATES:
+                return self._failing(message, SQLSTATES[kind])
+            if kind is Kind.STALL:
+                time.sleep(self._proxy.stall_s)
+                return message
+            self._break(fault, message)
         finally:
             fault.happened.set()
         raise Broken
+
+    def _break(self, fault: Fault, message: bytes) -> None:
+        """Do what the fault says, up to where the connections are to be closed."""
+        sync = b"S\0\0\0\4" if message[:1] == b"E" else b""
+        kind = fault.kind
+        if kind is Kind.SHUTDOWN:
+            self._client.sendall(_error("FATAL", "57P01", "terminating connection"))
+        elif kind in (Kind.CUT_AFTER, Kind.CUT_WITHIN, Kind.KILL_AFTER):
+            self._server.sendall(message + sync)
+            reply = self._read_until_ready()
+            if kind is Kind.CUT_WITHIN:
+                self._client.sendall(reply[: max(1, len(reply) // 2)])
+        elif kind is Kind.LATE:
+            self._client.close()
+            time.sleep(LATE_S)
+            self._server.sendall(message + sync)
+            self._read_until_ready()
+        if kind in KILLS:
+            pid = self.find_client(fault.clients)
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+
+    def find_client(self, candidates: Collection[int]) -> int | None:
+        """Which of these processes is at the other end."""
+        port = self._client.getpeername()[1]
+        for pid in candidates:
+            with contextlib.suppress(psutil.Error):
+                for connection in psutil.Process(pid).net_connections("tcp4"):
+                    if connection.laddr.port == port:
+                        return pid
+        return None
+
+    def _failing(self, message: bytes, sqlstate: str) -> bytes:
+        """In place of a statement, one that fails as told and leaves PostgreSQL knowing it."""
+        if message[:1] == b"Q":
+            raises = f"DO $$BEGIN RAISE 'torture' USING ERRCODE = '{sqlstate}'; END$$"
+            return _message(b"Q", raises.encode() + b"\0")
+        # A portal that does not exist fails, and only its code is to be another one.
+        self._sqlstate = sqlstate.encode()
+        return _message(b"E", b"no such portal\0" + struct.pack("!I", 0))
+
+    def _falsified(self, data: bytes) -> bytes:
+        """What PostgreSQL answered, with another code where it complains of the portal."""
+        if self._sqlstate is None:
+            return data
+        data = self._held_back + data
+        if _NO_PORTAL in data:
+            data = data.replace(_NO_PORTAL, b"\0C" + self._sqlstate + b"\0", 1)
+            self._sqlstate, self._held_back = None, b""
+            return data
+        # The error is under way: its beginning may be here already.
+        self._held_back = data[-len(_NO_PORTAL) :]
+        return data[: -len(_NO_PORTAL)]
 
     def _read_until_ready(self) -> bytes:
         """Everything PostgreSQL answers up to ReadyForQuery of the message just sent."""
@@ -328,4 +412,9 @@ def _error(severity: str, sqlstate: str, text: str) -> bytes:
     """An ErrorResponse."""
     fields = {"S": severity, "V": severity, "C": sqlstate, "M": text}
     body = b"".join(f"{name}{value}\0".encode() for name, value in fields.items()) + b"\0"
-    return b"E" + struct.pack("!I", len(body) + 4) + body
+    return _message(b"E", body)
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    """A message of the protocol."""
+    return kind + struct.pack("!I", len(body) + 4) + body

@@ -105,7 +105,17 @@ def is_commit(sql: str, _number: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    "kind", [Kind.CUT_BEFORE, Kind.CUT_AFTER, Kind.CUT_WITHIN, Kind.LATE, Kind.SHUTDOWN]
+    "kind",
+    [
+        Kind.CUT_BEFORE,
+        Kind.CUT_AFTER,
+        Kind.CUT_WITHIN,
+        Kind.LATE,
+        Kind.SHUTDOWN,
+        Kind.CONFLICT,
+        Kind.DEADLOCK,
+        Kind.STALL,
+    ],
 )
 def test_lost_commit_doubles_nothing_and_loses_nothing(
     proxy: PostgresProxy, ledger: Ledger, kind: Kind
@@ -117,7 +127,17 @@ def test_lost_commit_doubles_nothing_and_loses_nothing(
         ledger.check()
 
 
-@pytest.mark.parametrize("kind", [Kind.CUT_BEFORE, Kind.CUT_AFTER, Kind.CUT_WITHIN, Kind.SHUTDOWN])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind.CUT_BEFORE,
+        Kind.CUT_AFTER,
+        Kind.CUT_WITHIN,
+        Kind.SHUTDOWN,
+        Kind.CONFLICT,
+        Kind.DEADLOCK,
+    ],
+)
 def test_every_statement_may_lose_its_connection(
     proxy: PostgresProxy, ledger: Ledger, kind: Kind
 ) -> None:

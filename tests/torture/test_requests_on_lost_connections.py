@@ -85,7 +85,7 @@ def server(proxy: PostgresProxy, tmp_path_factory: pytest.TempPathFactory) -> It
     stop_server(started)
 
 
-@pytest.mark.parametrize("kind", [Kind.CUT_BEFORE, Kind.CUT_AFTER, Kind.SHUTDOWN])
+@pytest.mark.parametrize("kind", [Kind.CUT_BEFORE, Kind.CUT_AFTER, Kind.SHUTDOWN, Kind.CONFLICT])
 @pytest.mark.parametrize("what", REQUESTS)
 def test_request_is_answered_whatever_statement_loses_its_connection(
     server: Server, proxy: PostgresProxy, what: str, kind: Kind
