@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from tests.clients.encrypting import (
 )
 from tests.federation.authority import Authority
 from tests.federation.homeserver import Homeserver, architex
-from tests.federation.synapse import Synapse, is_installed
+from tests.federation.synapse import is_installed, synapse
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,17 +30,6 @@ pytestmark = [
 ]
 
 PATIENCE_S = 30.0
-
-
-@contextmanager
-def synapse(directory: Path, authority: Authority) -> Iterator[Homeserver]:
-    """A Synapse, started."""
-    server = Synapse(directory, authority)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 def test_people_on_two_servers_of_ours_read_everything(tmp_path: Path) -> None:

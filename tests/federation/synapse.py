@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,17 @@ _OPEN = {"per_second": 100_000, "burst_count": 100_000}
 def is_installed() -> bool:
     """Whether there is a Synapse to talk to."""
     return importlib.util.find_spec("synapse") is not None
+
+
+@contextmanager
+def synapse(directory: Path, authority: Authority) -> Iterator[Synapse]:
+    """A Synapse, started."""
+    server = Synapse(directory, authority)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 class Synapse(Homeserver):

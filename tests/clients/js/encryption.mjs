@@ -1,153 +1,136 @@
-// Alice and Bob with matrix-js-sdk, unmodified: an encrypted conversation, cross-signing, secret
-// storage, a key backup, and a new device of Alice's that reads what was said before it came.
+// Alice and Bob with matrix-js-sdk, unmodified, and three devices each: cross-signing, emoji
+// compared between own devices and between people, secret storage, an encrypted conversation in
+// which a device goes, a key backup, a new device that reads the past, and Carol, who comes later.
 //
 //     node encryption.mjs URL_OF_ALICE URL_OF_BOB
 //
 // Prints one line per thing that worked, "ALL OK" at the end; exit status 1 otherwise.
 
-import * as sdk from "matrix-js-sdk";
+import {
+    compareEmoji,
+    createEncryptedRoom,
+    join,
+    logIn,
+    register,
+    run,
+    say,
+    setUp,
+    until,
+    untilHeard,
+    untilKnown,
+    withPassword,
+} from "./people.mjs";
 
 const [aliceUrl, bobUrl] = process.argv.slice(2);
-const PASSWORD = "correct horse battery staple";
-const PATIENCE_MS = 30_000;
 
-const say = (...words) => process.stdout.write(words.join(" ") + "\n");
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-
-async function until(what, look) {
-    const end = Date.now() + PATIENCE_MS;
-    while (Date.now() < end) {
-        const found = await look();
-        if (found) return found;
-        await sleep(100);
-    }
-    throw new Error(`it does not come: ${what}`);
-}
-
-async function call(url, method, path, body) {
-    const answer = await fetch(`${url}/_matrix/client/v3${path}`, {
-        method,
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(body),
-    });
-    const told = await answer.json();
-    if (!answer.ok) throw new Error(`${path} ${answer.status} ${JSON.stringify(told)}`);
-    return told;
-}
-
-const passwordOf = (user) => ({
-    type: "m.login.password",
-    identifier: { type: "m.id.user", user },
-    password: PASSWORD,
-});
-
-async function register(url, user) {
-    const auth = { type: "m.login.dummy" };
-    await call(url, "POST", "/register", { username: user, password: PASSWORD, auth, inhibit_login: true });
-}
-
-async function logIn(url, user, secret) {
-    const told = await call(url, "POST", "/login", passwordOf(user));
-    const client = sdk.createClient({
-        baseUrl: url,
-        userId: told.user_id,
-        deviceId: told.device_id,
-        accessToken: told.access_token,
-        cryptoCallbacks: {
-            getSecretStorageKey: async ({ keys }) => [Object.keys(keys)[0], secret],
-            cacheSecretStorageKey: (id, info, key) => {
-                secret = key;
-            },
-        },
-    });
-    client.secret = () => secret;
-    await client.initRustCrypto({ useIndexedDB: false });
-    await client.startClient({ initialSyncLimit: 100 });
-    await until("the first sync", () => client.isInitialSyncComplete());
+// A further device of somebody's, verified by another one, which then passes it the secrets.
+async function addByEmoji(url, user, first) {
+    const client = await logIn(url, user);
+    await until("own keys", () => client.getCrypto().userHasCrossSigningKeys(first.getUserId(), true));
+    const request = await client.getCrypto().requestOwnUserVerification();
+    await compareEmoji(request, first);
+    await until("secrets from the other device", () => client.getCrypto().isCrossSigningReady());
     return client;
 }
 
-const withPassword = (user) => ({
-    authUploadDeviceSigningKeys: (makeRequest) => makeRequest(passwordOf(user)),
-});
+// A further device of somebody's, which takes the secrets from the secret storage.
+async function addBySecretStorage(url, user, first) {
+    const client = await logIn(url, user, first.secret());
+    await until("own keys", () => client.getCrypto().userHasCrossSigningKeys(first.getUserId(), true));
+    await client.getCrypto().bootstrapCrossSigning(withPassword(user));
+    await client.getCrypto().loadSessionBackupPrivateKeyFromSecretStorage();
+    return client;
+}
 
-async function heard(client, roomId) {
-    const bodies = [];
-    for (const event of client.getRoom(roomId)?.getLiveTimeline().getEvents() ?? []) {
-        if (!event.isEncrypted()) continue;
-        if (event.isDecryptionFailure()) await event.attemptDecryption(client.getCrypto(), { isRetry: true });
-        bodies.push(event.isDecryptionFailure() ? "unreadable" : event.getContent().body);
+async function untilTrusted(clients, who) {
+    for (const client of clients) {
+        await until(`trust in ${who.getDeviceId()} by ${client.getDeviceId()}`, async () => {
+            const status = await client.getCrypto().getDeviceVerificationStatus(who.getUserId(), who.getDeviceId());
+            return status?.crossSigningVerified;
+        });
     }
-    return bodies.sort().join();
 }
 
 async function main() {
     await register(aliceUrl, "alice");
     await register(bobUrl, "bob");
-    const alice = await logIn(aliceUrl, "alice");
-    const bob = await logIn(bobUrl, "bob");
-    const crypto = alice.getCrypto();
-    await crypto.bootstrapCrossSigning(withPassword("alice"));
-    await crypto.bootstrapSecretStorage({
-        createSecretStorageKey: () => crypto.createRecoveryKeyFromPassphrase("open sesame"),
-        setupNewSecretStorage: true,
-        setupNewKeyBackup: true,
-    });
-    await bob.getCrypto().bootstrapCrossSigning(withPassword("bob"));
-    if (!(await crypto.isCrossSigningReady())) throw new Error("cross-signing is not ready");
-    say("cross-signing and secret storage are there");
+    await register(bobUrl, "carol");
+    const alice = [await logIn(aliceUrl, "alice")];
+    const bob = [await logIn(bobUrl, "bob")];
+    await setUp(alice[0], "alice");
+    await setUp(bob[0], "bob");
+    say("cross-signing, secret storage and backups are there");
 
-    const algorithm = { algorithm: "m.megolm.v1.aes-sha2" };
-    const { room_id: roomId } = await alice.createRoom({
-        invite: [bob.getUserId()],
-        initial_state: [{ type: "m.room.encryption", state_key: "", content: algorithm }],
-    });
-    await until("the invite", () => bob.getRoom(roomId));
-    await bob.joinRoom(roomId);
-    await until("the join", () => alice.getRoom(roomId)?.getJoinedMemberCount() === 2);
-    await until("Bob's device", async () =>
-        (await crypto.getUserDeviceInfo([bob.getUserId()], true)).get(bob.getUserId())?.has(bob.getDeviceId()));
-    for (const number of [0, 1, 2]) {
-        await alice.sendTextMessage(roomId, `a${number}`);
-        await bob.sendTextMessage(roomId, `b${number}`);
+    for (const [url, name, devices] of [[aliceUrl, "alice", alice], [bobUrl, "bob", bob]]) {
+        devices.push(await addBySecretStorage(url, name, devices[0]));
+        devices.push(await addByEmoji(url, name, devices[0]));
+        for (const device of devices) await untilTrusted(devices, device);
+        await until("the key of the backup", () => devices[2].getCrypto().getSessionBackupPrivateKey());
     }
-    for (const client of [alice, bob]) {
-        await until(`all messages for ${client.getUserId()}`, async () =>
-            (await heard(client, roomId)) === "a0,a1,a2,b0,b1,b2");
-    }
-    say("both read everything");
+    say("devices were verified by emoji, and passed secrets on");
 
-    const version = () => alice.http.authedRequest("GET", "/room_keys/version");
-    await until("the backup of both sessions", async () => (await version()).count >= 2);
-    const device = await logIn(aliceUrl, "alice", alice.secret());
-    await until("own keys", () => device.getCrypto().userHasCrossSigningKeys(alice.getUserId(), true));
-    await device.getCrypto().bootstrapCrossSigning(withPassword("alice"));
-    await device.getCrypto().loadSessionBackupPrivateKeyFromSecretStorage();
+    const roomId = await createEncryptedRoom(alice[0], [bob[0].getUserId()]);
+    await join(bob[0], roomId);
+    const said = [];
+    const speak = async (clients, what) => {
+        for (const [index, client] of clients.entries()) {
+            const body = `${what} ${index} of ${client.getUserId().slice(1, 4)}`;
+            await client.sendTextMessage(roomId, body);
+            said.push(body);
+        }
+    };
+    const everybody = [...alice, ...bob];
+    await untilKnown(everybody, roomId);
+    await speak(everybody, "first");
+    await speak(everybody, "second");
+    await untilHeard(everybody, roomId, said);
+    say("six devices read everything");
+
+    const request = await alice[0].getCrypto().requestVerificationDM(bob[0].getUserId(), roomId);
+    await compareEmoji(request, bob[0]);
+    for (const [clients, whom] of [[alice, bob], [bob, alice]]) {
+        for (const client of clients) {
+            await until(`that ${client.getDeviceId()} trusts the other person`, async () =>
+                (await client.getCrypto().getUserVerificationStatus(whom[0].getUserId())).isCrossSigningVerified());
+        }
+        for (const device of whom) await untilTrusted(clients, device);
+    }
+    say("Alice and Bob compared emoji, and all their devices know");
+
+    const gone = bob.pop();
+    await gone.logout(true);
+    await untilKnown([...alice, ...bob], roomId);
+    await speak([...alice, ...bob], "third");
+    await untilHeard([...alice, ...bob], roomId, said);
+    say("a device went, the others read on");
+
+    const version = () => alice[0].http.authedRequest("GET", "/room_keys/version");
+    const sessions = 6; // one of each device that spoke
+    await until("the backup of all sessions", async () => (await version()).count >= sessions);
+    const device = await addBySecretStorage(aliceUrl, "alice", alice[0]);
     const { imported, total } = await device.getCrypto().restoreKeyBackup();
-    if (imported !== total || total < 2) throw new Error(`restored ${imported} of ${total} keys`);
-    await until("what was said before", async () => (await heard(device, roomId)) === "a0,a1,a2,b0,b1,b2");
-    say("a new device reads the past from the backup");
+    if (imported !== total || total < sessions) throw new Error(`restored ${imported} of ${total} keys`);
+    await untilHeard([device], roomId, said);
+    await untilTrusted([...alice, ...bob], device);
+    alice.push(device);
+    await untilKnown([...alice, ...bob], roomId);
+    await speak([bob[0]], "fourth");
+    await untilHeard([...alice, ...bob], roomId, said);
+    say("a new device reads the past from the backup, and what comes");
 
-    await until("trust in the new device", async () => {
-        const status = await crypto.getDeviceVerificationStatus(alice.getUserId(), device.getDeviceId());
-        return status?.crossSigningVerified;
-    });
-    await until("that Bob knows the new device", async () =>
-        (await bob.getCrypto().getUserDeviceInfo([alice.getUserId()]))
-            .get(alice.getUserId())
-            ?.has(device.getDeviceId()));
-    await bob.sendTextMessage(roomId, "c");
-    await until("a message for it", async () => (await heard(device, roomId)) === "a0,a1,a2,b0,b1,b2,c");
-    say("it is verified by cross-signing, and hears what comes");
+    const carol = await logIn(bobUrl, "carol");
+    await alice[0].invite(roomId, carol.getUserId());
+    await until("Carol's invite", () => alice[1].getRoom(roomId).getInvitedMemberCount() === 1);
+    const before = said.length;
+    await speak([alice[1]], "fifth");
+    await join(carol, roomId);
+    await untilKnown([...alice, ...bob, carol], roomId);
+    await speak([...alice, ...bob, carol], "sixth");
+    await untilHeard([...alice, ...bob], roomId, said);
+    await untilHeard([carol], roomId, said.slice(before), { mayMiss: true });
+    say("who comes later reads what was said since the invite, and nothing of before");
     say("ALL OK");
-    for (const client of [alice, bob, device]) client.stopClient();
+    for (const client of [...alice, ...bob, carol]) client.stopClient();
 }
 
-for (const level of ["log", "info", "debug", "trace", "warn"]) console[level] = () => {};
-main().then(
-    () => process.exit(0),
-    (error) => {
-        say("FAILED", error.stack ?? error);
-        process.exit(1);
-    },
-);
+run(main);
