@@ -113,7 +113,7 @@ def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, 
     if r.fact.known_at is not None:
         execute(
             "UPDATE event_graph SET verdict = %s, prev_events = %s::int8[], state_at = %s,"
-            " overlay = %s, is_outlier = %s, is_placed = %s, is_followed = %s"
+            " overlay = %s, is_outlier = %s, is_placed = %s, is_followed = %s, ordering = %s"
             " WHERE position = %s",
             (
                 r.fact.verdict,
@@ -123,6 +123,7 @@ def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, 
                 r.fact.is_outlier,
                 is_placed,
                 r.fact.is_followed,
+                _moved_to(r),
                 r.event_position,
             ),
         )
@@ -130,8 +131,8 @@ def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, 
     execute(
         "INSERT INTO event_graph (position, room_nid, event_id, verdict, depth,"
         " prev_events, auth_events, is_state, state_at, overlay, is_outlier, is_placed,"
-        " is_followed, redacted_by)"
-        " VALUES (%s, %s, %s, %s, %s, %s::int8[], %s::int8[], %s, %s, %s, %s, %s, %s,"
+        " is_followed, ordering, redacted_by)"
+        " VALUES (%s, %s, %s, %s, %s, %s::int8[], %s::int8[], %s, %s, %s, %s, %s, %s, %s,"
         # The redaction may have come first.
         " (SELECT min(position) FROM redactions WHERE room_nid = %s AND event_id = %s"
         "  AND (server IS NULL OR server = %s)))",
@@ -149,6 +150,7 @@ def _write_event(execute: Execute, r: RecordedFact, positions: Mapping[EventId, 
             r.fact.is_outlier,
             is_placed,
             r.fact.is_followed,
+            _moved_to(r),
             r.room_nid,
             r.pdu.event_id,
             server_name_of(r.pdu.sender),
@@ -256,6 +258,13 @@ def _may_touch_gaps(fact: Fact) -> bool:
 def _is_placed(fact: Fact) -> bool:
     """Whether the event has a place in the history: it is known what follows it."""
     return not fact.is_outlier or fact.ordering is not None
+
+
+def _moved_to(r: RecordedFact) -> int | None:
+    """Where an accepted event stands in the history, if that is not its position."""
+    if r.fact.verdict != ACCEPTED or not _is_placed(r.fact) or r.ordering == r.event_position:
+        return None
+    return r.ordering
 
 
 def _write_gaps(execute: Execute, r: RecordedFact) -> None:

@@ -78,12 +78,9 @@ class EventPlace:
         return (self.position, self.redacted_by)
 
 
-# Nearly all events stand in the timeline at their own positions.
 _PLACE: Final = """
 SELECT g.position, g.room_nid, g.event_id, g.verdict, g.redacted_by,
-    CASE WHEN g.is_placed THEN coalesce((SELECT t.ordering FROM timeline t
-        WHERE t.position = g.position AND t.ordering <> t.position), g.position) END,
-    g.state_at, g.overlay
+    CASE WHEN g.is_placed THEN coalesce(g.ordering, g.position) END, g.state_at, g.overlay
 FROM event_graph g WHERE """
 _PLACES: Final = f"{_PLACE} g.event_id = ANY(%s)"
 _COMPANIONS: Final = f"{_PLACES} UNION ALL {_PLACE} g.position = ANY(%s)"

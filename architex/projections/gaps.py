@@ -10,19 +10,27 @@ from architex.domain.identifiers import EventId
 from architex.storage.pool import PgConnection
 
 _MISSING: Final = """
-SELECT m.event_id, min(coalesce(t.ordering, m.follower)) FROM missing_events m
-LEFT JOIN timeline t ON t.position = m.follower AND t.ordering <> t.position
+SELECT m.event_id, min(coalesce(g.ordering, m.follower)) FROM missing_events m
+JOIN event_graph g ON g.position = m.follower
 WHERE m.room_nid = %s GROUP BY m.event_id
-HAVING min(coalesce(t.ordering, m.follower)) > %s
-    AND min(coalesce(t.ordering, m.follower)) <= %s
+HAVING min(coalesce(g.ordering, m.follower)) > %s
+    AND min(coalesce(g.ordering, m.follower)) <= %s
 ORDER BY 2 DESC, 1 LIMIT %s"""
 
 _FOLLOWERS: Final = """
-SELECT m.event_id, min(coalesce(t.ordering, m.follower)) FROM missing_events m
-LEFT JOIN timeline t ON t.position = m.follower AND t.ordering <> t.position
+SELECT m.event_id, min(coalesce(g.ordering, m.follower)) FROM missing_events m
+JOIN event_graph g ON g.position = m.follower
 WHERE m.room_nid = %s AND m.event_id = ANY(%s) GROUP BY m.event_id"""
 
-_BLOCK: Final = 1000
+# Places that nobody is shown are taken as well: by redactions that redact nothing yet.
+_TAKEN: Final = """
+SELECT position FROM event_graph WHERE position > %(low)s AND position <= %(high)s
+    AND room_nid = %(room)s AND ordering IS NULL
+UNION ALL
+SELECT ordering FROM event_graph WHERE room_nid = %(room)s
+    AND ordering > %(low)s AND ordering <= %(high)s"""
+
+_BLOCK: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +87,19 @@ def find_deepest_follower(connection: PgConnection, room_nid: int) -> int | None
 def find_free_ordering(
     connection: PgConnection, room_nid: int, below: int, taken: Collection[int]
 ) -> int:
-    """The highest ordering below another that no event of the room's timeline has.
+    """The highest ordering below another that no event of the room has.
 
     Args:
         taken: orderings that are given away already.
     """
     candidate = below - 1
     while True:
+        low = candidate - _BLOCK
         rows = connection.execute(
-            "SELECT ordering FROM timeline WHERE room_nid = %s AND ordering <= %s"
-            " ORDER BY ordering DESC LIMIT %s",
-            (room_nid, candidate, _BLOCK),
+            _TAKEN.encode(), {"room": room_nid, "low": low, "high": candidate}
         ).fetchall()
         occupied = {ordering for (ordering,) in rows}
-        lowest = min(occupied, default=candidate)
-        while candidate in occupied or candidate in taken:
+        while candidate > low and (candidate in occupied or candidate in taken):
             candidate -= 1
-        if len(rows) < _BLOCK or candidate >= lowest:
+        if candidate > low:
             return candidate

@@ -239,8 +239,7 @@ _PARTICIPATED: Final = """AND (
     EXISTS (SELECT FROM relations r WHERE r.room_nid = t.room_nid AND r.parent = t.root
         AND r.rel_type = 'm.thread' AND r.sender = %(user)s)
     OR EXISTS (SELECT FROM event_graph g JOIN timeline e ON e.room_nid = g.room_nid
-        AND e.ordering = coalesce((SELECT m.ordering FROM timeline m
-            WHERE m.position = g.position AND m.ordering <> m.position), g.position)
+        AND e.ordering = coalesce(g.ordering, g.position)
         WHERE g.event_id = t.root AND g.room_nid = t.room_nid AND e.sender = %(user)s))"""
 
 

@@ -77,7 +77,7 @@ def _add(execute: Execute, r: RecordedFact, relation: Relation) -> None:
             "rel_type": relation.rel_type,
             "type": pdu.type,
             "sender": pdu.sender,
-            "ordering": r.position if r.fact.ordering is None else r.fact.ordering,
+            "ordering": r.ordering,
             "position": r.event_position,
             "origin_server_ts": pdu.origin_server_ts,
             "is_edit": not pdu.is_state and has_new_content(pdu.type, r.content),

@@ -41,8 +41,7 @@ _MATCHES: Final = """
 FROM websearch_to_tsquery('simple', %(term)s) q, message_search m
 JOIN event_graph g ON g.position = m.position
 JOIN timeline t ON t.room_nid = m.room_nid AND t.position = m.position
-    AND t.ordering = coalesce((SELECT o.ordering FROM timeline o WHERE o.position = m.position
-        AND o.ordering <> o.position), m.position)
+    AND t.ordering = coalesce(g.ordering, m.position)
 WHERE m.words @@ q AND ts_filter(m.words, %(labels)s::"char"[]) @@ q
     AND m.room_nid = ANY(%(rooms)s) AND g.redacted_by IS NULL
     AND (%(types)s::text[] IS NULL OR t.type LIKE ANY(%(types)s))

@@ -19,11 +19,10 @@ from architex.projections.state_exports import event_json
 from architex.storage.pool import PgConnection
 
 _EVENT_COLUMNS: Final = """
-SELECT g.position, coalesce(t.ordering, g.position), g.room_nid, g.event_id, g.verdict,
+SELECT g.position, coalesce(g.ordering, g.position), g.room_nid, g.event_id, g.verdict,
  g.redacted_by, g.is_outlier, g.is_placed, g.state_at, g.overlay, s.topic, s.state"""
 
 _EVENT_TABLES: Final = """
-LEFT JOIN timeline t ON t.position = g.position AND t.ordering <> t.position
 JOIN stored_events s ON s.notification_id = g.position"""
 
 _EVENTS: Final = (

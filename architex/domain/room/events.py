@@ -226,6 +226,11 @@ class RecordedFact:
         return self.position if self.fact.known_at is None else self.fact.known_at
 
     @property
+    def ordering(self) -> int:
+        """Where in the room's history the fact puts the event, if it gives it a place."""
+        return self.position if self.fact.ordering is None else self.fact.ordering
+
+    @property
     def pdu(self) -> Pdu:
         """The event."""
         return self.fact.pdu
