@@ -29,6 +29,7 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 
 _CHUNK_BYTES: Final = 65_536
 _MAX_TS: Final = 2**53 - 1
+_READING: Final = frozenset({"GET", "HEAD"})
 
 
 class RequesterFinder(Protocol):
@@ -55,7 +56,8 @@ def require_user(
     Args:
         guests: whether guests may.
         suspended: whether suspended users may.
-        limit: the kind of rate limit that the request counts to, per user.
+        limit: the kind of rate limit that the request counts to, per user; if left out, what
+            is more than reading counts as one of `changes`.
 
     Raises:
         MissingToken, UnknownToken: there is no valid access token.
@@ -71,6 +73,8 @@ def require_user(
         raise UserSuspended("You may not do this while suspended.")
     if limit is not None:
         finder.count(requester, limit)
+    elif req.method not in _READING:
+        finder.count(requester, "changes")
     return requester
 
 

@@ -183,6 +183,17 @@ class RateLimitSettings:
 
     enabled: bool = _key("limit at all", True)
     messages: RateLimit = _key("events sent, per user", RateLimit(per_second=10, burst=100))
+    changes: RateLimit = _key(
+        "requests that do more than read and have no limit of their own, per user",
+        RateLimit(per_second=50, burst=1000),
+    )
+    profiles: RateLimit = _key(
+        "changes of one's profile, which go to all rooms one is in, per user",
+        RateLimit(per_second=0.2, burst=20),
+    )
+    searches: RateLimit = _key(
+        "searches for messages and people, per user", RateLimit(per_second=2, burst=50)
+    )
     joins: RateLimit = _key("joins, per user", RateLimit(per_second=0.5, burst=20))
     invites: RateLimit = _key("invites, per inviting user", RateLimit(per_second=0.5, burst=50))
     room_messages: RateLimit = _key(

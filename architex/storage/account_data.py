@@ -120,3 +120,12 @@ class AccountDataStore:
             (user_id, room_id, type),
         )
         return None if row is None else str(row[0])
+
+    def measure_others(self, user_id: UserId, room_id: RoomId, type: str) -> tuple[int, int]:
+        """How many entries a user has besides one, and their bytes together."""
+        row = self._database.fetch_one(
+            "SELECT count(*), coalesce(sum(octet_length(content)), 0) FROM account_data"
+            " WHERE user_id = %s AND (room_id, type) <> (%s, %s)",
+            (user_id, room_id, type),
+        )
+        return (0, 0) if row is None else (int(row[0]), int(row[1]))

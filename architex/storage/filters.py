@@ -12,12 +12,23 @@ class FilterStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def put_filter(self, user_id: UserId, filter_id: str, filter_json: str) -> None:
-        """Keep a filter. The ID is made from the JSON, so keeping it again changes nothing."""
-        self._database.execute(
-            "INSERT INTO filters (user_id, filter_id, filter) VALUES (%s, %s, %s)"
-            " ON CONFLICT DO NOTHING",
-            (user_id, filter_id, filter_json),
+    def put_filter(self, user_id: UserId, filter_id: str, filter_json: str, *, most: int) -> bool:
+        """Keep a filter. The ID is made from the JSON, so keeping it again changes nothing.
+
+        Args:
+            most: how many filters the user may have.
+
+        Returns whether the filter is kept.
+        """
+        if self.find_filter(user_id, filter_id) is not None:
+            return True
+        return bool(
+            self._database.execute(
+                "INSERT INTO filters (user_id, filter_id, filter)"
+                " SELECT %(user)s, %(id)s, %(json)s WHERE (SELECT count(*) FROM filters WHERE user_id = %(user)s) < %(most)s"
+                " ON CONFLICT (user_id, filter_id) DO UPDATE SET filter = excluded.filter",
+                {"user": user_id, "id": filter_id, "json": filter_json, "most": most},
+            )
         )
 
     def find_filter(self, user_id: UserId, filter_id: str) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 import psycopg
 
+from architex.domain.errors import LimitExceeded
 from architex.domain.identifiers import UserId
 from architex.storage.commit_queue import CHANNEL
 
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 MAX_REMEMBERED: Final = 50_000
 MAX_WATCHES: Final = 20_000
+MAX_WAITING: Final = 200
+"""Requests of one user that wait at once; each takes one of the connections for everybody."""
+
+_TRY_AGAIN_MS: Final = 5_000
 
 
 @dataclass(slots=True)
@@ -68,12 +73,19 @@ class Notifier:
             user_id: whose own news count.
             room_nids: numbers of the rooms whose news count.
             after: the position up to which the caller has seen everything.
+
+        Raises:
+            LimitExceeded: MAX_WAITING requests of the user wait already.
         """
         woken = threading.Event()
         with self._lock:
             watch = self._watch(user_id, frozenset(room_nids))
             if self._stopped or self._announced_after(user_id, watch.rooms, after):
                 return
+            if len(watch.waiting) >= MAX_WAITING:
+                raise LimitExceeded(
+                    "Too many of your requests wait for news.", retry_after_ms=_TRY_AGAIN_MS
+                )
             watch.waiting.add(woken)
         self.start()
         try:

@@ -33,6 +33,13 @@ from architex.usecases.push_rules import PushRules
 MAX_CONTENT_BYTES: Final = 65_536 * 4
 """Of one entry: m.direct and the like grow with their user's rooms."""
 
+MAX_ENTRIES: Final = 20_000
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""Of all entries of a user: a client that begins afresh is told them at once."""
+
+# What is smaller may be changed without counting.
+_SMALL_BYTES: Final = 1024
+
 _SERVER_MANAGED: Final = frozenset({"m.fully_read", "m.push_rules"})
 
 
@@ -71,7 +78,7 @@ class AccountData:
         Raises:
             ServerManagedAccountData: the server keeps this type itself.
             InvalidParam: the type is too long.
-            TooLarge: the content is too large.
+            TooLarge: the content is too large, or the user has too much of it.
             BadJson: the content is not what this type holds.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridaccount_datatype
@@ -81,10 +88,9 @@ class AccountData:
         if not type or len(type.encode()) > MAX_IDENTIFIER_BYTES:
             raise InvalidParam("A type has 1 to 255 bytes.")
         content_json = encode_lenient_json(content).decode()
-        if len(content_json) > MAX_CONTENT_BYTES:
-            raise TooLarge(f"Account data has at most {MAX_CONTENT_BYTES} bytes.")
         if type == "m.tag":
             _check_tags(content_json)
+        self._check_room_for(user_id, room_id, type, len(content_json))
 
         def write(execute: Execute, position: int) -> None:
             put_account_data(
@@ -134,6 +140,7 @@ class AccountData:
         if len(tag_json) > MAX_IDENTIFIER_BYTES * 16:
             raise TooLarge("There is too much said about this tag.")
         _check_tags(tag_json)
+        self._check_room_for(user_id, room_id, "m.tag", len(tag) + len(tag_json), added=True)
 
         def write(execute: Execute, position: int) -> None:
             put_tag(
@@ -154,6 +161,24 @@ class AccountData:
             delete_tag(execute, position, user_id=user_id, room_id=room_id, tag=tag)
 
         self.commits.write_rows(write, wake_users=[user_id])
+
+    def _check_room_for(
+        self, user_id: UserId, room_id: RoomId, type: str, size: int, *, added: bool = False
+    ) -> None:
+        """Check that a user may keep an entry of this size, or one larger by as much.
+
+        Raises:
+            TooLarge: it would be too large, or all of the user's entries together.
+        """
+        held = self.entries.find_content(user_id, room_id, type)
+        size += len(held) if added and held is not None else 0
+        if size > MAX_CONTENT_BYTES:
+            raise TooLarge(f"Account data has at most {MAX_CONTENT_BYTES} bytes.")
+        if held is not None and size <= _SMALL_BYTES:
+            return
+        number, others_bytes = self.entries.measure_others(user_id, room_id, type)
+        if number >= MAX_ENTRIES or others_bytes + size > MAX_BYTES:
+            raise TooLarge("You have too much account data.")
 
 
 def _check_tag_name(tag: str) -> None:

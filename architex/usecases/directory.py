@@ -59,6 +59,10 @@ from architex.storage.room_aliases import (
 from architex.usecases.requester import Requester
 
 MAX_SERVERS: Final = 50
+MAX_ALIASES: Final = 1_000
+"""Of one room, on this server."""
+MAX_ALIASES_ELSEWHERE: Final = 5
+"""Aliases of other servers that one m.room.canonical_alias may add."""
 MAX_LISTED_ROOMS: Final = 1000
 EVERY_ROOM: Final = RoomListFilter()
 
@@ -197,7 +201,7 @@ class Directory:
 
         Raises:
             InvalidParam: it is no alias, or another server's.
-            Forbidden: the requester is not in the room, and must be.
+            Forbidden: the requester is not in the room, and must be; or it has MAX_ALIASES.
             UnknownRoom: this server does not know the room.
             AliasExists: there is such an alias.
 
@@ -210,6 +214,8 @@ class Directory:
                 raise Forbidden("Only who is in a room may give it an alias.")
         elif standing is None:
             raise UnknownRoom(f"{room_id} is not a room this server knows.")
+        if len(self.aliases.list_aliases(room_id)) >= MAX_ALIASES:
+            raise Forbidden(f"A room has at most {MAX_ALIASES} aliases on this server.")
         now_ms = self.clock.now_ms()
         if not self.aliases.insert_alias(alias, room_id, requester.user_id, now_ms):
             raise AliasExists(f"There is a room alias {alias} already.")
@@ -257,12 +263,18 @@ class Directory:
         """Check the aliases that a new m.room.canonical_alias has and the previous one had not.
 
         Raises:
-            InvalidParam: one of them is no alias.
+            InvalidParam: one of them is no alias, or too many of them are other servers'.
             BadAlias: one of them does not point at the room.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
         """
         new = dict.fromkeys(_listed_aliases(content)).keys() - set(_known_aliases(previous))
+        elsewhere = [alias for alias in new if not alias.endswith(f":{self.server_name}")]
+        if len(elsewhere) > MAX_ALIASES_ELSEWHERE:
+            # Each is asked for before the answer.
+            raise InvalidParam(
+                f"At most {MAX_ALIASES_ELSEWHERE} aliases of other servers can be added at once."
+            )
         for alias in sorted(new):
             try:
                 points_at = self._find_target(alias)

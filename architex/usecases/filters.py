@@ -18,6 +18,8 @@ from architex.domain.identifiers import UserId
 from architex.storage.filters import FilterStore
 
 MAX_FILTER_BYTES: Final = 65_536
+MAX_FILTERS: Final = 1_000
+"""Of one user; clients make the same few again and again."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Filters:
 
         Raises:
             BadJson: this is not a filter.
-            TooLarge: it is larger than 64 KiB.
+            TooLarge: it is larger than 64 KiB, or the user has MAX_FILTERS.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridfilter
         """
@@ -41,7 +43,8 @@ class Filters:
             raise TooLarge("A filter has at most 64 KiB.")
         # Base64 begins with no "{", which marks filters given inline.
         filter_id = urlsafe_b64encode(hashlib.sha256(filter_json).digest()[:12]).decode()
-        self.filters.put_filter(user_id, filter_id, filter_json.decode())
+        if not self.filters.put_filter(user_id, filter_id, filter_json.decode(), most=MAX_FILTERS):
+            raise TooLarge(f"You have {MAX_FILTERS} filters; give further ones with each /sync.")
         return filter_id
 
     def get_filter(self, user_id: UserId, filter_id: str) -> str:

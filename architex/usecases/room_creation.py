@@ -47,6 +47,8 @@ PRESETS: Final[Mapping[str, tuple[str, str, str]]] = {
 }
 
 MAX_INVITES: Final = 100
+MAX_INITIAL_STATE: Final = 500
+"""Events; they are made in one transaction, for which others wait."""
 MAX_ADDRESS_INVITES: Final = 10
 ADMIN_LEVEL: Final = 100
 
@@ -278,6 +280,8 @@ def _drafts(
     )
     if preset not in PRESETS:
         raise InvalidParam(f"{preset} is no preset; there are {', '.join(PRESETS)}.")
+    if len(request.initial_state) > MAX_INITIAL_STATE:
+        raise InvalidParam(f"initial_state has at most {MAX_INITIAL_STATE} events.")
     initial = [_initial_state_draft(creator, entry) for entry in request.initial_state]
     given = {(draft.type, draft.state_key) for draft in initial}
 

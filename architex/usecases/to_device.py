@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from architex.domain.canonical_json import encode_lenient_json
-from architex.domain.errors import BadJson, InvalidParam, MatrixError
+from architex.domain.errors import BadJson, InvalidParam, MatrixError, TooLarge
 from architex.domain.identifiers import (
     MAX_IDENTIFIER_BYTES,
     ServerName,
@@ -32,6 +32,9 @@ from architex.storage.transactions import TransactionKey
 from architex.usecases.requester import Requester
 
 EDU_TYPE: Final = "m.direct_to_device"
+
+MAX_CONTENT_BYTES: Final = 65_536
+"""Of one message; a /sync tells many of them at once."""
 
 _MAX_REMOTE_MESSAGE_ID: Final = 255
 _MAX_REMOTE_MESSAGES: Final = 10_000
@@ -55,6 +58,7 @@ class ToDevice:
         Raises:
             InvalidParam: the type is too long, or something is no user ID.
             BadJson: the messages are no such map.
+            TooLarge: one of them has more than MAX_CONTENT_BYTES.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid
         """
@@ -148,6 +152,8 @@ def _check_devices(devices: Any) -> Mapping[str, Any]:
             raise InvalidParam("A device ID holds no NUL.")
         if not isinstance(content, dict):
             raise BadJson("The content of a message is an object.")
+        if len(encode_lenient_json(content)) > MAX_CONTENT_BYTES:
+            raise TooLarge(f"A message to a device has at most {MAX_CONTENT_BYTES} bytes.")
     return devices
 
 

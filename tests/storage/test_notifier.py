@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from architex.bootstrap import Core
+from architex.domain.errors import LimitExceeded
+from architex.storage import notifier as notifier_module
 from architex.storage.notifier import Notifier
 from tests.core import ALICE, BOB, append, create_room, member_draft, send_message
 
@@ -98,3 +100,18 @@ def test_nothing_new_ends_with_the_timeout(core: Core, notifier: Notifier) -> No
     waiting = _waiting(notifier, BOB, [], core.event_log.position(), timeout_s=0.05)
     waiting.join(LONG)
     assert not waiting.is_alive()
+
+
+def test_one_user_waits_with_so_many_requests_only(
+    core: Core, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier_module, "MAX_WAITING", 1)
+    now = core.event_log.position()
+    threads = [_waiting(notifier, ALICE, [], now), _waiting(notifier, BOB, [], now)]
+    with pytest.raises(LimitExceeded):
+        while True:  # until the first one waits
+            notifier.wait(ALICE, [], now, 0.01)
+    assert all(thread.is_alive() for thread in threads)
+    notifier.stop()
+    for thread in threads:
+        thread.join(LONG)

@@ -153,7 +153,9 @@ class LeaveResource(_Membership):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Leave a room, or reject an invite."""
-        self._joining.leave(require_user(req, guests=True), room_id, **self._body(req))
+        self._joining.leave(
+            require_user(req, guests=True, limit="messages"), room_id, **self._body(req)
+        )
         resp.media = {}
 
 
@@ -173,7 +175,9 @@ class KickResource(_Membership):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Make a user leave."""
-        self._joining.kick(require_user(req, suspended=False), room_id, **self._body(req))
+        self._joining.kick(
+            require_user(req, suspended=False, limit="messages"), room_id, **self._body(req)
+        )
         resp.media = {}
 
 
@@ -184,7 +188,9 @@ class BanResource(_Membership):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Make a user leave and stay away."""
-        self._joining.ban(require_user(req, suspended=False), room_id, **self._body(req))
+        self._joining.ban(
+            require_user(req, suspended=False, limit="messages"), room_id, **self._body(req)
+        )
         resp.media = {}
 
 
@@ -195,7 +201,9 @@ class UnbanResource(_Membership):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Lift a ban."""
-        self._joining.unban(require_user(req, suspended=False), room_id, **self._body(req))
+        self._joining.unban(
+            require_user(req, suspended=False, limit="messages"), room_id, **self._body(req)
+        )
         resp.media = {}
 
 

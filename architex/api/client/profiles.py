@@ -48,7 +48,7 @@ class ProfileFieldResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3profileuseridkeyname
         """
-        requester = require_user(req, guests=True)
+        requester = require_user(req, guests=True, limit="profiles")
         body = json_body(req)
         if key_name not in body:
             raise MissingParam(f"Missing: {key_name}.")
@@ -63,6 +63,6 @@ class ProfileFieldResource:
         Spec:
         https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3profileuseridkeyname
         """
-        requester = require_user(req, guests=True)
+        requester = require_user(req, guests=True, limit="profiles")
         self._profiles.delete_field(requester, user_id, key_name)
         resp.media = {}

@@ -70,7 +70,7 @@ class SearchResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3search
         """
-        requester = require_user(req)
+        requester = require_user(req, limit="searches")
         wanted = load(_SEARCH, json_body(req))["search_categories"]["room_events"]
         if wanted is None:
             resp.media = {"search_categories": {}}

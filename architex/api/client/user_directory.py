@@ -36,7 +36,7 @@ class UserDirectorySearchResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3user_directorysearch
         """
-        requester = require_user(req)
+        requester = require_user(req, limit="searches")
         body = load(_SEARCH, json_body(req))
         if body["limit"] < 0:
             raise InvalidParam("limit must be at least 0.")
