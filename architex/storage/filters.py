@@ -25,7 +25,8 @@ class FilterStore:
         return bool(
             self._database.execute(
                 "INSERT INTO filters (user_id, filter_id, filter)"
-                " SELECT %(user)s, %(id)s, %(json)s WHERE (SELECT count(*) FROM filters WHERE user_id = %(user)s) < %(most)s"
+                " SELECT %(user)s, %(id)s, %(json)s WHERE %(most)s >"
+                " (SELECT count(*) FROM filters WHERE user_id = %(user)s)"
                 " ON CONFLICT (user_id, filter_id) DO UPDATE SET filter = excluded.filter",
                 {"user": user_id, "id": filter_id, "json": filter_json, "most": most},
             )

@@ -105,13 +105,11 @@ def test_nothing_new_ends_with_the_timeout(core: Core, notifier: Notifier) -> No
 def test_one_user_waits_with_so_many_requests_only(
     core: Core, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notifier_module, "MAX_WAITING", 1)
+    monkeypatch.setattr(notifier_module, "MAX_WAITING", 0)
     now = core.event_log.position()
-    threads = [_waiting(notifier, ALICE, [], now), _waiting(notifier, BOB, [], now)]
     with pytest.raises(LimitExceeded):
-        while True:  # until the first one waits
-            notifier.wait(ALICE, [], now, 0.01)
-    assert all(thread.is_alive() for thread in threads)
-    notifier.stop()
-    for thread in threads:
-        thread.join(LONG)
+        notifier.wait(ALICE, [], now, LONG)
+    monkeypatch.setattr(notifier_module, "MAX_WAITING", 1)
+    # Another one of theirs waits no more: there is room again.
+    for user_id in (ALICE, BOB, ALICE):
+        notifier.wait(user_id, [], now, 0.01)
