@@ -32,6 +32,7 @@ from architex.settings import Settings
 from architex.storage.access_tokens import AccessTokenStore
 from architex.storage.account_data import AccountDataStore
 from architex.storage.accounts import AccountStore
+from architex.storage.dehydrated_devices import DehydratedDeviceStore
 from architex.storage.device_keys import DeviceKeyStore
 from architex.storage.devices import DeviceStore
 from architex.storage.filters import FilterStore
@@ -63,6 +64,7 @@ from architex.usecases.backfilling import Backfilling
 from architex.usecases.backfilling_history import BackfillingHistory
 from architex.usecases.catalogue import UseCases
 from architex.usecases.cross_signing import CrossSigning
+from architex.usecases.dehydrated_devices import DehydratedDevices
 from architex.usecases.devices import Devices
 from architex.usecases.directory import Directory, DirectoryPolicy, PublicRooms
 from architex.usecases.doors import Doors
@@ -326,6 +328,14 @@ def build_use_cases(
         emails=emails,
         cross_signing=CrossSigning(
             device_keys, device_lists, remote_keys, interactive_auth, clock
+        ),
+        dehydrated_devices=DehydratedDevices(
+            database,
+            DehydratedDeviceStore(database),
+            devices,
+            device_keys,
+            device_lists,
+            clock,
         ),
         devices=Devices(devices, device_lists, interactive_auth),
         encryption_keys=EncryptionKeys(

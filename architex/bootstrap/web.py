@@ -5,6 +5,7 @@ from __future__ import annotations
 from architex import __version__
 from architex.api.app import create_app
 from architex.api.authentication import Authenticator
+from architex.api.client.encryption_routes import unstable_encryption_routes
 from architex.api.client.routes import client_routes
 from architex.api.federation.authentication import ServerAuthenticator
 from architex.api.federation.routes import federation_routes
@@ -75,6 +76,7 @@ def build_app(
         Route("/health", Health(core.event_log.position)),
         *server_routes(use_cases, _well_known(settings)),
         *under_client_versions(client_routes(use_cases)),
+        *unstable_encryption_routes(use_cases),
     ]
     if settings.federation.enabled:
         routes += federation_routes(use_cases, core.clock, __version__)

@@ -182,6 +182,22 @@ def check_one_time_keys(
     return checked
 
 
+def check_fallback_keys(
+    keys: Any, user_id: UserId, device_id: str, device_keys: Mapping[str, Any] | None
+) -> list[OneTimeKey]:
+    """Check the fallback keys of an upload, as one-time keys; there is one per algorithm.
+
+    Raises:
+        BadJson, InvalidKeySignature: as check_one_time_keys; or there are several of an algorithm.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#one-time-and-fallback-keys
+    """
+    checked = check_one_time_keys(keys, user_id, device_id, device_keys)
+    if len({key.algorithm for key in checked}) < len(checked):
+        raise BadJson("There can be one fallback key per algorithm.")
+    return checked
+
+
 # ---- cross-signing keys
 
 

@@ -38,6 +38,19 @@ told AS ({_INSERT_UPDATES})
 INSERT INTO device_list_changes (user_id, position) VALUES (%(user)s, %(position)s)
 {_UPSERT_CHANGE}"""  # noqa: S608 - constants
 
+# The gone one first: the same position tells other servers of both.
+_REPLACE_DEHYDRATED: Final = f"""
+WITH gone AS (DELETE FROM devices d USING dehydrated_devices h WHERE h.user_id = %(user)s
+    AND h.device_id <> %(device)s AND d.user_id = h.user_id AND d.device_id = h.device_id
+    RETURNING d.device_id),
+numbered AS (SELECT device_id, 1 AS n FROM gone
+    UNION ALL SELECT %(device)s, 1 + (SELECT count(*) FROM gone)),
+forgotten AS (DELETE FROM key_signatures USING gone WHERE target_user_id = %(user)s
+    AND target_id = gone.device_id),
+told AS ({_INSERT_UPDATES})
+INSERT INTO device_list_changes (user_id, position) VALUES (%(user)s, %(position)s)
+{_UPSERT_CHANGE}"""  # noqa: S608 - constants
+
 _DELETE_DEVICES: Final = f"""
 WITH gone AS (DELETE FROM devices WHERE user_id = %(user)s AND device_id = ANY(%(devices)s)
     RETURNING device_id),
@@ -75,6 +88,20 @@ def delete_devices(
     execute(
         _DELETE_DEVICES,
         {"user": user_id, "position": position, "devices": list(device_ids), "now": now_ms},
+    )
+
+
+def replace_dehydrated_device(
+    execute: Execute, position: int, user_id: UserId, device_id: str, now_ms: int
+) -> None:
+    """Delete the dehydrated device of a user of ours, unless it is this one; say that it changed.
+
+    Args:
+        device_id: of the dehydrated device that the user has from now on.
+    """
+    execute(
+        _REPLACE_DEHYDRATED,
+        {"user": user_id, "position": position, "device": device_id, "now": now_ms},
     )
 
 

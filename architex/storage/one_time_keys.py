@@ -15,6 +15,7 @@ import psycopg
 from architex.domain.canonical_json import encode_canonical_json
 from architex.domain.encryption_keys import OneTimeKey
 from architex.domain.identifiers import UserId
+from architex.storage.commit_queue import Execute
 from architex.storage.pool import Database, PgConnection
 
 # Oldest upload first. Whoever claims at the same moment takes the next one, and waits for nobody.
@@ -51,6 +52,16 @@ SELECT %s, %s, algorithm, key_id, key, %s
 FROM unnest(%s::text[], %s::text[], %s::text[]) AS u (algorithm, key_id, key)
 ON CONFLICT DO NOTHING"""
 
+_INSERT_AT_ONCE: Final = """
+WITH upload AS MATERIALIZED (SELECT nextval('one_time_key_uploads') AS ordering)
+INSERT INTO one_time_keys (user_id, device_id, algorithm, key_id, key, ordering)
+SELECT %(user)s, %(device)s, algorithm, key_id, key, ordering
+FROM upload, unnest(%(algorithms)s::text[], %(key_ids)s::text[], %(keys)s::text[])
+    AS u (algorithm, key_id, key)
+LIMIT greatest(0, %(max_unclaimed)s - (SELECT count(*) FROM one_time_keys
+    WHERE user_id = %(user)s AND device_id = %(device)s AND claimed_ts IS NULL))
+ON CONFLICT DO NOTHING"""
+
 _UPSERT_FALLBACK: Final = """
 INSERT INTO fallback_keys AS held (user_id, device_id, algorithm, key_id, key)
 VALUES (%s, %s, %s, %s, %s) ON CONFLICT (user_id, device_id, algorithm) DO UPDATE SET
@@ -77,6 +88,36 @@ class KeyIdTaken(Exception):
 
 class NoSuchDevice(Exception):
     """The device was deleted meanwhile."""
+
+
+def put_keys(
+    execute: Execute,
+    user_id: UserId,
+    device_id: str,
+    one_time: Sequence[OneTimeKey],
+    fallback: Sequence[OneTimeKey],
+    *,
+    max_unclaimed: int,
+) -> None:
+    """Add one-time keys, replace fallback keys, in a batch of the commit queue.
+
+    Keys whose IDs were used before are passed over, and those that are too many.
+    """
+    execute(
+        _INSERT_AT_ONCE,
+        {
+            "user": user_id,
+            "device": device_id,
+            "algorithms": [key.algorithm for key in one_time],
+            "key_ids": [key.key_id for key in one_time],
+            "keys": [_encode(key.key) for key in one_time],
+            "max_unclaimed": max_unclaimed,
+        },
+    )
+    for key in fallback:
+        execute(
+            _UPSERT_FALLBACK, (user_id, device_id, key.algorithm, key.key_id, _encode(key.key))
+        )
 
 
 class OneTimeKeyStore:

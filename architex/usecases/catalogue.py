@@ -9,6 +9,7 @@ from architex.usecases.account_moderation import AccountModeration
 from architex.usecases.accounts import Accounts
 from architex.usecases.address_invites import AddressInvites
 from architex.usecases.cross_signing import CrossSigning
+from architex.usecases.dehydrated_devices import DehydratedDevices
 from architex.usecases.devices import Devices
 from architex.usecases.directory import Directory, PublicRooms
 from architex.usecases.email_validation import EmailValidations
@@ -70,6 +71,7 @@ class UseCases:
     accounts: Accounts
     address_invites: AddressInvites
     cross_signing: CrossSigning
+    dehydrated_devices: DehydratedDevices
     devices: Devices
     directory: Directory
     emails: EmailValidations

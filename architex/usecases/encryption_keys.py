@@ -14,11 +14,11 @@ from architex.domain.encryption_keys import (
     MASTER,
     SELF_SIGNING,
     USER_SIGNING,
-    OneTimeKey,
     check_device_keys,
+    check_fallback_keys,
     check_one_time_keys,
 )
-from architex.domain.errors import BadJson, Forbidden, InvalidParam, NotFound
+from architex.domain.errors import Forbidden, InvalidParam, NotFound
 from architex.domain.identifiers import ServerName, UserId, is_user_id, server_name_of
 from architex.gateways.clock import Clock
 from architex.projections.device_list_reads import DeviceListNews, read_device_list_news
@@ -96,10 +96,9 @@ class EncryptionKeys:
         device_keys = held
         if body.get("device_keys") is not None:
             device_keys = check_device_keys(body["device_keys"], user_id, device_id)
-        one_time = self._check_keys(body.get("one_time_keys"), requester, device_keys)
-        fallback = self._check_keys(body.get("fallback_keys"), requester, device_keys)
-        if len({key.algorithm for key in fallback}) < len(fallback):
-            raise BadJson("There can be one fallback key per algorithm.")
+        given = (user_id, device_id, device_keys)
+        one_time = check_one_time_keys(body.get("one_time_keys") or {}, *given)
+        fallback = check_fallback_keys(body.get("fallback_keys") or {}, *given)
         try:
             counts = self.one_time_keys.add_keys(
                 user_id, device_id, one_time, fallback, max_unclaimed=MAX_UNCLAIMED_KEYS
@@ -114,13 +113,6 @@ class EncryptionKeys:
                 raise Forbidden("The device has the name of one of your cross-signing keys.")
             self._put_device_keys(user_id, device_id, device_keys)
         return counts
-
-    def _check_keys(
-        self, keys: Any, requester: Requester, device_keys: Mapping[str, Any] | None
-    ) -> list[OneTimeKey]:
-        if keys is None:
-            return []
-        return check_one_time_keys(keys, requester.user_id, requester.device_id or "", device_keys)
 
     def _put_device_keys(
         self, user_id: UserId, device_id: str, device_keys: Mapping[str, Any]

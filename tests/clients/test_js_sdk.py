@@ -1,4 +1,4 @@
-"""matrix-js-sdk with its Rust crypto: several devices, emoji, backups, new devices and people.
+"""matrix-js-sdk with its Rust crypto: several devices, emoji, backups, new and dehydrated devices.
 
 On one server with two workers, on two servers, and on one of ours and Synapse. It needs
 `npm install --prefix tests/clients/js` once, which also gets the right Node.
@@ -59,6 +59,15 @@ def test_people_on_two_servers_read_everything_on_all_devices(tmp_path: Path) ->
         architex(tmp_path, authority, web_workers=1) as other,
     ):
         run_script("encryption.mjs", one.url, other.url, ca_file=authority.ca_file)
+
+
+def test_next_device_reads_what_a_dehydrated_one_received(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with (
+        architex(tmp_path, authority, web_workers=2) as one,
+        architex(tmp_path, authority, web_workers=1) as other,
+    ):
+        run_script("dehydration.mjs", one.url, other.url, ca_file=authority.ca_file)
 
 
 @pytest.mark.skipif(not is_installed(), reason="matrix-synapse is not installed")

@@ -29,13 +29,15 @@ FLAGS_OF_CLIENTS: Final = (
     "org.matrix.e2e_cross_signing",
     "org.matrix.msc2285.stable",  # private read receipts
     "org.matrix.msc3440.stable",  # threads
+    "org.matrix.msc3814",  # dehydrated devices
     "org.matrix.msc3827.stable",  # types in the list of rooms
     "org.matrix.msc3916.stable",  # media for users only
     "uk.tcpip.msc4133.stable",  # fields of profiles
 )
 """Names from before these things were in the specification, which clients still look for.
 
-Each stands for what this server does as the specification has it, and for nothing else.
+Each stands for what this server does as the specification has it, and for nothing else; but
+dehydrated devices are a proposal still.
 """
 
 

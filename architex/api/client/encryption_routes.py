@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from architex.api.client import dehydrated_devices, key_backup, to_device
 from architex.api.client import encryption_keys as keys
-from architex.api.client import key_backup, to_device
 from architex.api.routing import Route
 from architex.usecases.catalogue import UseCases
 
@@ -35,5 +35,21 @@ def encryption_routes(use_cases: UseCases) -> list[Route]:
         Route(
             "/room_keys/keys/{room_id}/{session_id}",
             key_backup.BackedUpSessionKeyResource(backups),
+        ),
+    ]
+
+
+def unstable_encryption_routes(use_cases: UseCases) -> list[Route]:
+    """Rows about what is not in the specification yet, each below its own prefix.
+
+    Proposal: https://github.com/matrix-org/matrix-spec-proposals/pull/3814
+    """
+    prefix = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
+    devices = use_cases.dehydrated_devices
+    return [
+        Route(prefix, dehydrated_devices.DehydratedDeviceResource(devices)),
+        Route(
+            f"{prefix}/{{device_id}}/events",
+            dehydrated_devices.DehydratedDeviceEventsResource(devices),
         ),
     ]
