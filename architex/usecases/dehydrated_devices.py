@@ -68,7 +68,8 @@ class DehydratedDevices:
             Forbidden: the ID is that of another device or of a cross-signing key of the user.
         """
         user_id = requester.user_id
-        device_id, name = body["device_id"], body.get("initial_device_display_name")
+        device_id: str = body["device_id"]
+        name = body.get("initial_device_display_name")
         if not 0 < len(device_id.encode()) <= MAX_IDENTIFIER_BYTES or "\0" in device_id:
             raise InvalidParam("A device ID has 1 to 255 bytes, none of them NUL.")
         if name is not None:
