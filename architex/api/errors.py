@@ -30,6 +30,7 @@ STATUS_OF: Final[Mapping[type[MatrixError], int]] = {
     errors.UnknownToken: 401,
     errors.Unauthorized: 401,
     errors.LimitExceeded: 429,
+    errors.UserLimitExceeded: 403,
     errors.UserInUse: 400,
     errors.InvalidUsername: 400,
     errors.ExclusiveNamespace: 400,

@@ -347,7 +347,11 @@ def build_use_cases(
             clock=clock,
             server_name=settings.server_name,
         ),
-        key_backups=KeyBackups(KeyBackupStore(database)),
+        key_backups=KeyBackups(
+            KeyBackupStore(database),
+            max_bytes=settings.encryption.max_backup_bytes_per_user,
+            info_uri=settings.public_base_url,
+        ),
         thumbnails=media.thumbnails,
         to_device=to_device,
         directory=directory,

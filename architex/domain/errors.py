@@ -135,6 +135,15 @@ class WrongRoomKeysVersion(Forbidden):
     errcode = "M_WRONG_ROOM_KEYS_VERSION"
 
 
+class UserLimitExceeded(MatrixError):
+    """The user has used up what an account may have. Field: info_uri, a page for the user."""
+
+    errcode = "M_USER_LIMIT_EXCEEDED"
+
+    def __init__(self, message: str, *, info_uri: str) -> None:
+        super().__init__(message, info_uri=info_uri)
+
+
 class LimitExceeded(MatrixError):
     """Too many requests. Field: retry_after_ms."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from architex.settings.keys import (
     PRIVATE_NETWORKS,
     EmailSettings,
+    EncryptionSettings,
     FederationSettings,
     IdentitySettings,
     Listener,
@@ -29,6 +30,7 @@ __all__ = [
     "DEFAULT_CONFIG_FILE",
     "PRIVATE_NETWORKS",
     "EmailSettings",
+    "EncryptionSettings",
     "FederationSettings",
     "IdentitySettings",
     "Listener",

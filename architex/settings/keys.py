@@ -248,6 +248,18 @@ class PresenceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncryptionSettings:
+    """End-to-end encryption."""
+
+    max_backup_bytes_per_user: int = _key(
+        "what the key backups of one user may take together, at some 600 bytes for the key of a "
+        "session; 0: any amount",
+        1024**3,
+        at_least=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoomSettings:
     """New rooms."""
 
@@ -475,6 +487,7 @@ class Settings:
     server_notices: ServerNoticeSettings = _key("", ServerNoticeSettings())
     room_directory: RoomDirectorySettings = _key("", RoomDirectorySettings())
     presence: PresenceSettings = _key("", PresenceSettings())
+    encryption: EncryptionSettings = _key("", EncryptionSettings())
     media: MediaSettings = _key("", MediaSettings())
     media_s3: S3Settings | None = _key("", None)
     federation: FederationSettings = _key("", FederationSettings())

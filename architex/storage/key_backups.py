@@ -57,18 +57,36 @@ ORDER BY version DESC LIMIT 1"""  # noqa: S608 - constant columns
 
 # The better key stays: verified, then from an earlier message on, then passed on less often.
 _PUT: Final = """
-WITH put AS (INSERT INTO backed_up_keys AS held (user_id, version, room_id, session_id,
+WITH given AS (SELECT * FROM unnest(%(rooms)s::text[], %(sessions)s::text[], %(indexes)s::int8[],
+    %(counts)s::int8[], %(verified)s::bool[], %(data)s::text[])
+    AS g (room_id, session_id, first_message_index, forwarded_count, is_verified, session_data)),
+before AS (SELECT room_id, session_id, octet_length(k.session_data) AS bytes
+    FROM backed_up_keys k JOIN given USING (room_id, session_id)
+    WHERE k.user_id = %(user)s AND k.version = %(version)s),
+put AS (INSERT INTO backed_up_keys AS held (user_id, version, room_id, session_id,
     first_message_index, forwarded_count, is_verified, session_data)
-    SELECT %s, %s, * FROM unnest(%s::text[], %s::text[], %s::int8[], %s::int8[], %s::bool[],
-        %s::text[])
+    SELECT %(user)s, %(version)s, * FROM given
     ON CONFLICT (user_id, version, room_id, session_id) DO UPDATE SET
         first_message_index = excluded.first_message_index,
         forwarded_count = excluded.forwarded_count,
         is_verified = excluded.is_verified, session_data = excluded.session_data
     WHERE (NOT excluded.is_verified, excluded.first_message_index, excluded.forwarded_count)
         < (NOT held.is_verified, held.first_message_index, held.forwarded_count)
-    RETURNING xmax = 0 AS is_new)
-SELECT count(*), count(*) FILTER (WHERE is_new) FROM put"""
+    RETURNING room_id, session_id, octet_length(session_data) AS bytes)
+SELECT count(*), count(*) FILTER (WHERE before.bytes IS NULL),
+    coalesce(sum(put.bytes - coalesce(before.bytes, 0)), 0)
+FROM put LEFT JOIN before USING (room_id, session_id)"""
+
+_DELETE: Final = """
+WITH gone AS (DELETE FROM backed_up_keys WHERE user_id = %(user)s AND version = %(version)s
+    AND (%(room)s::text IS NULL OR room_id = %(room)s)
+    AND (%(session)s::text IS NULL OR session_id = %(session)s)
+    RETURNING octet_length(session_data) AS bytes)
+SELECT count(*), coalesce(sum(bytes), 0) FROM gone"""
+
+
+class BackupsTooLarge(Exception):
+    """The backups of the user would take more than they may."""
 
 
 class KeyBackupStore:
@@ -77,8 +95,17 @@ class KeyBackupStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create_version(self, user_id: UserId, algorithm: str, auth_data_json: str) -> int:
-        """Begin a new backup; gives its version, higher than any before."""
+    def create_version(
+        self, user_id: UserId, algorithm: str, auth_data_json: str, *, max_bytes: int
+    ) -> int:
+        """Begin a new backup; gives its version, higher than any before.
+
+        Args:
+            max_bytes: so much may all backups of the user take; 0 for any amount.
+
+        Raises:
+            BackupsTooLarge: it would be more. Nothing is written then.
+        """
         with self._database.transaction() as connection:
             # One after the other, per user.
             connection.execute(
@@ -90,6 +117,7 @@ class KeyBackupStore:
                 " FROM key_backup_versions WHERE user_id = %(user)s RETURNING version",
                 {"user": user_id, "algorithm": algorithm, "auth": auth_data_json},
             ).fetchone()
+            _check_bytes(connection, user_id, max_bytes)
         return 0 if row is None else int(row[0])
 
     def find_version(self, user_id: UserId, version: int) -> BackupVersion | None:
@@ -100,19 +128,31 @@ class KeyBackupStore:
         """The newest backup; None when there is none."""
         return _as_version(self._database.fetch_one(_CURRENT, (user_id,)))
 
-    def set_auth_data(self, user_id: UserId, version: int, auth_data_json: str) -> None:
-        """Replace the auth data of a backup."""
-        self._database.execute(
-            "UPDATE key_backup_versions SET auth_data = %s"
-            " WHERE user_id = %s AND version = %s AND NOT deleted",
-            (auth_data_json, user_id, version),
-        )
+    def set_auth_data(
+        self, user_id: UserId, version: int, auth_data_json: str, *, max_bytes: int
+    ) -> None:
+        """Replace the auth data of a backup.
+
+        Args:
+            max_bytes: so much may all backups of the user take; 0 for any amount.
+
+        Raises:
+            BackupsTooLarge: it would be more. Nothing is written then.
+        """
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE key_backup_versions SET auth_data = %s"
+                " WHERE user_id = %s AND version = %s AND NOT deleted",
+                (auth_data_json, user_id, version),
+            )
+            _check_bytes(connection, user_id, max_bytes)
 
     def delete_version(self, user_id: UserId, version: int) -> bool:
         """Delete a backup and its keys; False when there never was one. Its number stays used."""
         with self._database.transaction() as connection:
             known = connection.execute(
-                "UPDATE key_backup_versions SET deleted = true, count = 0, auth_data = 'null'"
+                "UPDATE key_backup_versions SET deleted = true, count = 0, bytes = 0,"
+                " auth_data = 'null'"
                 " WHERE user_id = %s AND version = %s",
                 (user_id, version),
             ).rowcount
@@ -123,12 +163,18 @@ class KeyBackupStore:
         return known == 1
 
     def put_keys(
-        self, user_id: UserId, version: int, keys: Collection[BackedUpKey]
+        self, user_id: UserId, version: int, keys: Collection[BackedUpKey], *, max_bytes: int
     ) -> BackupVersion | None:
         """Store keys in the current backup, where they are better than what is there.
 
         Gives the current backup as it is then; when that is another version, nothing was stored.
         None when there is no backup.
+
+        Args:
+            max_bytes: so much may all backups of the user take; 0 for any amount.
+
+        Raises:
+            BackupsTooLarge: it would be more. Nothing is stored then.
         """
         with self._database.transaction() as connection:
             current = _as_version(
@@ -136,21 +182,26 @@ class KeyBackupStore:
             )
             if current is None or current.version != version or not keys:
                 return current
-            put, new = _one(
+            put, new, more_bytes = _one(
                 connection,
                 _PUT,
-                (
-                    user_id,
-                    version,
-                    [key.room_id for key in keys],
-                    [key.session_id for key in keys],
-                    [key.first_message_index for key in keys],
-                    [key.forwarded_count for key in keys],
-                    [key.is_verified for key in keys],
-                    [key.session_data_json for key in keys],
-                ),
+                {
+                    "user": user_id,
+                    "version": version,
+                    "rooms": [key.room_id for key in keys],
+                    "sessions": [key.session_id for key in keys],
+                    "indexes": [key.first_message_index for key in keys],
+                    "counts": [key.forwarded_count for key in keys],
+                    "verified": [key.is_verified for key in keys],
+                    "data": [key.session_data_json for key in keys],
+                },
             )
-            return _count(connection, user_id, version, new) if put else current
+            if not put:
+                return current
+            counted = _count(connection, user_id, version, new, more_bytes)
+            if more_bytes > 0:
+                _check_bytes(connection, user_id, max_bytes)
+            return counted
 
     def list_keys(
         self,
@@ -184,24 +235,41 @@ class KeyBackupStore:
             )
             if found is None:
                 return None
-            gone = connection.execute(
-                "DELETE FROM backed_up_keys WHERE user_id = %(user)s AND version = %(version)s"
-                " AND (%(room)s::text IS NULL OR room_id = %(room)s)"
-                " AND (%(session)s::text IS NULL OR session_id = %(session)s)",
+            gone, gone_bytes = _one(
+                connection,
+                _DELETE,
                 {"user": user_id, "version": version, "room": room_id, "session": session_id},
-            ).rowcount
-            return _count(connection, user_id, version, -gone) if gone else found
+            )
+            if not gone:
+                return found
+            return _count(connection, user_id, version, -gone, -gone_bytes)
 
 
-def _count(connection: PgConnection, user_id: UserId, version: int, more: int) -> BackupVersion:
+def _check_bytes(connection: PgConnection, user_id: UserId, max_bytes: int) -> None:
+    """Raises BackupsTooLarge when the backups of a user take more than they may."""
+    if max_bytes:
+        # None when there is no backup (any more).
+        (taken,) = _one(
+            connection,
+            "SELECT sum(bytes + octet_length(auth_data)) FROM key_backup_versions"
+            " WHERE user_id = %s AND NOT deleted",
+            (user_id,),
+        )
+        if taken is not None and taken > max_bytes:
+            raise BackupsTooLarge
+
+
+def _count(
+    connection: PgConnection, user_id: UserId, version: int, more: int, more_bytes: int
+) -> BackupVersion:
     """Note that the keys of a backup have changed."""
     return BackupVersion(
         *_one(
             connection,
-            "UPDATE key_backup_versions SET etag = etag + 1, count = count + %s"
-            " WHERE user_id = %s AND version = %s"
+            "UPDATE key_backup_versions SET etag = etag + 1, count = count + %s,"
+            " bytes = bytes + %s WHERE user_id = %s AND version = %s"
             " RETURNING version, algorithm, auth_data, etag, count",
-            (more, user_id, version),
+            (more, more_bytes, user_id, version),
         )
     )
 

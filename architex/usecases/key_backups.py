@@ -5,16 +5,28 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#server-side-key-backups
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from architex.domain.canonical_json import MAX_CANONICAL_INTEGER, encode_lenient_json
-from architex.domain.errors import BadJson, InvalidParam, NotFound, WrongRoomKeysVersion
+from architex.domain.errors import (
+    BadJson,
+    InvalidParam,
+    NotFound,
+    UserLimitExceeded,
+    WrongRoomKeysVersion,
+)
 from architex.domain.identifiers import MAX_IDENTIFIER_BYTES, RoomId, UserId
-from architex.storage.key_backups import BackedUpKey, BackupVersion, KeyBackupStore
+from architex.storage.key_backups import (
+    BackedUpKey,
+    BackupsTooLarge,
+    BackupVersion,
+    KeyBackupStore,
+)
 
 MAX_SESSION_DATA_BYTES: Final = 65_536
 MAX_AUTH_DATA_BYTES: Final = 65_536
@@ -22,9 +34,16 @@ MAX_AUTH_DATA_BYTES: Final = 65_536
 
 @dataclass(frozen=True)
 class KeyBackups:
-    """The backups of whoever asks."""
+    """The backups of whoever asks.
+
+    Attributes:
+        max_bytes: what the backups of one user may take together; 0 for any amount.
+        info_uri: where a user whose backups take more can read about the server.
+    """
 
     backups: KeyBackupStore
+    max_bytes: int
+    info_uri: str
 
     # ---- versions
 
@@ -33,12 +52,18 @@ class KeyBackups:
 
         Raises:
             BadJson: the algorithm or the auth data are too long.
+            UserLimitExceeded: the user's backups take too much.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3room_keysversion
         """
         _check_name(algorithm)
         auth_data_json = _encode(auth_data, MAX_AUTH_DATA_BYTES)
-        return str(self.backups.create_version(user_id, algorithm, auth_data_json))
+        with self._limit():
+            return str(
+                self.backups.create_version(
+                    user_id, algorithm, auth_data_json, max_bytes=self.max_bytes
+                )
+            )
 
     def get_version(self, user_id: UserId, version: str | None = None) -> BackupVersion:
         """A backup; the current one when no version is given.
@@ -68,6 +93,7 @@ class KeyBackups:
             NotFound: there is no such backup.
             InvalidParam: another version or algorithm is named.
             BadJson: the auth data are too long.
+            UserLimitExceeded: the user's backups would take too much.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keysversionversion
         """
@@ -77,7 +103,10 @@ class KeyBackups:
         if algorithm != held.algorithm:
             raise InvalidParam("The algorithm of a backup cannot be changed.")
         auth_data_json = _encode(body.get("auth_data"), MAX_AUTH_DATA_BYTES)
-        self.backups.set_auth_data(user_id, held.version, auth_data_json)
+        with self._limit():
+            self.backups.set_auth_data(
+                user_id, held.version, auth_data_json, max_bytes=self.max_bytes
+            )
 
     def delete_version(self, user_id: UserId, version: str) -> None:
         """Delete a backup with its keys; again is allowed.
@@ -106,6 +135,7 @@ class KeyBackups:
             NotFound: there is no such backup.
             WrongRoomKeysVersion: it is not the current one.
             BadJson: a key is not of the form that the specification gives.
+            UserLimitExceeded: the user's backups would take too much; nothing is stored.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeys
         """
@@ -115,7 +145,8 @@ class KeyBackups:
             for room_id, sessions in rooms.items()
             for session_id, data in sessions.items()
         ]
-        current = self.backups.put_keys(user_id, number, keys)
+        with self._limit():
+            current = self.backups.put_keys(user_id, number, keys, max_bytes=self.max_bytes)
         if current is None:
             raise NotFound("There is no such backup.")
         if current.version != number:
@@ -172,6 +203,15 @@ class KeyBackups:
         if found is None:
             raise NotFound("There is no such backup.")
         return found
+
+    @contextmanager
+    def _limit(self) -> Iterator[None]:
+        try:
+            yield
+        except BackupsTooLarge:
+            raise UserLimitExceeded(
+                "Your key backups take more than they may on this server.", info_uri=self.info_uri
+            ) from None
 
 
 def _number(version: str) -> int:

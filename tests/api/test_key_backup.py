@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.api.client import User, segment
+from architex.settings import EncryptionSettings, RateLimitSettings
+from tests.api.client import User, segment, settings_for, start_server, stop_server
 
 ROOM = "!room:test.example"
 
@@ -176,3 +179,66 @@ def test_malformed_maps_of_keys_are_refused(alice: User, rooms: Any) -> None:
     version = create(alice)
     answer = alice.put("/room_keys/keys", {"rooms": rooms}, version=version)
     answer.refused(400, "M_BAD_JSON")
+
+
+# ---- how much may be kept
+
+
+@pytest.fixture
+def tight(database_url: str, tmp_path: Path) -> Iterator[User]:
+    """Somebody on a server where the backups of a user may take 1,000 bytes."""
+    settings = settings_for(
+        tmp_path,
+        rate_limits=RateLimitSettings(enabled=False),
+        encryption=EncryptionSettings(max_backup_bytes_per_user=1000),
+    )
+    server = start_server(database_url, settings)
+    yield server.register()
+    stop_server(server)
+
+
+def sized(size: int, index: int = 5) -> dict[str, Any]:
+    """A key whose data take so many bytes; the lower the index, the better."""
+    return {**key(index), "session_data": "x" * (size - 2)}
+
+
+def put(user: User, version: str, **sessions: Any) -> Any:
+    """Store keys of some sessions."""
+    return user.put(path(), {"sessions": sessions}, version=version)
+
+
+def test_backups_beyond_the_bound_are_refused_and_nothing_is_stored(tight: User) -> None:
+    version = create(tight)
+    put(tight, version, a=sized(400), b=sized(400)).ok()
+    told = put(tight, version, c=sized(100), d=sized(100)).refused(403, "M_USER_LIMIT_EXCEEDED")
+    assert told["info_uri"].startswith("https://")
+    assert tight.get("/room_keys/version").ok()["count"] == 2
+    put(tight, version, c=sized(100)).ok()
+
+
+def test_better_key_in_the_place_of_another_counts_by_what_it_takes_more(tight: User) -> None:
+    version = create(tight)
+    put(tight, version, a=sized(800)).ok()
+    put(tight, version, a=sized(900, index=4)).ok()
+    put(tight, version, a=sized(1200, index=3)).refused(403, "M_USER_LIMIT_EXCEEDED")
+    put(tight, version, a=sized(100, index=2)).ok()
+    put(tight, version, b=sized(800)).ok()
+
+
+def test_deleted_keys_and_backups_make_room(tight: User) -> None:
+    first = create(tight)
+    put(tight, first, a=sized(900)).ok()
+    second = create(tight)
+    put(tight, second, a=sized(900)).refused(403, "M_USER_LIMIT_EXCEEDED")
+    tight.delete(f"/room_keys/version/{first}").ok()
+    put(tight, second, a=sized(900)).ok()
+    tight.delete(f"{path('a')}?version={second}").ok()
+    put(tight, second, b=sized(900)).ok()
+
+
+def test_what_a_backup_says_of_itself_counts_too(tight: User) -> None:
+    for _ in range(3):
+        version = create(tight, note="x" * 300)
+    body = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": "x" * 500}
+    tight.post("/room_keys/version", body).refused(403, "M_USER_LIMIT_EXCEEDED")
+    tight.put(f"/room_keys/version/{version}", body).refused(403, "M_USER_LIMIT_EXCEEDED")
