@@ -32,6 +32,14 @@ FindVerifyKey: TypeAlias = Callable[[ServerName, str], bytes | None]
 #: but not for an event made then.
 FindEventKey: TypeAlias = Callable[[ServerName, str, int], bytes | None]
 
+#: Public keys whose private halves are known to everybody: whoever likes signs with them.
+COMPROMISED_KEYS: Final = frozenset(
+    {
+        # CVE-2026-24044: one key, shipped with an installer, became many servers' key.
+        decode_base64("l/O9hxMVKB6Lg+3Hqf0FQQZhVESQcMzbPN1Cz2nM3og"),
+    }
+)
+
 _SEED_BYTES: Final = nacl.bindings.crypto_sign_SEEDBYTES
 _VERIFY_KEY_BYTES: Final = nacl.bindings.crypto_sign_PUBLICKEYBYTES
 _SIGNATURE_BYTES: Final = nacl.bindings.crypto_sign_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import LiteralString
 
 from architex.domain.identifiers import UserId
 from architex.storage.pool import Database, PgConnection
@@ -82,16 +83,21 @@ class AccessTokenStore:
         *,
         display_name: str | None,
         address: str | None,
-    ) -> bool:
+        password_hash: str | None = None,
+    ) -> bool | None:
         """Give tokens to a device, known or new. Those it had before are void.
 
-        Returns whether the device is new.
+        Returns whether the device is new; None when the user has another password by now, and
+        nothing was done.
 
         Args:
             display_name: of a new device; a known one keeps its name.
             address: where the device was seen just now.
+            password_hash: of the password that lets the device in; None where none does.
         """
         with self._database.transaction() as connection:
+            if password_hash is not None and not _has_password(connection, user_id, password_hash):
+                return None
             row = connection.execute(
                 "INSERT INTO devices"
                 " (user_id, device_id, display_name, created_ts, last_seen_ts, last_seen_ip)"
@@ -127,6 +133,7 @@ class AccessTokenStore:
         Returns (user ID, device ID), or None when the token is unknown or its user deactivated.
         """
         with self._database.transaction() as connection:
+            _lock_device(connection, "refresh_tokens", refresh_token)
             row = connection.execute(
                 "SELECT r.user_id, r.device_id FROM refresh_tokens r"
                 " JOIN users u ON u.user_id = r.user_id"
@@ -153,11 +160,32 @@ class AccessTokenStore:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#refreshing-access-tokens
         """
         with self._database.transaction() as connection:
+            _lock_device(connection, "access_tokens", access_token)
             row = connection.execute(
                 "SELECT refresh_token FROM access_tokens WHERE token_hash = %s", (access_token,)
             ).fetchone()
             if row is not None and row[0] is not None:
                 _confirm(connection, row[0])
+
+
+def _has_password(connection: PgConnection, user_id: UserId, password_hash: str) -> bool:
+    """Whether this is still the user's password; it stays so until the transaction ends."""
+    return (
+        connection.execute(
+            "SELECT 1 FROM users WHERE user_id = %s AND password_hash = %s FOR SHARE",
+            (user_id, password_hash),
+        ).fetchone()
+        is not None
+    )
+
+
+def _lock_device(connection: PgConnection, table: LiteralString, token: TokenHash) -> None:
+    """Before a device's tokens its row is locked, everywhere: no two wait for each other."""
+    connection.execute(
+        f"SELECT 1 FROM {table} t JOIN devices d USING (user_id, device_id)"  # noqa: S608 - a constant
+        " WHERE t.token_hash = %s FOR NO KEY UPDATE OF d",
+        (token,),
+    )
 
 
 def _confirm(connection: PgConnection, refresh_token: TokenHash) -> None:

@@ -61,6 +61,10 @@ class Account:
     appservice_id: str | None = None
 
 
+class SessionSpent(Exception):
+    """A session of interactive authentication has made an account already."""
+
+
 class AccountStore:
     """The users table."""
 
@@ -73,6 +77,7 @@ class AccountStore:
         *,
         registration_token: str | None = None,
         address: UserAddress | None = None,
+        auth_session: str | None = None,
         now_ms: int,
     ) -> bool:
         """Add a user; False when the user ID is taken (by a constraint, so never twice).
@@ -81,9 +86,11 @@ class AccountStore:
             registration_token: a token whose uses this counts; the account is not created
                 when it is no longer valid.
             address: an e-mail address of the user's.
+            auth_session: the session of interactive authentication whose outcome this is.
 
         Raises:
             LookupError: the registration token is not valid (any more).
+            SessionSpent: the session has had an outcome.
             AddressTaken: the address is another user's.
         """
         try:
@@ -104,6 +111,8 @@ class AccountStore:
                 )
                 if address is not None:
                     insert_address(connection, account.user_id, address)
+                if auth_session is not None:
+                    _spend_auth_session(connection, auth_session, account.user_id)
         except psycopg.errors.UniqueViolation:
             return False
         return True
@@ -128,19 +137,31 @@ class AccountStore:
         return [Account(*row) for row in rows]
 
     def set_password_hash(self, user_id: UserId, password_hash: str | None) -> bool:
-        """Replace the password of an active account; False when there is none."""
-        changed = self._database.execute(
-            "UPDATE users SET password_hash = %s WHERE user_id = %s AND deactivated_ts IS NULL",
-            (password_hash, user_id),
-        )
+        """Replace the password of an active account; False when there is none.
+
+        What the old one has proven, and lets in later, ends: login tokens and sessions of
+        interactive authentication.
+        """
+        with self._database.transaction() as connection:
+            changed = connection.execute(
+                "UPDATE users SET password_hash = %s"
+                " WHERE user_id = %s AND deactivated_ts IS NULL",
+                (password_hash, user_id),
+            ).rowcount
+            connection.execute("DELETE FROM login_tokens WHERE user_id = %s", (user_id,))
+            connection.execute(
+                "DELETE FROM interactive_auth_sessions WHERE %s IN (user_id, proven_user_id)",
+                (user_id,),
+            )
         return changed == 1
 
-    def replace_password_hash(self, user_id: UserId, old: str, new: str) -> None:
-        """Write the same password down in another way, unless it was changed meanwhile."""
-        self._database.execute(
+    def replace_password_hash(self, user_id: UserId, old: str, new: str) -> bool:
+        """Write the same password down in another way; False when it was changed meanwhile."""
+        changed = self._database.execute(
             "UPDATE users SET password_hash = %s WHERE user_id = %s AND password_hash = %s",
             (new, user_id, old),
         )
+        return changed == 1
 
     def upgrade_guest(
         self, user_id: UserId, password_hash: str | None, address: UserAddress | None = None
@@ -215,6 +236,16 @@ def list_erased_users(connection: PgConnection, user_ids: Collection[UserId]) ->
         "SELECT user_id FROM users WHERE user_id = ANY(%s) AND erased", (list(user_ids),)
     )
     return frozenset(row[0] for row in rows.fetchall())
+
+
+def _spend_auth_session(connection: PgConnection, session_id: str, user_id: UserId) -> None:
+    spent = connection.execute(
+        "UPDATE interactive_auth_sessions SET outcome = %s"
+        " WHERE session_id = %s AND outcome IS NULL",
+        (f"{user_id} ", session_id),
+    ).rowcount
+    if spent != 1:
+        raise SessionSpent
 
 
 def _spend_registration_token(connection: PgConnection, token: str, now_ms: int) -> None:

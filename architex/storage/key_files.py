@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from architex.domain.signing import SigningKey
+from architex.domain.signing import COMPROMISED_KEYS, SigningKey
 from architex.domain.unpadded_base64 import encode_base64url
 from architex.storage.start_refusal import StartRefused
 
@@ -64,7 +64,14 @@ def load_signing_key(path: Path) -> SigningKey:
             f"{path} is a {type(key).__name__}; Matrix signs with Ed25519",
             mend=f"ssh-keygen -t ed25519 -N '' -f {path}",
         )
-    return SigningKey.from_seed(key.private_bytes_raw(), _key_version(key))
+    signing_key = SigningKey.from_seed(key.private_bytes_raw(), _key_version(key))
+    if signing_key.verify_key in COMPROMISED_KEYS:
+        raise StartRefused(
+            "A030",
+            f"{path} is a key that everybody has, and that other servers do not believe",
+            mend=f"rm {path}   (the next start makes a new key)",
+        )
+    return signing_key
 
 
 def _key_version(key: Ed25519PrivateKey) -> str:

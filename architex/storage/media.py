@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 
 from architex.domain.identifiers import ServerName, UserId
@@ -15,6 +16,7 @@ READ_PRECISION_MS: Final = 60 * 60 * 1000
 
 # A name of our own in the space of advisory locks with two keys.
 _LOCKS: Final = 0x4D4544
+_LOCKS_OF_USERS: Final = 0x4D4545
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ _COLUMNS: Final = (
     " CASE WHEN m.protected THEN NULL ELSE f.quarantined_by END"
 )
 _SELECT: Final = f"SELECT {_COLUMNS} FROM media m LEFT JOIN media_files f USING (sha256)"  # noqa: S608 - constant columns
+_BYTES_OF_USER: Final = "SELECT coalesce(sum(size), 0) FROM media WHERE uploader = %s"
 _FIND: Final = f"{_SELECT} WHERE m.server_name = %s AND m.media_id = %s"
 
 # What is there stays: of two that store media of the same URI, the first.
@@ -109,6 +112,14 @@ INSERT INTO media_thumbnails (source_sha256, width, height, method, animated, sh
     content_type) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (source_sha256, width, height, method, animated) DO UPDATE SET
     sha256 = excluded.sha256, size = excluded.size, content_type = excluded.content_type"""
+
+
+class QuotaExceeded(Exception):
+    """The uploads of a user would take too much together. `used`: what they take already."""
+
+    def __init__(self, used: int) -> None:
+        super().__init__(used)
+        self.used = used
 
 
 class MediaStore:
@@ -141,22 +152,34 @@ class MediaStore:
         )
         return 0 if row is None else int(row[0])
 
-    def insert(self, media: Media, put_file: Callable[[], None]) -> bool:
+    def insert(self, media: Media, put_file: Callable[[], None], *, most_of_user: int = 0) -> bool:
         """Add media with its content; False when there is media of that URI.
 
         Args:
             put_file: puts the file into its place; called under the lock of its hash.
+            most_of_user: bytes that the uploads of its uploader may take together; 0: any.
+
+        Raises:
+            QuotaExceeded: they would take more.
         """
-        return self._store(_INSERT, media, put_file)
+        return self._store(_INSERT, media, put_file, most_of_user)
 
-    def fill(self, media: Media, put_file: Callable[[], None]) -> bool:
-        """Add the content of media created before; False when it has some, or is gone."""
-        return self._store(_FILL, media, put_file)
+    def fill(self, media: Media, put_file: Callable[[], None], *, most_of_user: int = 0) -> bool:
+        """Add the content of media created before; False when it has some, or is gone.
 
-    def _store(self, sql: str, media: Media, put_file: Callable[[], None]) -> bool:
+        Raises:
+            QuotaExceeded: as `insert`.
+        """
+        return self._store(_FILL, media, put_file, most_of_user)
+
+    def _store(
+        self, sql: str, media: Media, put_file: Callable[[], None], most_of_user: int
+    ) -> bool:
         assert media.sha256 is not None  # noqa: S101 - what is stored has content
         with self._locked(media.sha256) as held:
             connection = held.connection
+            if most_of_user and media.uploader is not None:
+                _check_quota(connection, media.uploader, media.size, most_of_user)
             put_file()
             connection.execute(_ADD_FILE, (media.sha256, media.size))
             is_new = connection.execute(sql, _parameters(media)).rowcount == 1
@@ -252,9 +275,7 @@ class MediaStore:
 
     def bytes_of_user(self, user_id: UserId) -> int:
         """What a user's uploads take."""
-        row = self._database.fetch_one(
-            "SELECT coalesce(sum(size), 0) FROM media WHERE uploader = %s", (user_id,)
-        )
+        row = self._database.fetch_one(_BYTES_OF_USER, (user_id,))
         return 0 if row is None else int(row[0])
 
     def bytes_of_others(self) -> int:
@@ -411,6 +432,17 @@ class _Held:
         """Whether anything refers to the (first) file."""
         row = self.connection.execute(_IS_REFERENCED, {"sha256": self._hashes[0]}).fetchone()
         return row is not None and bool(row[0])
+
+
+def _check_quota(connection: PgConnection, user_id: UserId, size: int, most: int) -> None:
+    """Refuse what would be too much of a user's, also when it comes from several sides at once."""
+    # Until the end of the transaction: the next upload of the user then counts this one.
+    key = int.from_bytes(sha256(user_id.encode()).digest()[:4], signed=True)
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_LOCKS_OF_USERS, key))
+    row = connection.execute(_BYTES_OF_USER, (user_id,)).fetchone()
+    used = 0 if row is None else int(row[0])
+    if used + size > most:
+        raise QuotaExceeded(used)
 
 
 def _parameters(media: Media) -> dict[str, Any]:

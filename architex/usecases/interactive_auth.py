@@ -395,12 +395,12 @@ class InteractiveAuth:
         if asking.user_id is None:  # or this would be another way to try many users' passwords
             self._rate_limits.spend("logins", asking.who)
         try:
-            owner = self._password_check.check_password(user_in_identifier(auth), password)
+            proven = self._password_check.check_password(user_in_identifier(auth), password)
         except Forbidden as error:
             raise StageFailed(error.errcode, error.message) from None
-        if asking.user_id is not None and asking.user_id != owner:
+        if asking.user_id is not None and asking.user_id != proven.user_id:
             raise Forbidden("The password is another user's than the access token.")
-        return _Proof(user_id=owner)
+        return _Proof(user_id=proven.user_id)
 
     def _complete_email(self, auth: Mapping[str, Any], asking: _Asking) -> _Proof:
         emails, addresses = self._outside.emails, self._outside.addresses

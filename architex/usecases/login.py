@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from architex.domain.errors import Forbidden, UserLocked
 from architex.domain.identifiers import UserId
+from architex.gateways.passwords import Hash
 from architex.storage.accounts import AccountStore
 from architex.usecases.login_tokens import LoginTokens
 from architex.usecases.password_check import Named, PasswordCheck
@@ -39,7 +40,8 @@ class Login:
         """
         check_device_wish(wish)
         self.rate_limits.spend("logins", network_of(wish.address or ""))
-        return self._open(self.password_check.check_password(user, password), wish)
+        proven = self.password_check.check_password(user, password)
+        return self._open(proven.user_id, wish, proven.password_hash)
 
     def log_in_with_token(self, token: str, wish: DeviceWish) -> NewSession:
         """Log in with a token that another client of the user asked for.
@@ -55,10 +57,12 @@ class Login:
         self.rate_limits.spend("logins", network_of(wish.address or ""))
         return self._open(self.login_tokens.spend_token(token), wish)
 
-    def _open(self, user_id: UserId, wish: DeviceWish) -> NewSession:
+    def _open(
+        self, user_id: UserId, wish: DeviceWish, password_hash: Hash | None = None
+    ) -> NewSession:
         account = self.accounts.find_account(user_id)
         if account is None or account.deactivated_ts is not None:
             raise Forbidden("This account is not there any more.")
         if account.locked:
             raise UserLocked("This account has been locked.")
-        return self.sessions.open_session(user_id, wish)
+        return self.sessions.open_session(user_id, wish, password_hash=password_hash)

@@ -6,7 +6,8 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#content-repository
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +23,7 @@ from architex.domain.identifiers import ServerName, UserId
 from architex.domain.media import MediaUri, clean_content_type, clean_file_name
 from architex.gateways.clock import Clock, Randomness
 from architex.gateways.media_files import IncomingFile, MediaFiles
-from architex.storage.media import Media, MediaStore
+from architex.storage.media import Media, MediaStore, QuotaExceeded
 from architex.usecases.requester import Requester
 
 PENDING_KEPT_MS: Final = 24 * 60 * 60 * 1000
@@ -112,7 +113,8 @@ class MediaUploads:
         media = self._new(requester.user_id, self.clock.now_ms())
         with self.files.incoming() as file:
             media = self._receive(media, upload, file)
-            self.store.insert(media, file.put)
+            with self._within_quota():
+                self.store.insert(media, file.put, most_of_user=self.policy.max_user_bytes)
         self.prepare(media)
         return media.uri
 
@@ -144,7 +146,11 @@ class MediaUploads:
                 expires_ts=None,
                 needs_token=self.policy.is_frozen,
             )
-            if not self.store.fill(media, file.put):
+            with self._within_quota():
+                is_filled = self.store.fill(
+                    media, file.put, most_of_user=self.policy.max_user_bytes
+                )
+            if not is_filled:
                 raise CannotOverwriteMedia("Somebody was quicker.")
         self.prepare(media)
 
@@ -170,10 +176,21 @@ class MediaUploads:
             return
         used = self.store.bytes_of_user(user_id)
         if used + (length or 0) > self.policy.max_user_bytes:
-            raise Forbidden(
-                f"Your uploads may take {self.policy.max_user_bytes} bytes together;"
-                f" they take {used} already."
-            )
+            raise self._quota_exceeded(used)
+
+    @contextmanager
+    def _within_quota(self) -> Iterator[None]:
+        """Around storing: what others of the user's uploads took meanwhile counts too."""
+        try:
+            yield
+        except QuotaExceeded as error:
+            raise self._quota_exceeded(error.used) from None
+
+    def _quota_exceeded(self, used: int) -> Forbidden:
+        return Forbidden(
+            f"Your uploads may take {self.policy.max_user_bytes} bytes together;"
+            f" they take {used} already."
+        )
 
     def _receive(self, media: Media, upload: Upload, file: IncomingFile) -> Media:
         while piece := _next_piece(upload):

@@ -18,7 +18,7 @@ from architex.domain.errors import (
 )
 from architex.domain.identifiers import ServerName, UserId, is_user_id
 from architex.domain.third_party import ThirdPartyAddress, parse_address
-from architex.gateways.passwords import Passwords
+from architex.gateways.passwords import Hash, Passwords
 from architex.storage.accounts import AccountStore
 from architex.storage.user_addresses import UserAddressStore
 from architex.usecases.rate_limits import RateLimits
@@ -26,6 +26,18 @@ from architex.usecases.rate_limits import RateLimits
 Named: TypeAlias = str | ThirdPartyAddress | None
 """How somebody names themselves: a user ID or its localpart, an e-mail address; None for someone
 this server cannot know."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenPassword:
+    """Whose password somebody knows.
+
+    Attributes:
+        password_hash: as it is kept; with it goes what the password has proven.
+    """
+
+    user_id: UserId
+    password_hash: Hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +50,7 @@ class PasswordCheck:
     rate_limits: RateLimits
     addresses: UserAddressStore | None = None
 
-    def check_password(self, user: Named, password: str) -> UserId:
+    def check_password(self, user: Named, password: str) -> ProvenPassword:
         """The user whose password this is.
 
         Raises:
@@ -59,11 +71,14 @@ class PasswordCheck:
         if account is None or password_hash is None or not verification.holds:
             self.rate_limits.spend("logins", bucket)
             raise Forbidden("Invalid username or password.")
-        if verification.rehash is not None:
-            self.accounts.replace_password_hash(
-                account.user_id, password_hash, verification.rehash
-            )
-        return account.user_id
+        if verification.rehash is None:
+            return ProvenPassword(account.user_id, password_hash)
+        if self.accounts.replace_password_hash(
+            account.user_id, password_hash, verification.rehash
+        ):
+            return ProvenPassword(account.user_id, verification.rehash)
+        # Somebody has changed it, or only written it down in another way: look again.
+        return self.check_password(user, password)
 
     def _find_user_id(self, user: Named) -> UserId | None:
         if isinstance(user, ThirdPartyAddress):

@@ -27,7 +27,7 @@ from architex.domain.errors import (
 from architex.domain.identifiers import ServerName, UserId, check_localpart, localpart_of
 from architex.gateways.clock import Clock, Randomness
 from architex.gateways.passwords import Hash, Passwords
-from architex.storage.accounts import Account, AccountStore
+from architex.storage.accounts import Account, AccountStore, SessionSpent
 from architex.storage.registration_tokens import RegistrationToken, RegistrationTokenStore
 from architex.storage.user_addresses import AddressTaken, UserAddress
 from architex.usecases.interactive_auth import (
@@ -399,6 +399,7 @@ class Registration:
             password_hash=password_hash,
             registration_token=authenticated.registration_token,
             email=authenticated.email,
+            auth_session=authenticated.session_id,
         )
 
     def _create_account(
@@ -410,6 +411,7 @@ class Registration:
         is_guest: bool = False,
         registration_token: str | None = None,
         email: UserAddress | None = None,
+        auth_session: str | None = None,
     ) -> UserId:
         now_ms = self.clock.now_ms()
         while True:
@@ -426,8 +428,11 @@ class Registration:
                     account,
                     registration_token=registration_token,
                     address=email,
+                    auth_session=auth_session,
                     now_ms=now_ms,
                 )
+            except SessionSpent:
+                raise Forbidden("This authentication session has made an account.") from None
             except AddressTaken:
                 raise ThirdPartyInUse("The address belongs to an account.") from None
             except LookupError:

@@ -20,6 +20,7 @@ from architex.domain.identifiers import ServerName, is_server_name, server_name_
 from architex.domain.policy_servers import POLICY_KEY_ID
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import (
+    COMPROMISED_KEYS,
     FindEventKey,
     SigningKey,
     sign_json,
@@ -498,7 +499,7 @@ def read_told_keys(server_name: ServerName, told: Json, now_ms: int) -> list[Ser
 
 
 def _read_keys(entries: object) -> Iterator[tuple[str, tuple[bytes, Json]]]:
-    """The well-formed ed25519 keys of an object key ID → entry."""
+    """The well-formed ed25519 keys of an object key ID → entry, without the compromised ones."""
     if not isinstance(entries, dict):
         return
     for key_id, entry in list(entries.items())[:_MAX_KEYS_OF_SERVER]:
@@ -509,7 +510,7 @@ def _read_keys(entries: object) -> Iterator[tuple[str, tuple[bytes, Json]]]:
             verify_key = decode_base64(text)
         except ValueError:
             continue
-        if len(verify_key) == 32:
+        if len(verify_key) == 32 and verify_key not in COMPROMISED_KEYS:
             yield key_id, (verify_key, entry)
 
 

@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from architex.domain.errors import InvalidParam, UnknownToken, UserLocked
+from architex.domain.errors import Forbidden, InvalidParam, UnknownToken, UserLocked
 from architex.domain.identifiers import UserId
 from architex.gateways.clock import Clock, Randomness
 from architex.storage.access_tokens import AccessTokenStore, NewTokens, TokenHash, TokenOwner
@@ -86,11 +86,17 @@ class Sessions:
         self._randomness = randomness
         self._refreshable_lifetime_ms = refreshable_lifetime_ms
 
-    def open_session(self, user_id: UserId, wish: DeviceWish) -> NewSession:
+    def open_session(
+        self, user_id: UserId, wish: DeviceWish, *, password_hash: str | None = None
+    ) -> NewSession:
         """Give a device of the user its tokens. Those it had before are void.
+
+        Args:
+            password_hash: of the password that lets the device in; None where none does.
 
         Raises:
             InvalidParam: the device ID or name is not one we can keep.
+            Forbidden: the user has another password by now.
 
         Spec:
         https://spec.matrix.org/v1.19/client-server-api/#relationship-between-access-tokens-and-devices
@@ -99,8 +105,15 @@ class Sessions:
         device_id = wish.device_id or self._new_device_id()
         session, tokens = self._new_tokens(user_id, device_id, refreshable=wish.refreshable)
         is_new = self._tokens.open_session(
-            user_id, device_id, tokens, display_name=wish.display_name, address=wish.address
+            user_id,
+            device_id,
+            tokens,
+            display_name=wish.display_name,
+            address=wish.address,
+            password_hash=password_hash,
         )
+        if is_new is None:
+            raise Forbidden("Invalid username or password.")
         if is_new:
             self._device_lists.note_changed(user_id, [device_id])
         return session

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from architex.gateways.clock import SystemRandomness
+from architex.storage import key_files
 from architex.storage.key_files import (
     load_or_create_signing_key,
 )
@@ -66,6 +67,18 @@ def test_file_that_is_no_key_is_refused_with_the_command(tmp_path: Path) -> None
         load_or_create_signing_key(path, random_bytes)
     assert refused.value.code == "A030"
     assert f"ssh-keygen -t ed25519 -N '' -f {path}" in refused.value.mend
+
+
+def test_key_that_everybody_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "id_ed25519"
+    made = load_or_create_signing_key(path, random_bytes)
+    monkeypatch.setattr(key_files, "COMPROMISED_KEYS", {made.verify_key})
+    with pytest.raises(StartRefused) as refused:
+        load_or_create_signing_key(path, random_bytes)
+    assert refused.value.code == "A030"
+    assert str(path) in refused.value.mend
 
 
 def test_unwritable_place_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from architex.domain.signing import SigningKey, sign_json, verify_signed_json
 from architex.gateways.errors import RemoteRefused
 from architex.storage.pool import Database
 from architex.storage.server_keys import ServerKeyStore
+from architex.usecases import server_keys
 from architex.usecases.server_keys import KeyRing, OldKey, read_told_keys
 from tests.fakes.clock import FakeClock
 from tests.fakes.federation_client import FakeFederation
@@ -193,6 +194,15 @@ def test_told_keys_must_be_of_the_server_and_signed_by_it(peer: Peer) -> None:
         read_told_keys(peer.server_name, {**told, "signatures": {}}, 5)
     with pytest.raises(BadJson):
         read_told_keys(peer.server_name, {**told, "valid_until_ts": 1.5}, 5)
+
+
+def test_key_that_everybody_has_counts_for_nothing(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = peer.tell_keys(10)
+    monkeypatch.setattr(server_keys, "COMPROMISED_KEYS", {peer.key.verify_key})
+    with pytest.raises(InvalidSignature):
+        read_told_keys(peer.server_name, told, 5)
 
 
 def test_key_forgotten_by_its_server_is_still_known(world: World, peer: Peer) -> None:
