@@ -37,12 +37,16 @@ class RemoteList:
         stream_id: by the user's server; None when it did not say.
         fetched_at: the position before the list was asked for; 0 for never.
         is_current: every change since must have been told to us, and was.
+        is_stale: clients have been told that there are changes which we do not know.
+        misled: clients that asked were not told the list as it is.
     """
 
     user_id: UserId
     stream_id: int | None
     fetched_at: int
     is_current: bool
+    is_stale: bool
+    misled: bool
 
 
 # A server tells us of changes as long as its user and some user of ours are in the same room.
@@ -50,7 +54,8 @@ _FIND: Final = """
 SELECT l.user_id, l.stream_id, l.fetched_at, l.stale_at <= l.fetched_at AND l.fetched_at > 0
     AND EXISTS (SELECT 1 FROM memberships m JOIN room_servers s ON s.room_nid = m.room_nid
         AND s.server_name = %(server)s AND s.joined > 0 AND s.since <= l.fetched_at
-        WHERE m.user_id = l.user_id AND m.join_position <= l.fetched_at)
+        WHERE m.user_id = l.user_id AND m.join_position <= l.fetched_at),
+    l.stale_at > l.fetched_at, l.misled
 FROM remote_device_lists l WHERE l.user_id = ANY(%(users)s)"""
 
 # Something that came while the answer was under way may be newer than the answer.
@@ -73,6 +78,13 @@ SELECT list.user_id, t.device_id, t.keys, t.display_name FROM list,
 ON CONFLICT (user_id, device_id) DO UPDATE SET keys = excluded.keys,
     display_name = excluded.display_name"""  # noqa: S608 - constants
 
+
+# Whoever marks them at this moment waits, and then finds the list as it is.
+_CALL_MISLED: Final = """
+WITH called AS (UPDATE remote_device_lists SET misled = false
+    WHERE user_id = %(user)s AND misled RETURNING user_id)
+INSERT INTO device_list_changes (user_id, position) SELECT user_id, %(position)s FROM called
+ON CONFLICT (user_id) DO UPDATE SET position = excluded.position"""
 
 _MOVED: Final = """
 WITH moved AS (UPDATE remote_device_lists SET stream_id = %(stream)s, applied_at = %(position)s
@@ -151,6 +163,11 @@ def put_device(
     )
 
 
+def call_misled(execute: Execute, position: int, user_id: UserId) -> None:
+    """Say that a list has changed, if clients were not told it as it is."""
+    execute(_CALL_MISLED, {"user": user_id, "position": position})
+
+
 def mark_stale(execute: Execute, position: int, user_id: UserId) -> None:
     """Note that the list of a user must be asked for anew, within a batch of the commit queue."""
     execute(
@@ -193,6 +210,15 @@ class RemoteDeviceStore:
             device = RemoteDevice(device_id, orjson.loads(keys), display_name)
             devices.setdefault(user_id, []).append(device)
         return devices
+
+    def note_misled(self, user_ids: Collection[UserId]) -> None:
+        """Note that clients are about to be told lists that are not as they are, or nothing."""
+        self._database.execute(
+            "INSERT INTO remote_device_lists AS held (user_id, fetched_at, misled)"
+            " SELECT user_id, 0, true FROM unnest(%s::text[]) AS u (user_id) ORDER BY user_id"
+            " ON CONFLICT (user_id) DO UPDATE SET misled = true WHERE NOT held.misled",
+            (list(user_ids),),
+        )
 
     def delete_unused(self, limit: int = 1000) -> int:
         """Forget lists of users who are in no room any more; returns how many."""

@@ -42,7 +42,13 @@ from architex.storage.device_keys import (
 )
 from architex.storage.device_lists import note_list_change
 from architex.storage.pool import Database
-from architex.storage.remote_devices import RemoteDevice, RemoteDeviceStore, put_list
+from architex.storage.remote_devices import (
+    RemoteDevice,
+    RemoteDeviceStore,
+    RemoteList,
+    call_misled,
+    put_list,
+)
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +152,11 @@ class RemoteKeys:
 
         _in_parallel(ask, asked.items())
         told = found.device_keys
+        silent = [u for users in asked.values() for u in users if u not in told]
+        shared = self._shared_rooms.list_shared_with_server(silent, self._server_name)
+        if shared:
+            self._lists.note_misled(shared)
+            known = self._lists.find_lists(user_ids)  # somebody else may have been told now
         # Also what is not current: better than nothing while a server is away.
         held = self._lists.list_devices([u for u in user_ids if u not in told])
         for user_id in user_ids:
@@ -296,19 +307,18 @@ class RemoteKeys:
             put_keys(execute, told)
             if is_news:
                 note_list_change(execute, position, told.user_id)
+            call_misled(execute, position, told.user_id)
 
-        is_news = self._is_news(told)
-        rooms = self._shared_rooms.list_rooms(told.user_id) if is_news else ()
+        known = self._lists.find_lists([told.user_id]).get(told.user_id)
+        is_news = known is not None and self._is_news(known, told)
+        is_heard = known is not None and (is_news or known.misled)
+        rooms = self._shared_rooms.list_rooms(told.user_id) if is_heard else ()
         self._commits.write_rows(write, wake_rooms=rooms)
 
-    def _is_news(self, told: ToldList) -> bool:
-        """Whether clients may have been told something else before.
-
-        So they were, too, if the server could not be asked the first time.
-        """
-        known = self._lists.find_lists([told.user_id]).get(told.user_id)
-        if known is None or known.fetched_at == 0:
-            return True
+    def _is_news(self, known: RemoteList, told: ToldList) -> bool:
+        """Whether clients were told something else before, and not yet that it has changed."""
+        if known.fetched_at == 0 or known.is_stale:
+            return False
         held = self._lists.list_devices([told.user_id]).get(told.user_id, ())
         if list(held) != sorted(told.devices, key=lambda device: device.device_id):
             return True

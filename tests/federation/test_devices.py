@@ -184,6 +184,42 @@ def test_updates_wait_for_a_server_that_is_away(two: Simulation, alice: User, bo
     assert set(told) == {bob.device_id, "SECOND"}
 
 
+def test_a_missed_update_is_told_to_clients_once(two: Simulation, alice: User, bob: User) -> None:
+    upload_device_keys(bob)
+    share_room(two, alice, bob)
+    query(alice, bob.user_id)
+    settle(two)
+    bob.log_in_again(device_id="LOST")
+    upload_device_keys(bob.log_in_again(device_id="THIRD"))
+    two.servers[1].query("DELETE FROM device_list_updates WHERE device_id = 'LOST' RETURNING 1")
+    two.settle()
+    since = token(alice)
+    # The list is asked for: who was told of the change already asks by themselves.
+    settle(two)
+    assert asked(two, "user/devices") > 0
+    assert news(alice, since) == ([], [])
+    assert set(query(alice, bob.user_id)["device_keys"][bob.user_id]) == {bob.device_id, "THIRD"}
+
+
+def test_who_asked_in_vain_is_told_when_the_server_has_answered(
+    two: Simulation, alice: User, bob: User
+) -> None:
+    share_room(two, alice, bob)
+    settle(two)
+    two.servers[0].query("DELETE FROM remote_device_lists RETURNING 1")
+    device = upload_device_keys(bob)
+    two.servers[1].query("DELETE FROM device_list_updates RETURNING 1")
+    two.network.separate(["s0.test"])
+    since = token(alice)
+    assert set(query(alice, bob.user_id)["failures"]) == {"s1.test"}
+    two.settle()
+    # Somebody else asks, and is answered.
+    told = query(two.servers[0].users[1], bob.user_id)["device_keys"][bob.user_id]
+    assert told == {bob.device_id: {**device.device_keys, "unsigned": {}}}
+    assert news(alice, since) == ([bob.user_id], [])
+    assert news(alice, token(alice)) == ([], [])
+
+
 def test_list_is_asked_for_anew_after_having_been_apart(
     two: Simulation, alice: User, bob: User
 ) -> None:
