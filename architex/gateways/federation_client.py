@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
 from architex.domain.canonical_json import encode_lenient_json, parse_json
@@ -43,6 +43,20 @@ _FIRST_REST_S: Final = 1.0
 _MAX_REST_S: Final = 60.0
 
 
+class Bounds(TypedDict, total=False):
+    """How long and how much a server may answer.
+
+    Attributes:
+        timeout_s: for everything together, discovery included; 30 by default.
+        max_bytes: of the answer; 16 MiB by default.
+        despite_failures: also ask a server that was unreachable a moment ago.
+    """
+
+    timeout_s: float
+    max_bytes: int
+    despite_failures: bool
+
+
 class FederationClient(Protocol):
     """Asks other servers.
 
@@ -59,18 +73,9 @@ class FederationClient(Protocol):
         destination: ServerName,
         path: str,
         query: Query | None = None,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        despite_failures: bool = False,
+        **bounds: Unpack[Bounds],
     ) -> Json:
-        """The JSON object a server answers to GET.
-
-        Args:
-            timeout_s: for everything together, discovery included.
-            max_bytes: of the answer.
-            despite_failures: also ask a server that was unreachable a moment ago.
-        """
+        """The JSON object a server answers to GET."""
 
     def put(
         self,
@@ -78,10 +83,7 @@ class FederationClient(Protocol):
         path: str,
         content: Mapping[str, Any],
         query: Query | None = None,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        despite_failures: bool = False,
+        **bounds: Unpack[Bounds],
     ) -> Json:
         """The JSON object a server answers to PUT; may be sent twice when a connection fails."""
 
@@ -91,10 +93,7 @@ class FederationClient(Protocol):
         path: str,
         content: Mapping[str, Any],
         query: Query | None = None,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        despite_failures: bool = False,
+        **bounds: Unpack[Bounds],
     ) -> Json:
         """The JSON object a server answers to POST."""
 
@@ -105,10 +104,7 @@ class FederationClient(Protocol):
         path: str,
         content: Mapping[str, Any] | None = None,
         query: Query | None = None,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        despite_failures: bool = False,
+        **bounds: Unpack[Bounds],
     ) -> AbstractContextManager[AnswerStream]:
         """The body of an answer with status 200, to be read piece by piece inside the block."""
 
@@ -194,15 +190,10 @@ class SignedFederationClient:
         destination: ServerName,
         path: str,
         query: Query | None = None,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        despite_failures: bool = False,
+        **bounds: Unpack[Bounds],
     ) -> Json:
         """See FederationClient."""
-        return self._ask(
-            "GET", destination, path, None, query, timeout_s, max_bytes, despite_failures
-        )
+        return self._ask("GET", destination, path, None, query, **bounds)
 
     def put(
         self,
@@ -210,15 +201,10 @@ class SignedFederationClient:
         path: str,
         content: Mapping[str, Any],
         query: Query | None = None,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        despite_failures: bool = False,
+        **bounds: Unpack[Bounds],
     ) -> Json:
         """See FederationClient."""
-        return self._ask(
-            "PUT", destination, path, content, query, timeout_s, max_bytes, despite_failures
-        )
+        return self._ask("PUT", destination, path, content, query, **bounds)
 
     def post(
         self,
@@ -226,15 +212,10 @@ class SignedFederationClient:
         path: str,
         content: Mapping[str, Any],
         query: Query | None = None,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        despite_failures: bool = False,
+        **bounds: Unpack[Bounds],
     ) -> Json:
         """See FederationClient."""
-        return self._ask(
-            "POST", destination, path, content, query, timeout_s, max_bytes, despite_failures
-        )
+        return self._ask("POST", destination, path, content, query, **bounds)
 
     def note_alive(self, server_name: ServerName) -> None:
         """See FederationClient."""
@@ -251,16 +232,15 @@ class SignedFederationClient:
         path: str,
         content: Mapping[str, Any] | None = None,
         query: Query | None = None,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        despite_failures: bool = False,
+        **bounds: Unpack[Bounds],
     ) -> Iterator[AnswerStream]:
         """See FederationClient."""
         if destination == self._server_name:
             raise RemoteUnreachable(destination, "That is this server itself.")
+        timeout_s = bounds.get("timeout_s", DEFAULT_TIMEOUT_S)
+        max_bytes = bounds.get("max_bytes", DEFAULT_MAX_BYTES)
         ends = self._clock.monotonic() + timeout_s
-        known = self._admit(destination, despite_failures)
+        known = self._admit(destination, bounds.get("despite_failures", False))
         # Not behind requests that may be waiting for us to know the server's keys.
         is_counted = not path.startswith("/_matrix/key/")
         if is_counted and not known.slots.acquire(timeout=timeout_s):
@@ -282,20 +262,9 @@ class SignedFederationClient:
         path: str,
         content: Mapping[str, Any] | None,
         query: Query | None,
-        timeout_s: float,
-        max_bytes: int,
-        despite_failures: bool,
+        **bounds: Unpack[Bounds],
     ) -> Json:
-        with self.stream(
-            method,
-            destination,
-            path,
-            content,
-            query,
-            timeout_s=timeout_s,
-            max_bytes=max_bytes,
-            despite_failures=despite_failures,
-        ) as answer:
+        with self.stream(method, destination, path, content, query, **bounds) as answer:
             body = answer.read_all()
         return _read_json(destination, body)
 
