@@ -1,14 +1,19 @@
 """The house configuration of gunicorn, for `architex serve` and for plain gunicorn alike.
 
 Alone: `gunicorn -c gunicorn.conf.py architex.wsgi`, with $ARCHITEX_CONFIG or ./architex.toml,
-under the supervisor you have; then `architex follow` runs the followers. This file must not
-import psycopg: the workers patch sockets for gevent first.
+under the supervisor you have; then `architex follow` runs the followers. At its top this
+file must not import psycopg: sockets are patched for gevent first.
 """
 
+import gc
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import warnings
+
+from gevent import monkey
 
 from architex.api.gunicorn_worker import TlsFiles, worker_class_for
 from architex.gateways.log_output import log_config
@@ -55,12 +60,28 @@ _database = None
 
 
 def on_starting(server):
-    """Alone, the first process readies the database. `architex serve` has done so already."""
-    global _database
+    """Ready what the workers need, before the first of them is forked."""
     for counted in settings.metrics_dir.glob("*.db"):  # by the workers of another run
         counted.unlink()
-    if os.environ.get("ARCHITEX_SUPERVISED"):
-        return
+    if not os.environ.get("ARCHITEX_SUPERVISED"):
+        _ready_database()
+    _load_program()
+
+
+def _load_program():
+    """Load what every worker needs, once: they start in no time, and share its memory."""
+    # The workers patch the rest, and need no warning of it; gunicorn's master forks and waits for
+    # signals in its own way.
+    warnings.filterwarnings("ignore", category=monkey.MonkeyPatchWarning)
+    monkey.patch_all(os=False, signal=False, subprocess=False)
+    importlib.import_module("architex.bootstrap")
+    gc.collect()
+    gc.freeze()
+
+
+def _ready_database():
+    """Alone, the first process readies the database. `architex serve` has done so already."""
+    global _database
     master = os.getpid()
     if settings.database_url is None:
         _database = subprocess.Popen(
@@ -76,8 +97,8 @@ def on_starting(server):
 
 
 def post_fork(server, worker):
-    """A worker does not outlive its master; what it answered with 200 is safe."""
-    die_with_parent(worker.ppid)
+    """A worker does not outlive its master, which needs its port; what it answered is safe."""
+    die_with_parent(worker.ppid, signal.SIGKILL)
     # Until the worker has handlers of its own, a stop must not wait for it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

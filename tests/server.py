@@ -133,6 +133,15 @@ class RunningServer:
         except psutil.NoSuchProcess:
             return []
 
+    def find(self, word: str) -> list[psutil.Process]:
+        """Its processes with a word in their command line, parents first."""
+        return [process for process in self.processes() if word in _command_line(process)]
+
+    @property
+    def postmaster(self) -> psutil.Process:
+        """The parent of PostgreSQL's processes."""
+        return self.find("-D")[0]
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to stop; gives the exit status. Nothing of it is left after."""
         started = self.processes()
@@ -234,6 +243,13 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     return json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

@@ -86,11 +86,13 @@ _ROWS_WITHOUT_FACT: Final = """
 SELECT t.{column} FROM {table} t WHERE t.{column} > %s AND t.{column} <= %s
     AND NOT EXISTS (SELECT 1 FROM stored_events s WHERE s.notification_id = t.{column}) LIMIT %s"""
 
+# Messages to devices are recognised by a row without an event.
 _ANSWERS: Final = """
 SELECT t.user_id, t.device_id, t.path, t.txn_id, t.event_id, s.notification_id, s.state
 FROM transactions t LEFT JOIN {graph} g ON g.event_id = t.event_id
     LEFT JOIN stored_events s ON s.notification_id = g.position
 WHERE (t.user_id, t.device_id, t.path, t.txn_id) > (%(user)s, %(device)s, %(path)s, %(txn)s)
+    AND t.event_id <> ''
     AND (%(room)s::text IS NULL OR position('/' || %(room)s || '/' IN t.path) > 0)
 ORDER BY t.user_id, t.device_id, t.path, t.txn_id LIMIT %(limit)s"""
 

@@ -29,7 +29,7 @@ def server(long_lived: RunningServer) -> RunningServer:
     """A running server; whatever the test before did to it."""
     if long_lived.exit_status is not None:
         long_lived.start()
-    _wait_until(lambda: len(_find(long_lived, "gunicorn")) == 3, "both workers are there")
+    _wait_until(lambda: len(long_lived.find("gunicorn")) == 3, "both workers are there")
     return long_lived
 
 
@@ -49,22 +49,6 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         check=False,
         env={**os.environ, **environment},
     )
-
-
-def _command_line(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _find(server: RunningServer, word: str) -> list[psutil.Process]:
-    """The server's processes with a word in their command line, parents first."""
-    return [p for p in server.processes() if word in _command_line(p)]
-
-
-def _postmaster(server: RunningServer) -> psutil.Process:
-    return _find(server, "-D")[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -97,29 +81,29 @@ def test_server_starts_again_after_everything_was_killed(server: RunningServer) 
 
 
 def test_killed_postgresql_is_started_again(server: RunningServer) -> None:
-    old = _postmaster(server)
+    old = server.postmaster
     old.kill()
     _wait_until(lambda: not old.is_running(), "it is dead")
     _wait_until(server.is_healthy, "the server recovers")
-    assert _postmaster(server).pid != old.pid
+    assert server.postmaster.pid != old.pid
 
 
 @pytest.mark.parametrize("word", ["gunicorn", "follow"])
 def test_killed_process_is_started_again(server: RunningServer, word: str) -> None:
     # The first is gunicorn's master, the parent of the workers.
-    old = _find(server, word)[0]
+    old = server.find(word)[0]
     old.kill()
-    _wait_until(lambda: any(p.pid != old.pid for p in _find(server, word)[:1]), "there is another")
+    _wait_until(lambda: any(p.pid != old.pid for p in server.find(word)[:1]), "there is another")
     _wait_until(server.is_healthy, "the server is healthy")
 
 
 def test_killed_worker_is_replaced(server: RunningServer) -> None:
-    master, worker, _ = _find(server, "gunicorn")
+    master, worker, _ = server.find("gunicorn")
     worker.kill()
     _wait_until(
         lambda: (
-            len(_find(server, "gunicorn")) == 3
-            and worker.pid not in [p.pid for p in _find(server, "gunicorn")]
+            len(server.find("gunicorn")) == 3
+            and worker.pid not in [p.pid for p in server.find("gunicorn")]
         ),
         "there are two workers again",
     )
@@ -127,13 +111,13 @@ def test_killed_worker_is_replaced(server: RunningServer) -> None:
 
 
 def test_hangup_signal_brings_fresh_workers_without_a_gap(server: RunningServer) -> None:
-    master, *old = _find(server, "gunicorn")
+    master, *old = server.find("gunicorn")
     os.kill(server.pid, signal.SIGHUP)
     pids = {worker.pid for worker in old}
     while any(worker.is_running() for worker in old):
         assert server.is_healthy()
     _wait_until(
-        lambda: len([p for p in _find(server, "gunicorn") if p.pid not in pids]) == 3,
+        lambda: len([p for p in server.find("gunicorn") if p.pid not in pids]) == 3,
         "there are two new workers",
     )
     assert master.is_running()
@@ -147,10 +131,10 @@ def test_page_at_the_root_shows_that_it_runs(server: RunningServer) -> None:
 
 
 def test_commands_use_the_database_of_the_running_server(server: RunningServer) -> None:
-    pid = _postmaster(server).pid
+    pid = server.postmaster.pid
     done = _run("database", "check", "--config", str(server.config_file))
     assert done.returncode == 0, done.stderr
-    assert _postmaster(server).pid == pid
+    assert server.postmaster.pid == pid
 
 
 def test_commands_start_the_database_when_nothing_runs(server: RunningServer) -> None:
@@ -171,7 +155,7 @@ def test_server_takes_over_the_database_from_a_command(server: RunningServer) ->
     server.start()
     command.terminate()
     assert command.wait(20) == 0
-    _wait_until(lambda: bool(_find(server, "-D")), "it has its own")
+    _wait_until(lambda: bool(server.find("-D")), "it has its own")
     _wait_until(server.is_healthy, "the server is healthy")
 
 

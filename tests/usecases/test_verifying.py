@@ -23,6 +23,8 @@ from architex.storage.commit_queue import RoomCommand, RoomSession
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.pool import Database
 from architex.storage.server_keys import ServerKey, ServerKeyStore
+from architex.storage.to_device import put_messages
+from architex.storage.transactions import TransactionKey
 from architex.usecases.verifying import RememberedKeys, Report, Verifying
 from tests.builders import ALICE as BUILDERS_ALICE
 from tests.builders import BOB as BUILDERS_BOB
@@ -99,6 +101,16 @@ def test_log_as_it_was_written_is_clean(core: Core, version: str) -> None:
     assert report.facts > 120
     assert report.unknown_signatures == 0
     assert report.not_looked_at == []
+
+
+def test_messages_to_devices_need_no_event(core: Core) -> None:
+    create_room(core)
+    key = TransactionKey(ALICE, "PHONE", "m.room_key", "txn")
+    core.commits.write_rows(
+        lambda execute, position: put_messages(execute, position, key, ALICE, "x", [], [], 0)
+    )
+    follow_to_the_end(core.database)
+    assert verify(core).problems == []
 
 
 @dataclass(frozen=True)
