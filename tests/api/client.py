@@ -13,6 +13,7 @@ import falcon.testing
 from architex.api.middleware import WsgiApp
 from architex.bootstrap import Core, build_app, build_core
 from architex.settings import RegistrationSettings, Settings
+from tests.house.conformity import check_answer
 
 SERVER_NAME = "test.example"
 PASSWORD = "correct horse battery staple"
@@ -62,7 +63,10 @@ class Server:
         raw: bytes | None = None,
         address: str = "127.0.0.1",
     ) -> Answer:
-        """One request. `path` without a leading /_ is below /_matrix/client/v3."""
+        """One request. `path` without a leading /_ is below /_matrix/client/v3.
+
+        Whatever is answered has to look as the specification says.
+        """
         if not path.startswith(("/_", "/.")):
             path = "/_matrix/client/v3" + path
         sent = dict(headers or {})
@@ -82,6 +86,9 @@ class Server:
             json = result.json
         except ValueError:
             json = None
+        # Who asks for some fields of events gets no others.
+        if "event_fields" not in str(params):
+            check_answer(method, path, result.status_code, json)
         return Answer(result.status_code, json, result.headers)
 
     def register(self, username: str | None = None, **more: Any) -> User:

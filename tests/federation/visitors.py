@@ -20,6 +20,7 @@ from architex.domain.signing import SigningKey, sign_event
 from tests.api.client import SERVER_NAME, Answer, Server, settings_for
 from tests.fakes.federation_client import FakeFederation
 from tests.federation.peers import Peer
+from tests.house.conformity import check_answer
 
 HOUR_MS = 3_600_000
 KEYS = "/_matrix/key/v2/server"
@@ -81,6 +82,7 @@ class Visitor:
             headers={"Authorization": self.peer.authorize(method, uri, SERVER_NAME, content)},
             extras={"RAW_URI": uri},
         )
+        check_answer(method, path, result.status_code, result.json)
         return Answer(result.status_code, result.json, result.headers)
 
     def make(
