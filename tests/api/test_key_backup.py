@@ -242,3 +242,12 @@ def test_what_a_backup_says_of_itself_counts_too(tight: User) -> None:
     body = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": "x" * 500}
     tight.post("/room_keys/version", body).refused(403, "M_USER_LIMIT_EXCEEDED")
     tight.put(f"/room_keys/version/{version}", body).refused(403, "M_USER_LIMIT_EXCEEDED")
+
+
+@pytest.mark.parametrize("auth_data", ["public", 1, [], None])
+def test_auth_data_is_an_object(alice: User, auth_data: Any) -> None:
+    body = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": auth_data}
+    alice.post("/room_keys/version", body).refused(400, "M_BAD_JSON")
+    version = create(alice)
+    body["version"] = version
+    alice.put(f"/room_keys/version/{version}", body).refused(400, "M_BAD_JSON")

@@ -22,7 +22,7 @@ _MAX_BODY_BYTES = 16 * 1024 * 1024
 class _VersionSchema(BodySchema):
     algorithm = fields.String(required=True)
     # Which form it has, the algorithm says; it is for clients only.
-    auth_data = fields.Raw(required=True)
+    auth_data = JsonObject(required=True)
 
 
 class _RoomsSchema(BodySchema):
