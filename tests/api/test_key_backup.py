@@ -239,7 +239,8 @@ def test_deleted_keys_and_backups_make_room(tight: User) -> None:
 def test_what_a_backup_says_of_itself_counts_too(tight: User) -> None:
     for _ in range(3):
         version = create(tight, note="x" * 300)
-    body = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": "x" * 500}
+    algorithm = "m.megolm_backup.v1.curve25519-aes-sha2"
+    body = {"algorithm": algorithm, "auth_data": {"note": "x" * 500}}
     tight.post("/room_keys/version", body).refused(403, "M_USER_LIMIT_EXCEEDED")
     tight.put(f"/room_keys/version/{version}", body).refused(403, "M_USER_LIMIT_EXCEEDED")
 
