@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 import ssl
 import time
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ IDLE_TIMEOUT_S = 75.0
 # client that is still sending gets to see the answer. Beyond it the connection is closed.
 MAX_DISCARDED_BODY_BYTES = 64 * 1024 * 1024
 _CERTIFICATE_CHECK_INTERVAL_S = 60.0
+# A header field, or the end of them (RFC 9112, 5): on one line, which nothing else ends.
+_HEAD_LINE = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\0\r\n]*)?\r?\n")
 
 Networks: TypeAlias = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
@@ -76,6 +79,20 @@ class RequestInput(pywsgi.Input):  # type: ignore[misc] # gevent has no types fo
         self.is_left_unread = True
 
 
+class _HeadLines:
+    """The lines of a request's head; refuses those that not every program reads alike."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    def readline(self, limit: int) -> bytes:
+        """The next line. Raises ValueError when it is no header field."""
+        line: bytes = self._body.readline(limit)
+        if _HEAD_LINE.fullmatch(line) is None:
+            raise ValueError("a line of the head is no header field")
+        return line
+
+
 class RequestHandler(PyWSGIHandler):  # type: ignore[misc] # gunicorn's workers have no types
     """One connection and the requests on it."""
 
@@ -113,11 +130,14 @@ class RequestHandler(PyWSGIHandler):  # type: ignore[misc] # gunicorn's workers 
         is_good = bool(super().read_request(raw_requestline))
         if self.request_version == "HTTP/0.9":
             raise ValueError("HTTP/0.9 is not spoken here")
+        if self.request_version == "HTTP/1.0" and "transfer-encoding" in self.headers:
+            raise ValueError("HTTP/1.0 knows no transfer encodings")
         return is_good
 
     def MessageClass(self, *args: Any) -> Message:
         """Read the header fields; refuse those that two programs could read differently."""
-        headers: Message = super().MessageClass(*args)
+        body, *more = args
+        headers: Message = super().MessageClass(_HeadLines(body), *more)
         lengths = headers.get_all("content-length")
         encodings = headers.get_all("transfer-encoding")
         if lengths is not None and (
@@ -167,6 +187,10 @@ class RequestHandler(PyWSGIHandler):  # type: ignore[misc] # gunicorn's workers 
             self._held.append(data)
         else:
             super()._sendall(data)
+
+    def log_error(self, msg: str, *args: Any) -> None:
+        """Log that a request cannot be read; not its words, which may hold an access token."""
+        log.debug("a request from %s cannot be read", self.client_address)
 
     def log_request(self) -> None:
         """Log the request, if anybody wants to read it; costs nothing otherwise."""

@@ -166,6 +166,50 @@ def test_what_is_no_http_ends_the_connection_and_nothing_else(talker: Talker, se
     talker.serves_on()
 
 
+SECOND: Final = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LENGTH: Final = f"Content-Length: {len(SECOND)}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        ([LENGTH, "Transfer-Encoding: chunked"], b"0\r\n\r\n" + SECOND),
+        ([LENGTH, "Content-Length: 0"], SECOND),
+        ([LENGTH, LENGTH], SECOND),
+        (["Content-Length: +5"], SECOND),
+        (["Transfer-Encoding: chunked", "Transfer-Encoding: identity"], b"0\r\n\r\n" + SECOND),
+        (["Transfer-Encoding: xchunked"], b"0\r\n\r\n" + SECOND),
+        (["no colon", LENGTH], SECOND),
+        ([LENGTH.replace(":", " :")], SECOND),
+        (["X: y\r\n " + LENGTH], SECOND),
+        (["X: y\r" + LENGTH], SECOND),
+        (["X: y\0z", LENGTH], SECOND),
+        (["X\0: y", LENGTH], SECOND),
+        ([" X: y", LENGTH], SECOND),
+    ],
+    ids=repr,
+)
+def test_second_request_hides_in_no_other(talker: Talker, fields: list[str], body: bytes) -> None:
+    # What a proxy reads otherwise than we do would let strangers put words into others' mouths.
+    head = talker.head(*fields, method="POST", path="/_matrix/client/v3/login")
+    assert talker.statuses(head + body) == [400]
+
+
+def test_chunks_are_for_http_1_1(talker: Talker) -> None:
+    head = talker.head("Transfer-Encoding: chunked", "Connection: keep-alive")
+    answered = exchange(talker.server.url, head.replace(b"1.1", b"1.0") + b"0\r\n\r\n" + SECOND)
+    assert answered.startswith(b"HTTP/1.1 400 ")
+    assert answered.count(b"HTTP/1.1 ") == 1
+
+
+def test_mails_and_forms_are_bodies_like_others(talker: Talker) -> None:
+    for content_type in ("message/rfc822", "multipart/mixed; boundary=x", "multipart/form-data"):
+        head = talker.head(
+            "Content-Length: 2", f"Content-Type: {content_type}", "Connection: close"
+        )
+        assert talker.statuses(head + b"{}") == [200]
+
+
 def test_clients_that_vanish_in_the_middle_disturb_nobody(talker: Talker) -> None:
     host, _, port = talker.server.url.removeprefix("http://").partition(":")
     for sent in (
