@@ -79,6 +79,15 @@ ON CONFLICT (user_id, device_id) DO UPDATE SET keys = excluded.keys,
     display_name = excluded.display_name"""  # noqa: S608 - constants
 
 
+_MARK_STALE: Final = """
+WITH marked AS (INSERT INTO remote_device_lists (user_id, fetched_at, stale_at)
+    VALUES (%(user)s, 0, %(position)s)
+    ON CONFLICT (user_id) DO UPDATE SET stale_at = excluded.stale_at
+    RETURNING user_id, fetched_at)
+INSERT INTO device_list_changes (user_id, position)
+SELECT user_id, %(position)s FROM marked WHERE fetched_at > 0
+ON CONFLICT (user_id) DO UPDATE SET position = excluded.position"""
+
 # Whoever marks them at this moment waits, and then finds the list as it is.
 _CALL_MISLED: Final = """
 WITH called AS (UPDATE remote_device_lists SET misled = false
@@ -169,12 +178,11 @@ def call_misled(execute: Execute, position: int, user_id: UserId) -> None:
 
 
 def mark_stale(execute: Execute, position: int, user_id: UserId) -> None:
-    """Note that the list of a user must be asked for anew, within a batch of the commit queue."""
-    execute(
-        "INSERT INTO remote_device_lists (user_id, fetched_at, stale_at) VALUES (%s, 0, %s)"
-        " ON CONFLICT (user_id) DO UPDATE SET stale_at = excluded.stale_at",
-        (user_id, position),
-    )
+    """Note that the list of a user must be asked for anew, within a batch of the commit queue.
+
+    Clients are told so, if they may have been told the list that we hold.
+    """
+    execute(_MARK_STALE, {"user": user_id, "position": position})
 
 
 class RemoteDeviceStore:

@@ -45,7 +45,7 @@ class DeviceEdus:
         """A device of a user is new, has changed, or is gone.
 
         What does not follow what we hold shows that something was missed: the list is marked as
-        such, our clients are told that it has changed, and it is asked for anew.
+        such and asked for anew, and our clients are told that it has changed.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#device-management
         """
@@ -104,11 +104,18 @@ class DeviceEdus:
         self.commits.write_rows(write, wake_rooms=self.shared_rooms.list_rooms(user_id))
 
     def _mark_stale(self, user_id: UserId) -> None:
+        """Have a list asked for anew; clients that were told what we hold of it hear of it now.
+
+        Of one that we never held they hear when we do.
+        """
+        held = self.lists.find_lists([user_id]).get(user_id)
+        is_held = held is not None and held.fetched_at > 0
+
         def write(execute: Execute, position: int) -> None:
             mark_stale(execute, position, user_id)
-            note_list_change(execute, position, user_id)
 
-        self.commits.write_rows(write, wake_rooms=self.shared_rooms.list_rooms(user_id))
+        rooms = self.shared_rooms.list_rooms(user_id) if is_held else ()
+        self.commits.write_rows(write, wake_rooms=rooms)
         self.remote.resync(user_id)
 
     def _is_concerning(self, user_id: object, origin: ServerName) -> TypeGuard[UserId]:

@@ -310,14 +310,16 @@ class RemoteKeys:
             call_misled(execute, position, told.user_id)
 
         known = self._lists.find_lists([told.user_id]).get(told.user_id)
-        is_news = known is not None and self._is_news(known, told)
-        is_heard = known is not None and (is_news or known.misled)
+        is_news = self._is_news(known, told)
+        is_heard = is_news or (known is not None and known.misled)
         rooms = self._shared_rooms.list_rooms(told.user_id) if is_heard else ()
         self._commits.write_rows(write, wake_rooms=rooms)
 
-    def _is_news(self, known: RemoteList, told: ToldList) -> bool:
-        """Whether clients were told something else before, and not yet that it has changed."""
-        if known.fetched_at == 0 or known.is_stale:
+    def _is_news(self, known: RemoteList | None, told: ToldList) -> bool:
+        """Whether clients knew nothing or something else, and not yet that it has changed."""
+        if known is None or known.fetched_at == 0:
+            return True
+        if known.is_stale:
             return False
         held = self._lists.list_devices([told.user_id]).get(told.user_id, ())
         if list(held) != sorted(told.devices, key=lambda device: device.device_id):
