@@ -38,7 +38,8 @@ def test_user_logs_in_with_user_id_or_localpart(server: Server, alice: User) -> 
     for name in (alice.user_id, localpart, localpart.upper()):
         told = log_in(server, name).ok()
         assert told["user_id"] == alice.user_id
-        assert set(told) == {"user_id", "access_token", "device_id"}
+        assert set(told) == {"user_id", "access_token", "device_id", "home_server"}
+        assert told["home_server"] == alice.user_id.partition(":")[2]
         server.request("GET", "/account/whoami", token=told["access_token"]).ok()
 
 

@@ -126,7 +126,8 @@ def test_inhibited_login_gives_no_token(server: Server) -> None:
         "password": PASSWORD,
         "inhibit_login": True,
     }
-    assert server.request("POST", "/register", body).ok() == {"user_id": "@quiet:test.example"}
+    told = server.request("POST", "/register", body).ok()
+    assert told == {"user_id": "@quiet:test.example", "home_server": "test.example"}
 
 
 def test_stage_of_no_flow_completes_nothing(server: Server) -> None:

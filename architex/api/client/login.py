@@ -15,6 +15,7 @@ from architex.api.fields import TrueOrFalse
 from architex.api.interactive_auth import interactive
 from architex.api.requests import BodySchema, json_body, load, require_user
 from architex.domain.errors import MissingParam, UnknownLoginType
+from architex.domain.identifiers import UserId, server_name_of
 from architex.usecases.login import Login
 from architex.usecases.login_tokens import LIFETIME_MS, LoginTokens
 from architex.usecases.password_check import user_in_identifier
@@ -109,10 +110,7 @@ class RefreshResource:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3refresh
         """
         given = load(_REFRESH, json_body(req))
-        session = session_fields(self._sessions.refresh(given["refresh_token"]))
-        resp.media = {
-            name: value for name, value in session.items() if name not in ("user_id", "device_id")
-        }
+        resp.media = _token_fields(self._sessions.refresh(given["refresh_token"]))
 
 
 class LogoutResource:
@@ -153,13 +151,23 @@ def _needed(given: dict[str, Any], name: str) -> str:
     return value
 
 
+def account_fields(user_id: UserId) -> dict[str, Any]:
+    """What a client is told about its account."""
+    # home_server is deprecated; clients there are that want it.
+    return {"user_id": user_id, "home_server": server_name_of(user_id)}
+
+
 def session_fields(session: NewSession) -> dict[str, Any]:
     """What a client is told about its new session."""
-    told: dict[str, Any] = {
-        "user_id": session.user_id,
-        "access_token": session.access_token,
+    return {
+        **account_fields(session.user_id),
         "device_id": session.device_id,
+        **_token_fields(session),
     }
+
+
+def _token_fields(session: NewSession) -> dict[str, Any]:
+    told: dict[str, Any] = {"access_token": session.access_token}
     if session.refresh_token is not None:
         told["refresh_token"] = session.refresh_token
     if session.expires_in_ms is not None:

@@ -11,7 +11,7 @@ import falcon
 from marshmallow import fields
 
 from architex.api.authentication import client_address
-from architex.api.client.login import session_fields
+from architex.api.client.login import account_fields, session_fields
 from architex.api.fields import TrueOrFalse
 from architex.api.interactive_auth import interactive
 from architex.api.requests import BodySchema, json_body, load, string_param
@@ -105,5 +105,5 @@ class RegistrationTokenValidityResource:
 def registered_fields(registered: Registered) -> dict[str, Any]:
     """What a client is told about its new account."""
     if registered.session is None:
-        return {"user_id": registered.user_id}
+        return account_fields(registered.user_id)
     return session_fields(registered.session)
