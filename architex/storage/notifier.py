@@ -35,6 +35,21 @@ class _Watch:
     waiting: set[threading.Event] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What was announced after a position.
+
+    Attributes:
+        position: up to where announcements have come.
+        user: whether one was for the user.
+        rooms: which of the rooms some were for.
+    """
+
+    position: int
+    user: bool
+    rooms: tuple[int, ...]
+
+
 class Notifier:
     """Listens on one connection of its own; parks and wakes the others without any.
 
@@ -51,6 +66,7 @@ class Notifier:
         # The newest position announced for rooms and users; older than the floor: forgotten.
         self._newest: OrderedDict[int | UserId, int] = OrderedDict()
         self._floor = 0
+        self._position = 0
         self._started = False
         self._stopped = False
 
@@ -93,6 +109,23 @@ class Notifier:
         finally:
             with self._lock:
                 watch.waiting.discard(woken)
+
+    def find_announced(
+        self, user_id: UserId, room_nids: Collection[int], after: int
+    ) -> Announced | None:
+        """What was announced after a position for a user and rooms.
+
+        Returns None when that is not known any more, or not yet.
+        """
+        with self._lock:
+            if after < self._floor or after > self._position:
+                return None
+            newest = self._newest
+            return Announced(
+                self._position,
+                newest.get(user_id, 0) > after,
+                tuple(r for r in room_nids if newest.get(r, 0) > after),
+            )
 
     def on_position(self, listener: Callable[[int], None]) -> None:
         """Call `listener` with the position of every announcement, from the listening thread."""
@@ -175,6 +208,7 @@ class Notifier:
         position = 0 if row is None else int(row[0])
         with self._lock:
             self._floor = max(self._floor, position)
+            self._position = position
         self._wake_all()
         for listener in self._listeners:
             listener(position)
@@ -184,9 +218,11 @@ class Notifier:
         if news.get("all"):
             with self._lock:
                 self._floor = max(self._floor, position)
+                self._position = position
             self._wake_all()
         else:
             with self._lock:
+                self._position = position
                 concerned = set(news["u"])
                 for key in (*news["r"], *news["u"]):
                     self._newest[key] = max(position, self._newest.get(key, 0))

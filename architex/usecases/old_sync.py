@@ -26,7 +26,8 @@ from architex.storage.pool import Database
 from architex.storage.published_rooms import PublishedRoomStore
 from architex.usecases.requester import Requester
 from architex.usecases.room_reading import RoomReading
-from architex.usecases.syncing import MAX_TIMEOUT_MS, Syncing, SyncRequest
+from architex.usecases.sync_parts import SyncRequest
+from architex.usecases.syncing import MAX_TIMEOUT_MS, Syncing
 
 MAX_EVENTS: Final = 500
 """Of one room, in one response."""

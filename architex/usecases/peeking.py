@@ -25,7 +25,7 @@ from architex.usecases.old_sync import old_events, old_presence
 from architex.usecases.presence import presence_event
 from architex.usecases.requester import Requester
 from architex.usecases.room_reader import RoomReader
-from architex.usecases.syncing import receipt_events
+from architex.usecases.sync_parts import receipt_events
 
 MAX_EVENTS: Final = 100
 MAX_TIMEOUT_MS: Final = 600_000

@@ -140,6 +140,7 @@ class RoomsResponse:
         new_rooms: numbers of rooms the user joined since.
         newcomers: users who joined the user's rooms since.
         told_members: members that were told, with the positions of their events.
+        known_members: members of whom it is remembered that the client knows them by now.
     """
 
     joined: dict[int, dict[str, Any]]
@@ -149,6 +150,7 @@ class RoomsResponse:
     new_rooms: frozenset[int]
     newcomers: frozenset[UserId]
     told_members: list[tuple[Member, int]]
+    known_members: list[Member]
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class SyncRooms:
         self._find_state(connection, request, plans)
         newcomers = _newcomers(plans)
         heroes = self._find_summaries(connection, request, joined)
-        told = self._find_lazy_members(connection, request, plans, heroes)
+        told, known = self._find_lazy_members(connection, request, plans, heroes)
         bodies = self._render(connection, request, plans)
         return RoomsResponse(
             joined={
@@ -196,6 +198,7 @@ class SyncRooms:
             new_rooms=frozenset(plan.room_nid for plan in joined if plan.is_new),
             newcomers=newcomers - {request.viewer.user_id},
             told_members=told,
+            known_members=known,
         )
 
     # ---- planning
@@ -445,13 +448,15 @@ class SyncRooms:
         request: RoomsRequest,
         plans: Iterable[RoomPlan],
         heroes: Mapping[int, Collection[UserId]],
-    ) -> list[tuple[Member, int]]:
-        """Add the members whom the client needs to know; returns all that the client is told.
+    ) -> tuple[list[tuple[Member, int]], list[Member]]:
+        """Add the members whom the client needs to know.
+
+        Returns all that the client is told, and those of whom it is remembered that it knows them.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#lazy-loading-room-members
         """
         if not request.lazy_load_members:
-            return []
+            return [], []
         by_room = {plan.room_nid: plan for plan in plans if plan.end is not None}
         wanted: list[Member] = []
         for room_nid, plan in by_room.items():
@@ -495,11 +500,13 @@ class SyncRooms:
             for row in _chosen_state(plan, use_state_after=request.use_state_after)
             if row.type == _MEMBER
         }
-        return [
-            (member, position)
-            for member, position in told.items()
-            if known.get(member) != position
+        as_before = [
+            member
+            for row in found
+            if known.get(member := (row.room_nid, row.state_key)) == row.position
         ]
+        news = [(m, position) for m, position in told.items() if known.get(m) != position]
+        return news, [*told, *as_before]
 
     # ---- rendering
 

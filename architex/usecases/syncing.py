@@ -6,7 +6,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#syncing
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -14,10 +14,8 @@ import orjson
 
 from architex.domain.canonical_json import encode_json
 from architex.domain.client_event import Viewer
-from architex.domain.event_filter import SyncFilter
 from architex.domain.identifiers import RoomId, UserId
 from architex.domain.push_rules import effective_push_rules
-from architex.domain.sync_token import format_pagination_token, format_sync_token
 from architex.gateways.clock import Clock
 from architex.projections.room_reads import (
     RoomView,
@@ -43,11 +41,17 @@ from architex.storage.restores import Restores
 from architex.storage.to_device import ToDeviceStore
 from architex.storage.typing import list_changed_typing, list_typing
 from architex.usecases.presence import PresenceUpdates, presence_event
-from architex.usecases.requester import Requester
+from architex.usecases.sync_alike import AlikeAnswers, Told
 from architex.usecases.sync_devices import (
     DeviceSections,
     put_key_counts,
     read_device_sections,
+)
+from architex.usecases.sync_parts import (
+    SyncRequest,
+    empty_response,
+    quiet_room,
+    receipt_events,
 )
 from architex.usecases.sync_rooms import RoomsRequest, RoomsResponse, SyncRooms
 from architex.usecases.unread_counts import RoomToCount, UnreadCounts, told_in_sync
@@ -59,38 +63,6 @@ ROOMS_AT_ONCE: Final = 100
 
 RECENT_POSITIONS: Final = 1000
 """Up to so many positions ago, what is new is looked for in the log instead of in the rooms."""
-
-
-@dataclass(frozen=True, slots=True)
-class SyncRequest:
-    """What a client asks for.
-
-    Attributes:
-        since: the position of its last token; None for a fresh start.
-        to_device_since: up to which position it has messages to the device; None: up to `since`.
-        timeout_ms: how long to wait when nothing is new.
-        full_state: tell all state of joined rooms, at once.
-        set_presence: `online`, `unavailable`, or `offline` to leave the presence alone.
-        use_state_after: tell state as of the end of the timeline instead of its start.
-        in_pieces: rooms may be told as JSON (`orjson.Fragment`), where there are many.
-    """
-
-    requester: Requester
-    since: int | None = None
-    to_device_since: int | None = None
-    timeout_ms: int = 0
-    filter: SyncFilter = field(default_factory=SyncFilter)
-    full_state: bool = False
-    set_presence: str = "online"
-    use_state_after: bool = False
-    in_pieces: bool = False
-
-    @property
-    def received(self) -> int:
-        """Up to which position the device has messages to it."""
-        if self.to_device_since is not None:
-            return self.to_device_since
-        return self.since or 0
 
 
 class Syncing:
@@ -116,6 +88,7 @@ class Syncing:
         self._lazy_members = lazy_members
         self._presence = presence
         self._clock = clock
+        self._alike = AlikeAnswers(database, rooms, notifier, unread, clock)
         # The newest position this process has seen: says whether a token is recent.
         self._newest = 0
 
@@ -139,12 +112,20 @@ class Syncing:
         knows_all = request.requester.log_position == since == request.received
         news = News(since) if knows_all else None
         while True:
+            alike = None if knows_all else self._alike.find_answer(request, since)
+            if alike is not None:
+                rooms, position = alike
+                if rooms:
+                    return self._answer_alike(request, rooms, position)
+                news = News(position)
             news = news or self._look(request, since)
             position = news.position
             if news.is_anything or position < since:
                 response, position, is_empty = self._read(request, since)
                 if not is_empty:
                     return response
+            else:
+                self._alike.note_nothing(request, since, position)
             remaining = deadline - self._clock.monotonic()
             if remaining <= 0 or self._notifier.is_stopped:
                 if knows_all:
@@ -166,6 +147,15 @@ class Syncing:
         self._newest = max(self._newest, news.position)
         return news
 
+    def _answer_alike(
+        self, request: SyncRequest, rooms: dict[RoomId, dict[str, Any]], position: int
+    ) -> dict[str, Any]:
+        """The answer when there is only what all in these rooms are told."""
+        response = self._nothing(request, position)
+        response["rooms"]["join"] = rooms
+        self._newest = max(self._newest, position)
+        return response
+
     def _nothing(self, request: SyncRequest, position: int) -> dict[str, Any]:
         """The answer when there is nothing to tell."""
         response = empty_response(position)
@@ -186,8 +176,10 @@ class Syncing:
 
     def _wait(self, request: SyncRequest, after: int, timeout_s: float) -> None:
         user_id = request.requester.user_id
-        with self._database.connection() as connection:
-            room_nids = list_joined_rooms(connection, user_id)
+        room_nids = self._alike.find_rooms(request, after)
+        if room_nids is None:
+            with self._database.connection() as connection:
+                room_nids = list_joined_rooms(connection, user_id)
         self._notifier.wait(user_id, room_nids, after, timeout_s)
 
     def _read(self, request: SyncRequest, since: int | None) -> tuple[dict[str, Any], int, bool]:
@@ -197,6 +189,8 @@ class Syncing:
                 connection, request, since, self._clock.now_ms(), self._rooms, self._unread
             )
             reading.run(recent=since is not None and self._is_recent(since))
+            room_nids = list_joined_rooms(connection, request.requester.user_id)
+            self._alike.note(request, reading.told(room_nids))
         self._newest = max(self._newest, reading.now)
         if reading.has_received:
             self._note_received(request)
@@ -237,7 +231,9 @@ class _Reading:
         self._now_ms = now_ms
         self._sync_rooms = sync_rooms
         self.now = 0
-        self.rooms = RoomsResponse({}, {}, {}, {}, frozenset(), frozenset(), [])
+        self.rooms = RoomsResponse({}, {}, {}, {}, frozenset(), frozenset(), [], [])
+        self._counted: set[int] = set()
+        self._has_new_basis = False
         self.response: dict[str, Any] = {}
         self.is_empty = True
         self.has_received = False
@@ -261,6 +257,7 @@ class _Reading:
             self.now = find_position(connection)
             news = News(self.now, True, True, True, True, True, True, True)
         self.has_received = self.since is not None and news.received
+        self._has_new_basis = news.receipts or news.account_data
         devices = self._devices(news)
         views = self._views(news, recent=recent)
         if self.since is None and self._request.in_pieces and len(views) > ROOMS_AT_ONCE:
@@ -276,6 +273,23 @@ class _Reading:
         self.response["rooms"] = rooms
         self.response["presence"] = {"events": presence}
         self.response["account_data"] = {"events": told_data}
+
+    def told(self, room_nids: Collection[int]) -> Told:
+        """What the answer shows about the device.
+
+        Args:
+            room_nids: numbers of the rooms the user is in.
+        """
+        waiting = self.response["to_device"]["events"]
+        return Told(
+            since=self.since,
+            position=self.now,
+            rooms=frozenset(room_nids),
+            counted=self._counted,
+            has_new_basis=self._has_new_basis,
+            known_members=self.rooms.known_members,
+            is_plain=not (self._ignored or waiting),
+        )
 
     def _collect_rooms(
         self,
@@ -319,6 +333,7 @@ class _Reading:
         account_data = self._account_data(news, {}, ())
         rooms: dict[str, dict[RoomId, Any]] = {}
         told_members: list[tuple[Member, int]] = []
+        known_members: list[Member] = []
         for start in range(0, len(views), ROOMS_AT_ONCE):
             some = views[start : start + ROOMS_AT_ONCE]
             of_these = {
@@ -328,12 +343,13 @@ class _Reading:
             }
             collected, _ = self._collect_rooms(some, news, of_these)
             told_members += self.rooms.told_members
+            known_members += self.rooms.known_members
             for section, found in collected.items():
                 rooms.setdefault(section, {}).update(
                     (room_id, orjson.Fragment(encode_json(room)))
                     for room_id, room in found.items()
                 )
-        self.rooms = replace(self.rooms, told_members=told_members)
+        self.rooms = replace(self.rooms, told_members=told_members, known_members=known_members)
         return rooms, account_data.pop("", [])
 
     def _devices(self, news: News) -> DeviceSections:
@@ -410,7 +426,10 @@ class _Reading:
                 if view.is_joined and wanted.is_room_included(view.room_id) and is_told:
                     nids[view.room_id] = view.room_nid
                     by_id[view.room_nid] = view
-                    joined.setdefault(view.room_id, self._quiet_room())
+                    joined.setdefault(
+                        view.room_id,
+                        quiet_room(self.now, use_state_after=self._request.use_state_after),
+                    )
         for room_id, body in joined.items():
             if wanted.ephemeral.is_room_included(room_id):
                 body["ephemeral"]["events"] = ephemeral.get(nids[room_id], [])
@@ -436,23 +455,10 @@ class _Reading:
             self._connection, self._user_id, rooms, self.now, self._ignored
         )
         by_thread = self._filter.room.timeline.unread_thread_notifications
+        self._counted.update(room.room_nid for room in rooms)
         for room in rooms:
             told = told_in_sync(counts.get(room.room_nid, {}), by_thread=by_thread)
             joined[room.room_id].update(told)
-
-    def _quiet_room(self) -> dict[str, Any]:
-        """A joined room without new events."""
-        return {
-            "timeline": {
-                "events": [],
-                "limited": False,
-                "prev_batch": format_pagination_token(self.now),
-            },
-            "state_after" if self._request.use_state_after else "state": {"events": []},
-            "account_data": {"events": []},
-            "ephemeral": {"events": []},
-            "summary": {},
-        }
 
     # ---- account data
 
@@ -551,40 +557,3 @@ class _Reading:
             for presence in held
             if wanted.is_sender_included(presence.user_id)
         ]
-
-
-def empty_response(position: int, to_device: int | None = None) -> dict[str, Any]:
-    """A response that tells nothing but a new token.
-
-    Args:
-        to_device: up to where messages to the device are told, when more of them wait.
-    """
-    return {
-        "next_batch": format_sync_token(position, to_device),
-        "rooms": {"join": {}, "invite": {}, "knock": {}, "leave": {}},
-        "presence": {"events": []},
-        "account_data": {"events": []},
-        "to_device": {"events": []},
-        "device_lists": {"changed": [], "left": []},
-        "device_one_time_keys_count": {},
-        "device_unused_fallback_key_types": [],
-    }
-
-
-def receipt_events(receipts: Collection[Receipt]) -> dict[int, list[dict[str, Any]]]:
-    """One m.receipt event per room and thread.
-
-    Spec: https://spec.matrix.org/v1.19/client-server-api/#mreceipt
-    """
-    contents: dict[tuple[int, str], dict[str, dict[str, dict[str, Any]]]] = {}
-    for receipt in receipts:
-        data: dict[str, Any] = {"ts": receipt.ts}
-        if receipt.thread_id:
-            data["thread_id"] = receipt.thread_id
-        content = contents.setdefault((receipt.room_nid, receipt.thread_id), {})
-        by_type = content.setdefault(receipt.event_id, {})
-        by_type.setdefault(receipt.receipt_type, {})[receipt.user_id] = data
-    events: dict[int, list[dict[str, Any]]] = {}
-    for (room_nid, _), content in contents.items():
-        events.setdefault(room_nid, []).append({"type": "m.receipt", "content": content})
-    return events

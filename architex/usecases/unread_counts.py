@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from architex.domain.auth_rules.power_levels import PowerLevels
@@ -28,6 +28,7 @@ from architex.domain.push_rules import ChangedPushRule, effective_push_rules
 from architex.domain.room_versions import get_room_version
 from architex.projections.event_reads import EventReads
 from architex.projections.room_reads import list_member_counts
+from architex.projections.sync_reads import PlainEvent
 from architex.projections.unread_reads import (
     MAIN,
     SpecialEvent,
@@ -82,6 +83,8 @@ class _Remembered:
     basis: object
     up_to: int
     threads: Mapping[str, tuple[int, int]]
+    by_type: Mapping[str, bool] | None
+    """Whether events of `Notifying.ALL` notify, by type; None when more than the type counts."""
 
 
 @dataclass(slots=True)
@@ -136,8 +139,39 @@ class UnreadCounts:
                 unread = counts[event.room_nid].threads.setdefault(event.thread, Unread())
                 unread.notifications += 1
                 unread.highlights += outcome.highlights
-        self._remember(user_id, counts.values(), now)
+        by_type = looked_at.by_type if evaluator.goes_by_type_alone else None
+        self._remember(user_id, counts.values(), now, by_type)
         return {room_nid: count.threads for room_nid, count in counts.items()}
+
+    def count_on(
+        self, user_id: UserId, room_nid: int, events: Iterable[PlainEvent], now: int
+    ) -> Threads | None:
+        """What is unread in a room, by what is remembered and by what came since.
+
+        Nothing else may have changed for the user: neither receipts, nor rules, nor members.
+
+        Args:
+            events: all since, up to position `now`; others may be among them.
+
+        Returns None when not enough is remembered.
+        """
+        with self._lock:
+            known = self._remembered.get((user_id, room_nid))
+            if known is None or known.by_type is None or known.up_to > now:
+                return None
+            threads = {thread: Unread(*told) for thread, told in known.threads.items()}
+            for event in events:
+                if event.position <= known.up_to or event.notifies == Notifying.NOBODY:
+                    continue
+                if event.type not in known.by_type:
+                    return None
+                if known.by_type[event.type]:
+                    threads.setdefault(event.thread, Unread()).notifications += 1
+            self._remembered[user_id, room_nid] = replace(
+                known, up_to=now, threads=_as_pairs(threads)
+            )
+            self._remembered.move_to_end((user_id, room_nid))
+        return threads
 
     def _begin(
         self,
@@ -168,15 +202,25 @@ class UnreadCounts:
             counts[room.room_nid] = _RoomCount(room, basis, span, threads)
         return counts
 
-    def _remember(self, user_id: UserId, counts: Iterable[_RoomCount], now: int) -> None:
+    def _remember(
+        self,
+        user_id: UserId,
+        counts: Iterable[_RoomCount],
+        now: int,
+        by_type: Callable[[int], dict[str, bool]] | None,
+    ) -> None:
         with self._lock:
             for count in counts:
-                key = (user_id, count.room.room_nid)
-                threads = {
-                    thread: (unread.notifications, unread.highlights)
-                    for thread, unread in count.threads.items()
-                }
-                self._remembered[key] = _Remembered(count.basis, now, threads)
+                room_nid = count.room.room_nid
+                key = (user_id, room_nid)
+                types = None if by_type is None else by_type(room_nid)
+                known = self._remembered.get(key)
+                if types is not None and known is not None and known.up_to == now:
+                    # Nothing happened since, by which an event of some type would count otherwise.
+                    types |= known.by_type or {} if known.basis == count.basis else {}
+                self._remembered[key] = _Remembered(
+                    count.basis, now, _as_pairs(count.threads), types
+                )
                 self._remembered.move_to_end(key)
             while len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
@@ -213,6 +257,14 @@ class LookedAt:
             outcome = self._evaluator.evaluate(event, self._context(room_nid, ""))
             self._of_type[room_nid, type] = outcome
         return outcome
+
+    def by_type(self, room_nid: int) -> dict[str, bool]:
+        """Whether events of a room notify, for the types that were asked for so far."""
+        return {
+            type_: outcome.notifies
+            for (of_room, type_), outcome in self._of_type.items()
+            if of_room == room_nid
+        }
 
     def evaluate(self, events: Sequence[SpecialEvent]) -> list[tuple[SpecialEvent, PushOutcome]]:
         """The outcome of each event."""
@@ -251,6 +303,12 @@ class LookedAt:
         create, event = self._power[room_nid]
         levels = PowerLevels(get_room_version(self._rooms[room_nid].room_version), create, event)
         return levels.of_user(sender) >= levels.notification(key)
+
+
+def _as_pairs(threads: Threads) -> dict[str, tuple[int, int]]:
+    return {
+        thread: (unread.notifications, unread.highlights) for thread, unread in threads.items()
+    }
 
 
 def totals(threads: Threads) -> Unread:

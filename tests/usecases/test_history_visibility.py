@@ -25,7 +25,7 @@ from architex.storage.pool import Database
 from architex.usecases.event_rendering import EventRendering
 from architex.usecases.requester import Requester
 from architex.usecases.room_reading import RoomReading
-from architex.usecases.syncing import SyncRequest
+from architex.usecases.sync_parts import SyncRequest
 from tests.builders import ALICE, BOB, CAROL, RoomBuilder
 from tests.conftest import DatabaseFactory
 from tests.core import make_core

@@ -21,8 +21,9 @@ from architex.usecases.event_rendering import EventRendering
 from architex.usecases.presence import PresenceUpdates
 from architex.usecases.requester import Requester
 from architex.usecases.room_reading import RoomReading
+from architex.usecases.sync_parts import SyncRequest
 from architex.usecases.sync_rooms import SyncRooms
-from architex.usecases.syncing import Syncing, SyncRequest
+from architex.usecases.syncing import Syncing
 from architex.usecases.unread_counts import UnreadCounts
 from tests.core import make_core
 from tests.projections.traffic import USERS, RandomTraffic

@@ -18,9 +18,12 @@ from architex.domain.identifiers import UserId
 from architex.domain.sync_token import parse_sync_token, parse_to_device_position
 from architex.usecases.filters import Filters
 from architex.usecases.presence import STATES
-from architex.usecases.syncing import MAX_TIMEOUT_MS, Syncing, SyncRequest
+from architex.usecases.sync_parts import SyncRequest
+from architex.usecases.syncing import MAX_TIMEOUT_MS, Syncing
 
 NO_FILTER: Final = SyncFilter()
+MAX_REMEMBERED_CHARS: Final = 1000
+"""Of filters that are written in the query."""
 
 
 class SyncResource:
@@ -58,7 +61,8 @@ class SyncResource:
         if not given:
             return NO_FILTER
         if given.startswith("{"):
-            return _parse_inline_filter(given)
+            parse = _parse_again if len(given) <= MAX_REMEMBERED_CHARS else _parse_inline_filter
+            return parse(given)
         return self._stored_filter(user_id, given)
 
     def _load_stored_filter(self, user_id: UserId, filter_id: str) -> SyncFilter:
@@ -74,3 +78,7 @@ def _parse_inline_filter(text: str) -> SyncFilter:
     if not isinstance(content, dict):
         raise InvalidParam("A filter must be a JSON object.")
     return parse_sync_filter(content)
+
+
+# Clients come with the same filter again and again.
+_parse_again = lru_cache(maxsize=1000)(_parse_inline_filter)

@@ -1,0 +1,369 @@
+"""Answers to /sync that many devices get alike: what is new in a room, put together once for all.
+
+When somebody says something in a room of five hundred, five hundred waiting clients are woken to
+be told the same. What they are told is read once; of each of them this process knows, from what it
+told them before, that nothing else is new for them, and what they have not read.
+
+Whatever is out of the ordinary (state, own receipts, messages to devices, an event on a branch, a
+client that this process has not met) is left to `usecases.syncing`, which asks the database for
+everything. An answer given here is the one it would give.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+from architex.domain.canonical_json import encode_json
+from architex.domain.client_event import Viewer
+from architex.domain.event_filter import SyncFilter
+from architex.domain.identifiers import RoomId, UserId
+from architex.gateways.clock import Clock
+from architex.projections.room_reads import RoomView, list_named_room_views
+from architex.projections.sync_reads import PlainEvent, list_plain_events, list_stirred_rooms
+from architex.storage.lazy_members import Member
+from architex.storage.notifier import Notifier
+from architex.storage.pool import Database, PgConnection
+from architex.storage.receipts import list_changed_receipts_of_room
+from architex.storage.typing import find_changed_typing
+from architex.usecases.sync_parts import SyncRequest, quiet_room, receipt_events
+from architex.usecases.sync_rooms import RoomsRequest, SyncRooms
+from architex.usecases.unread_counts import Threads, UnreadCounts, told_in_sync
+
+MAX_DEVICES: Final = 10_000
+MAX_MEMBERS: Final = 1000
+"""Members of whom is remembered that a device knows them."""
+
+MAX_SPANS: Final = 32
+MAX_SPAN_POSITIONS: Final = 500
+MAX_ROOMS: Final = 5
+"""A client that has news of more rooms gets an answer of its own."""
+
+FRESH_S: Final = 5.0
+"""So long what was put together is told: it says how old its events are."""
+
+_DeviceKey: TypeAlias = tuple[UserId, str | None, SyncFilter, bool]
+_RoomKey: TypeAlias = tuple[int, SyncFilter, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an answer that was read from the database shows about its device.
+
+    Attributes:
+        since: the token it was for; None for a fresh start.
+        position: of its `next_batch`.
+        rooms: numbers of the rooms the user is in.
+        counted: of the rooms whose unread counts it tells.
+        has_new_basis: rules or receipts changed, on which other counts may rest.
+        known_members: of whom it is remembered that the client knows them.
+        is_plain: the user ignores nobody; no messages to the device wait to be deleted.
+    """
+
+    since: int | None
+    position: int
+    rooms: frozenset[int]
+    counted: Collection[int]
+    has_new_basis: bool
+    known_members: Collection[Member]
+    is_plain: bool
+
+
+@dataclass(slots=True)
+class _Device:
+    """What is known of a device that comes again and again.
+
+    Attributes:
+        position: up to here, and on as long as nothing is announced for the user, it holds.
+        counted: numbers of rooms of which the unread counts are known.
+        members: from which token on the device knows a member.
+    """
+
+    position: int = -1
+    rooms: frozenset[int] = frozenset()
+    counted: set[int] = field(default_factory=set)
+    members: dict[Member, int] = field(default_factory=dict)
+    is_plain: bool = False
+
+    def note(self, told: Told) -> None:
+        """Take in what an answer shows."""
+        if told.since is None or told.since > self.position:
+            self.counted, self.members = set(), {}
+        elif told.has_new_basis:
+            self.counted = set()
+        self.counted.update(told.counted)
+        if len(self.members) + len(told.known_members) > MAX_MEMBERS:
+            self.members = {}
+        if len(told.known_members) <= MAX_MEMBERS:
+            for member in told.known_members:
+                self.members.setdefault(member, told.position)
+        self.rooms, self.is_plain = told.rooms, told.is_plain
+        self.position = max(self.position, told.position)
+
+
+@dataclass(frozen=True, slots=True)
+class _RoomNews:
+    """What is new in a room for everybody in it.
+
+    Attributes:
+        body: as JSON, section by section; None when the filter lets nothing pass.
+        not_for: users who must be told otherwise.
+    """
+
+    room_id: RoomId
+    body: Mapping[str, Any] | None
+    events: list[PlainEvent]
+    not_for: frozenset[UserId]
+
+
+class _Span:
+    """What happened between two positions, as far as somebody asked."""
+
+    def __init__(self, since: int, now: int, made: float) -> None:
+        self.since = since
+        self.now = now
+        self.made = made
+        self.lock = threading.Lock()
+        self.stirred: frozenset[int] | None = None
+        self.rooms: dict[_RoomKey, _RoomNews | None] = {}
+
+
+class AlikeAnswers:
+    """Knows the devices that come again, and tells them what all are told."""
+
+    def __init__(
+        self,
+        database: Database,
+        rooms: SyncRooms,
+        notifier: Notifier,
+        unread: UnreadCounts,
+        clock: Clock,
+    ) -> None:
+        """Remember the collaborators."""
+        self._database = database
+        self._rooms = rooms
+        self._notifier = notifier
+        self._unread = unread
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._devices: OrderedDict[_DeviceKey, _Device] = OrderedDict()
+        self._spans: OrderedDict[tuple[int, int], _Span] = OrderedDict()
+
+    def note(self, request: SyncRequest, told: Told) -> None:
+        """Remember what an answer shows about the device that asked."""
+        if not _is_usual(request):
+            return
+        key = _device_key(request)
+        with self._lock:
+            device = self._devices.setdefault(key, _Device())
+            self._devices.move_to_end(key)
+            while len(self._devices) > MAX_DEVICES:
+                self._devices.popitem(last=False)
+            if told.since is None:
+                device = self._devices[key] = _Device()
+            device.note(told)
+
+    def note_nothing(self, request: SyncRequest, since: int, position: int) -> None:
+        """Remember that between two positions there was nothing new for a device."""
+        device = self._find_device(request)
+        if device is not None and since <= device.position < position:
+            device.position = position
+
+    def find_rooms(self, request: SyncRequest, position: int) -> Collection[int] | None:
+        """The numbers of the rooms a user was in at a position or later; None: not known."""
+        device = self._find_device(request)
+        return None if device is None or device.position < position else device.rooms
+
+    def find_answer(
+        self, request: SyncRequest, since: int
+    ) -> tuple[dict[RoomId, dict[str, Any]], int] | None:
+        """The rooms in which something is new after a position, and up to where nothing else is.
+
+        Returns None when that cannot be told without asking for all of it.
+        """
+        device = self._find_device(request)
+        if device is None or since > device.position or not device.is_plain:
+            return None
+        user_id = request.requester.user_id
+        news = self._notifier.find_announced(user_id, device.rooms, since)
+        if (
+            news is None
+            or news.user
+            or not 0 < len(news.rooms) <= MAX_ROOMS
+            or news.position - since > MAX_SPAN_POSITIONS
+            # What was there when the request came must be in its answer.
+            or news.position < (request.requester.log_position or 0)
+        ):
+            return None
+        found = self._look(request, self._span(since, news.position), device, news.rooms)
+        if found is None:
+            return None
+        rooms: dict[RoomId, dict[str, Any]] = {}
+        by_thread = request.filter.room.timeline.unread_thread_notifications
+        for room_nid, (room, threads) in found.items():
+            if room.body is None:
+                device.counted.discard(room_nid)
+            else:
+                rooms[room.room_id] = {**room.body, **told_in_sync(threads, by_thread=by_thread)}
+        device.position = max(device.position, news.position)
+        return rooms, news.position
+
+    # ---- within
+
+    def _find_device(self, request: SyncRequest) -> _Device | None:
+        if not _is_usual(request) or request.received != request.since:
+            return None
+        return self._devices.get(_device_key(request))
+
+    def _span(self, since: int, now: int) -> _Span:
+        at = self._clock.monotonic()
+        with self._lock:
+            span = self._spans.get((since, now))
+            if span is None or at - span.made > FRESH_S:
+                span = self._spans[since, now] = _Span(since, now, at)
+                while len(self._spans) > MAX_SPANS:
+                    self._spans.popitem(last=False)
+        return span
+
+    def _look(
+        self, request: SyncRequest, span: _Span, device: _Device, room_nids: Iterable[int]
+    ) -> dict[int, tuple[_RoomNews, Threads]] | None:
+        """What is new in rooms for a device, and what is unread there; None: something else."""
+        user_id = request.requester.user_id
+        found: dict[int, tuple[_RoomNews, Threads]] = {}
+        for room_nid in room_nids:
+            room = self._find_room(request, span, room_nid)
+            if (
+                room is None
+                or span.stirred is None
+                or not span.stirred.isdisjoint(device.rooms)
+                or user_id in room.not_for
+                or not _knows_senders(request, span, device, room_nid, room.events)
+            ):
+                return None
+            if room.body is None:
+                found[room_nid] = (room, {})
+                continue
+            if room_nid not in device.counted:
+                return None
+            threads = self._unread.count_on(user_id, room_nid, room.events, span.now)
+            if threads is None:
+                return None
+            found[room_nid] = (room, threads)
+        return found
+
+    def _find_room(self, request: SyncRequest, span: _Span, room_nid: int) -> _RoomNews | None:
+        key = (room_nid, request.filter, request.use_state_after)
+        # Whoever comes first asks the database; the others wait for what it says.
+        with span.lock:
+            if key not in span.rooms:
+                with self._database.snapshot() as connection:
+                    if span.stirred is None:
+                        span.stirred = list_stirred_rooms(connection, span.since)
+                    span.rooms[key] = self._read_room(connection, request, span, room_nid)
+            return span.rooms[key]
+
+    def _read_room(
+        self, connection: PgConnection, request: SyncRequest, span: _Span, room_nid: int
+    ) -> _RoomNews | None:
+        views = list_named_room_views(connection, request.requester.user_id, room_nids=[room_nid])
+        if not views or (views[0].join_position or span.now) > span.since:
+            return None
+        view = views[0]
+        events = list_plain_events(connection, (room_nid, view.room_id), span.since, span.now)
+        if events is None:
+            return None
+        receipts = list_changed_receipts_of_room(connection, room_nid, span.since)
+        not_for = {event.sender for event in events} | {r.user_id for r in receipts}
+        if not request.filter.room.is_room_included(view.room_id):
+            return _RoomNews(view.room_id, None, events, frozenset(not_for))
+        now_ms = self._clock.now_ms()
+        ephemeral: list[dict[str, Any]] = []
+        wanted = request.filter.room.ephemeral
+        if wanted.is_room_included(view.room_id) and not wanted.passes_nothing:
+            if wanted.is_type_included("m.typing"):
+                typing = find_changed_typing(connection, room_nid, span.since, now_ms)
+                if typing is not None:
+                    ephemeral.append({"type": "m.typing", "content": {"user_ids": typing}})
+            if wanted.is_type_included("m.receipt"):
+                public = [r for r in receipts if r.receipt_type != "m.read.private"]
+                ephemeral += receipt_events(public).get(room_nid, [])
+        body = None
+        if events:
+            body = self._collect(connection, request, span, view, now_ms)
+            if body is not None and (
+                body["state_after" if request.use_state_after else "state"]["events"]
+                or b'"m.relations"' in encode_json(body["timeline"])
+            ):
+                return None
+        if ephemeral:
+            if body is None:
+                body = quiet_room(span.now, use_state_after=request.use_state_after)
+            body["ephemeral"]["events"] = ephemeral
+        pieces = None
+        if body is not None:
+            pieces = {name: orjson.Fragment(encode_json(part)) for name, part in body.items()}
+        return _RoomNews(view.room_id, pieces, events, frozenset(not_for))
+
+    def _collect(
+        self,
+        connection: PgConnection,
+        request: SyncRequest,
+        span: _Span,
+        view: RoomView,
+        now_ms: int,
+    ) -> dict[str, Any] | None:
+        """The room as anybody in it is told of it, but for members that they do not know."""
+        wanted = request.filter
+        all_members = replace(wanted.room.state, lazy_load_members=False)
+        answer = self._rooms.collect(
+            connection,
+            RoomsRequest(
+                viewer=Viewer(
+                    request.requester.user_id,
+                    None,
+                    now_ms,
+                    event_fields=wanted.event_fields,
+                    federation_format=wanted.federation_format,
+                ),
+                since=span.since,
+                now=span.now,
+                filter=replace(wanted, room=replace(wanted.room, state=all_members)),
+                use_state_after=request.use_state_after,
+            ),
+            [view],
+        )
+        return answer.joined.get(view.room_nid)
+
+
+def _device_key(request: SyncRequest) -> _DeviceKey:
+    requester = request.requester
+    return (requester.user_id, requester.device_id, request.filter, request.use_state_after)
+
+
+def _is_usual(request: SyncRequest) -> bool:
+    return (
+        request.in_pieces
+        and not request.full_state
+        and not request.filter.room.state.include_redundant_members
+    )
+
+
+def _knows_senders(
+    request: SyncRequest,
+    span: _Span,
+    device: _Device,
+    room_nid: int,
+    events: Iterable[PlainEvent],
+) -> bool:
+    """Whether the client needs not be told who the senders are."""
+    if not request.filter.room.state.lazy_load_members:
+        return True
+    return all(
+        device.members.get((room_nid, event.sender), span.now) <= span.since for event in events
+    )

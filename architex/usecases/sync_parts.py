@@ -1,0 +1,99 @@
+"""What every answer to /sync has: the question, and the plain parts.
+
+Spec: https://spec.matrix.org/v1.19/client-server-api/#syncing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from architex.domain.event_filter import SyncFilter
+from architex.domain.sync_token import format_pagination_token, format_sync_token
+from architex.storage.receipts import Receipt
+from architex.usecases.requester import Requester
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """What a client asks for.
+
+    Attributes:
+        since: the position of its last token; None for a fresh start.
+        to_device_since: up to which position it has messages to the device; None: up to `since`.
+        timeout_ms: how long to wait when nothing is new.
+        full_state: tell all state of joined rooms, at once.
+        set_presence: `online`, `unavailable`, or `offline` to leave the presence alone.
+        use_state_after: tell state as of the end of the timeline instead of its start.
+        in_pieces: rooms may be told as JSON (`orjson.Fragment`), where there are many.
+    """
+
+    requester: Requester
+    since: int | None = None
+    to_device_since: int | None = None
+    timeout_ms: int = 0
+    filter: SyncFilter = field(default_factory=SyncFilter)
+    full_state: bool = False
+    set_presence: str = "online"
+    use_state_after: bool = False
+    in_pieces: bool = False
+
+    @property
+    def received(self) -> int:
+        """Up to which position the device has messages to it."""
+        if self.to_device_since is not None:
+            return self.to_device_since
+        return self.since or 0
+
+
+def empty_response(position: int, to_device: int | None = None) -> dict[str, Any]:
+    """A response that tells nothing but a new token.
+
+    Args:
+        to_device: up to where messages to the device are told, when more of them wait.
+    """
+    return {
+        "next_batch": format_sync_token(position, to_device),
+        "rooms": {"join": {}, "invite": {}, "knock": {}, "leave": {}},
+        "presence": {"events": []},
+        "account_data": {"events": []},
+        "to_device": {"events": []},
+        "device_lists": {"changed": [], "left": []},
+        "device_one_time_keys_count": {},
+        "device_unused_fallback_key_types": [],
+    }
+
+
+def receipt_events(receipts: Collection[Receipt]) -> dict[int, list[dict[str, Any]]]:
+    """One m.receipt event per room and thread.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#mreceipt
+    """
+    contents: dict[tuple[int, str], dict[str, dict[str, dict[str, Any]]]] = {}
+    for receipt in receipts:
+        data: dict[str, Any] = {"ts": receipt.ts}
+        if receipt.thread_id:
+            data["thread_id"] = receipt.thread_id
+        content = contents.setdefault((receipt.room_nid, receipt.thread_id), {})
+        by_type = content.setdefault(receipt.event_id, {})
+        by_type.setdefault(receipt.receipt_type, {})[receipt.user_id] = data
+    events: dict[int, list[dict[str, Any]]] = {}
+    for (room_nid, _), content in contents.items():
+        events.setdefault(room_nid, []).append({"type": "m.receipt", "content": content})
+    return events
+
+
+def quiet_room(position: int, *, use_state_after: bool) -> dict[str, Any]:
+    """A joined room without new events up to a position."""
+    return {
+        "timeline": {
+            "events": [],
+            "limited": False,
+            "prev_batch": format_pagination_token(position),
+        },
+        "state_after" if use_state_after else "state": {"events": []},
+        "account_data": {"events": []},
+        "ephemeral": {"events": []},
+        "summary": {},
+    }
