@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
 from architex.domain.identifiers import UserId
+from architex.storage.gathering import Gathering
 from architex.storage.pool import Database, PgConnection
 
 TokenHash = bytes
@@ -13,12 +15,12 @@ TokenHash = bytes
 
 # The hot path of every request: one statement by primary keys.
 _FIND = (
-    "SELECT t.token_id, t.user_id, t.device_id, t.expires_ts, t.unused,"
+    "SELECT t.token_hash, t.token_id, t.user_id, t.device_id, t.expires_ts, t.unused,"
     " u.is_admin, u.is_guest, u.locked, u.suspended, d.last_seen_ts, d.last_seen_ip,"
     " d.last_seen_user_agent IS NOT NULL, (SELECT position FROM log_position)"
     " FROM access_tokens t JOIN users u ON u.user_id = t.user_id"
     " JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id"
-    " WHERE t.token_hash = %s AND u.deactivated_ts IS NULL"
+    " WHERE t.token_hash = ANY(%s) AND u.deactivated_ts IS NULL"
 )
 
 
@@ -69,11 +71,15 @@ class AccessTokenStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._owners = Gathering(self._find_owners)
 
     def find_owner(self, access_token: TokenHash) -> TokenOwner | None:
         """Who the token stands for; None when it is unknown or its user is deactivated."""
-        row = self._database.fetch_one(_FIND, (access_token,))
-        return None if row is None else TokenOwner(*row)
+        return self._owners.find(access_token)
+
+    def _find_owners(self, access_tokens: Sequence[TokenHash]) -> dict[TokenHash, TokenOwner]:
+        rows = self._database.fetch_all(_FIND, (list(access_tokens),))
+        return {bytes(row[0]): TokenOwner(*row[1:]) for row in rows}
 
     def open_session(
         self,

@@ -5,9 +5,10 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#one-time-and-fallback-key
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 import psycopg
@@ -41,10 +42,12 @@ SELECT algorithm, count(*) FROM one_time_keys
 WHERE user_id = %s AND device_id = %s AND claimed_ts IS NULL GROUP BY algorithm"""
 
 _SUPPLY: Final = """
-SELECT algorithm, count(*) FROM one_time_keys
-WHERE user_id = %(user)s AND device_id = %(device)s AND claimed_ts IS NULL GROUP BY algorithm
-UNION ALL SELECT algorithm, NULL FROM fallback_keys
-WHERE user_id = %(user)s AND device_id = %(device)s AND NOT used"""
+WITH d AS MATERIALIZED (SELECT * FROM unnest(%s::text[], %s::text[]) AS d (user_id, device_id))
+SELECT d.user_id, d.device_id, k.algorithm, k.held FROM d CROSS JOIN LATERAL (
+    SELECT algorithm, count(*) AS held FROM one_time_keys o WHERE o.user_id = d.user_id
+        AND o.device_id = d.device_id AND claimed_ts IS NULL GROUP BY algorithm
+    UNION ALL SELECT algorithm, NULL FROM fallback_keys f WHERE f.user_id = d.user_id
+        AND f.device_id = d.device_id AND NOT used) k"""
 
 _INSERT: Final = """
 INSERT INTO one_time_keys (user_id, device_id, algorithm, key_id, key, ordering)
@@ -67,6 +70,10 @@ INSERT INTO fallback_keys AS held (user_id, device_id, algorithm, key_id, key)
 VALUES (%s, %s, %s, %s, %s) ON CONFLICT (user_id, device_id, algorithm) DO UPDATE SET
     used = held.used AND held.key_id = excluded.key_id AND held.key = excluded.key,
     key_id = excluded.key_id, key = excluded.key"""
+
+
+Device: TypeAlias = tuple[UserId, str]
+"""A user and the ID of a device of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,17 +223,36 @@ def count_keys(connection: PgConnection, user_id: UserId, device_id: str) -> Map
     return dict(connection.execute(_COUNT, (user_id, device_id)).fetchall())
 
 
-def find_key_supply(
-    connection: PgConnection, user_id: UserId, device_id: str
-) -> tuple[dict[str, int], list[str]]:
-    """What a device has for others to claim; one statement.
+@dataclass(frozen=True, slots=True)
+class KeySupply:
+    """What a device has for others to claim.
 
-    Returns algorithm → number of one-time keys, and the algorithms of fallback keys that nobody
-    was given yet.
+    Attributes:
+        counts: algorithm → number of one-time keys.
+        unused: the algorithms of fallback keys that nobody was given yet.
     """
-    rows = connection.execute(_SUPPLY, {"user": user_id, "device": device_id}).fetchall()
-    counts = {algorithm: count for algorithm, count in rows if count is not None}
-    return counts, sorted(algorithm for algorithm, count in rows if count is None)
+
+    counts: dict[str, int]
+    unused: list[str]
+
+
+def find_key_supplies(
+    source: Database | PgConnection, devices: Sequence[Device]
+) -> dict[Device, KeySupply]:
+    """What devices have for others to claim, in one statement; those with nothing are missing."""
+    params = ([user_id for user_id, _ in devices], [device_id for _, device_id in devices])
+    if isinstance(source, Database):
+        rows = source.fetch_all(_SUPPLY, params)
+    else:
+        rows = source.execute(_SUPPLY, params).fetchall()
+    found: dict[Device, KeySupply] = {}
+    for user_id, device_id, algorithm, count in rows:
+        supply = found.setdefault((user_id, device_id), KeySupply({}, []))
+        if count is None:
+            insort(supply.unused, algorithm)
+        else:
+            supply.counts[algorithm] = count
+    return found
 
 
 def _insert_keys(

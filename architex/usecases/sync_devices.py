@@ -5,12 +5,13 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from architex.projections.device_list_reads import DeviceListNews, read_device_list_news
 from architex.projections.sync_reads import News
-from architex.storage.one_time_keys import find_key_supply
+from architex.storage.one_time_keys import Device, KeySupply
 from architex.storage.pool import PgConnection
 from architex.storage.to_device import list_waiting
 from architex.usecases.requester import Requester
@@ -88,7 +89,9 @@ def read_device_sections(
 
 
 def put_key_counts(
-    connection: PgConnection, requester: Requester, response: dict[str, Any]
+    find_supply: Callable[[Device], KeySupply | None],
+    requester: Requester,
+    response: dict[str, Any],
 ) -> None:
     """Add how many keys of a device wait to be claimed; every response says so.
 
@@ -96,6 +99,7 @@ def put_key_counts(
     """
     if requester.device_id is None:
         return
-    counts, unused = find_key_supply(connection, requester.user_id, requester.device_id)
-    response["device_one_time_keys_count"] = counts
-    response["device_unused_fallback_key_types"] = unused
+    supply = find_supply((requester.user_id, requester.device_id))
+    if supply is not None:
+        response["device_one_time_keys_count"] = supply.counts
+        response["device_unused_fallback_key_types"] = supply.unused

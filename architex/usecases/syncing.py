@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 import orjson
@@ -31,8 +31,10 @@ from architex.projections.sync_reads import (
     list_ignored_users,
     look_for_news,
 )
+from architex.storage.gathering import Gathering
 from architex.storage.lazy_members import LazyMemberStore, Member
 from architex.storage.notifier import Notifier
+from architex.storage.one_time_keys import Device, KeySupply, find_key_supplies
 from architex.storage.pool import Database, PgConnection
 from architex.storage.presence import list_changed_presence, list_present_users
 from architex.storage.push_rules import list_changed_push_rules
@@ -88,6 +90,7 @@ class Syncing:
         self._lazy_members = lazy_members
         self._presence = presence
         self._clock = clock
+        self._key_supplies = Gathering(partial(find_key_supplies, database))
         self._alike = AlikeAnswers(database, rooms, notifier, unread, clock)
         # The newest position this process has seen: says whether a token is recent.
         self._newest = 0
@@ -159,8 +162,7 @@ class Syncing:
     def _nothing(self, request: SyncRequest, position: int) -> dict[str, Any]:
         """The answer when there is nothing to tell."""
         response = empty_response(position)
-        with self._database.connection() as connection:
-            put_key_counts(connection, request.requester, response)
+        put_key_counts(self._key_supplies.find, request.requester, response)
         return response
 
     def _note_received(self, request: SyncRequest) -> None:
@@ -269,10 +271,13 @@ class _Reading:
         self.is_empty = not (any(rooms.values()) or presence or told_data or devices.is_anything)
         self.response = empty_response(self.now, devices.seen)
         devices.put_into(self.response)
-        put_key_counts(connection, self._request.requester, self.response)
+        put_key_counts(self._find_key_supply, self._request.requester, self.response)
         self.response["rooms"] = rooms
         self.response["presence"] = {"events": presence}
         self.response["account_data"] = {"events": told_data}
+
+    def _find_key_supply(self, device: Device) -> KeySupply | None:
+        return find_key_supplies(self._connection, [device]).get(device)
 
     def told(self, room_nids: Collection[int]) -> Told:
         """What the answer shows about the device.
