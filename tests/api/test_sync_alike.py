@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random  # noqa: TID251 - seeded, and the seed is the test's parameter
 from typing import Any
@@ -216,8 +217,9 @@ def test_message_to_many_is_read_once(
         for device in devices:
             told = device.sync(monkeypatch)["rooms"]["join"][room_id]
             assert told["timeline"]["events"][-1]["content"]["body"] == body
-    # First comes what they did not know, then how such messages count.
-    assert sorted(quick_answers) == sorted(user.user_id for user in others for _ in range(2))
+    # Before, they had to be told who speaks.
+    told_times = Counter(quick_answers)
+    assert all(told_times[user.user_id] >= 2 for user in others)
 
 
 def test_who_speaks_is_told_their_transaction(
