@@ -119,8 +119,10 @@ class Architex(Homeserver):
 
 
 @contextmanager
-def architex(directory: Path, authority: Authority, *, web_workers: int = 2) -> Iterator[Architex]:
-    """A server of ours, started."""
+def architex(
+    directory: Path, authority: Authority, *, web_workers: int = 2, **config: Any
+) -> Iterator[Architex]:
+    """A server of ours, started; `config` as for `start_server`."""
     certificate = authority.issue("127.0.0.1")
     port = free_port()
     name = f"127.0.0.1:{port}"
@@ -137,6 +139,7 @@ def architex(directory: Path, authority: Authority, *, web_workers: int = 2) -> 
         server_name=name,
         listeners=[listener],
         federation={"ca_file": authority.ca_file, "ip_blocklist": []},
+        **config,
     ) as running:
         yield Architex(running, name, authority.ca_file)
 

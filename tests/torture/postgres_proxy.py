@@ -20,15 +20,17 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final
+from typing import Any, Final, LiteralString
 
 import psutil
+import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 LATE_S: Final = 0.4
 _SSL_REQUEST: Final = 80877103
 _GSS_REQUEST: Final = 80877104
 _CANCEL_REQUEST: Final = 80877102
+_IDLE: Final = b"Z\0\0\0\5I"
 _NO_PORTAL: Final = b"\0C34000\0"
 
 
@@ -68,6 +70,54 @@ class Fault:
     happened: threading.Event = field(default_factory=threading.Event)
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A transaction whose COMMIT was carried out.
+
+    Attributes:
+        xid: its number.
+        flushed_lsn: up to where the write-ahead log was on disk before the client was told.
+        is_durable: False when it said beforehand that it need not be.
+    """
+
+    xid: int
+    flushed_lsn: int
+    is_durable: bool
+
+
+class CommitWatch:
+    """Notes for each COMMIT how far the log was flushed before anybody heard of it."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._connection = psycopg.connect(conninfo, autocommit=True)
+        self._lock = threading.Lock()
+        self.commits: list[Commit] = []
+
+    def find_xid(self, backend_pid: int) -> int | None:
+        """The transaction that a process of PostgreSQL writes in; None when it only reads."""
+        found = self._ask(
+            "SELECT backend_xid::text::bigint FROM pg_stat_activity WHERE pid = %s", backend_pid
+        )
+        return None if found is None else int(found)
+
+    def note(self, xid: int, *, is_durable: bool) -> None:
+        """It was committed; its client is told after this."""
+        self.commits.append(Commit(xid, self.find_flushed(), is_durable))
+
+    def find_flushed(self) -> int:
+        """Up to where the log is on disk now."""
+        return int(self._ask("SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')"))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _ask(self, sql: LiteralString, *params: object) -> Any:
+        with self._lock:
+            row = self._connection.execute(sql, params).fetchone()
+        return None if row is None else row[0]
+
+
 class Broken(Exception):
     """The fault happened: this connection is done for."""
 
@@ -75,14 +125,18 @@ class Broken(Exception):
 class PostgresProxy:
     """Passes connections on to a cluster; use it in a `with`."""
 
-    def __init__(self, conninfo: str, *, stall_s: float = 0.5) -> None:
+    def __init__(
+        self, conninfo: str, *, stall_s: float = 0.5, watch: CommitWatch | None = None
+    ) -> None:
         """Listen; connect to where `conninfo` says, for each client.
 
         Args:
             conninfo: of the cluster.
             stall_s: how long STALL lasts.
+            watch: is told of every COMMIT.
         """
         self.stall_s = stall_s
+        self.watch = watch
         self._target = conninfo_to_dict(conninfo)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
@@ -224,6 +278,10 @@ class _Pair:
         self._number = 0  # of the statement in its transaction
         self._sqlstate: bytes | None = None  # what the next error of PostgreSQL is to be
         self._held_back = b""
+        self._greeting: bytes | None = b""
+        self._backend_pid = 0
+        self._committing: int | None = None
+        self._is_durable = True
 
     def run(self) -> None:
         """Pass messages on until one side ends or the fault happens."""
@@ -233,7 +291,7 @@ class _Pair:
             while True:
                 ready, _, _ = select.select([self._client, self._server], [], [])
                 if self._server in ready:
-                    self._client.sendall(self._falsified(_receive(self._server)))
+                    self._client.sendall(self._watched(self._falsified(_receive(self._server))))
                 if self._client in ready:
                     pending = self._pass_on(pending + _receive(self._client))
         except (OSError, Broken, ValueError):
@@ -285,6 +343,36 @@ class _Pair:
 
     def _count(self, sql: str) -> None:
         self._number = 1 if sql.lstrip().upper().startswith("BEGIN") else self._number + 1
+        watch = self._proxy.watch
+        if watch is None:
+            return
+        if self._number == 1:
+            self._is_durable = True
+        elif sql.startswith("SET LOCAL synchronous_commit"):
+            self._is_durable = False
+        elif sql.strip().upper() == "COMMIT":
+            self._committing = watch.find_xid(self._backend_pid)
+
+    def _watched(self, data: bytes) -> bytes:
+        """What PostgreSQL answered; the answer to COMMIT is kept back until the watch noted it."""
+        watch = self._proxy.watch
+        if watch is None:
+            return data
+        if self._greeting is not None:
+            self._greeting += data
+            self._backend_pid = _find_backend_pid(self._greeting)
+            if self._backend_pid:
+                self._greeting = None
+        if self._committing is None:
+            return data
+        self._held_back += data
+        if not self._held_back.endswith(_IDLE):
+            return b""
+        answer, self._held_back = self._held_back, b""
+        if b"COMMIT\0" in answer:
+            watch.note(self._committing, is_durable=self._is_durable)
+        self._committing = None
+        return answer
 
     def _abandon_before(self, message: bytes) -> None:
         """Leave PostgreSQL alone before it hears anything of the statement that is concerned."""
@@ -391,6 +479,17 @@ def _read_startup(client: socket.socket) -> bytes:
             raise Broken
         else:
             return message
+
+
+def _find_backend_pid(greeting: bytes) -> int:
+    """The process of PostgreSQL that its first messages name; 0 when they do not yet."""
+    at = 0
+    while len(greeting) - at >= 9:
+        if greeting[at : at + 1] == b"K":
+            pid: int = struct.unpack_from("!I", greeting, at + 5)[0]
+            return pid
+        at += 1 + struct.unpack_from("!I", greeting, at + 1)[0]
+    return 0
 
 
 def _read_exactly(end: socket.socket, size: int) -> bytes:
