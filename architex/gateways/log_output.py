@@ -13,6 +13,21 @@ REQUEST_ID: Final[ContextVar[str]] = ContextVar("REQUEST_ID", default="")
 """The ID of the request that is being answered, unique within its process; empty for none."""
 
 
+class TextFormatter(logging.Formatter):
+    """One line per record, and further ones for a traceback only.
+
+    Messages quote what others have said: what is not printable is written as an escape, so that
+    nobody makes up lines or plays tricks with the operator's terminal.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        line = super().formatMessage(record)
+        if line.isprintable():
+            return line
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per record: time, level, logger, process, message and any traceback.
 
@@ -51,7 +66,7 @@ def log_config(level: str, log_format: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
-            "text": {"format": text},
+            "text": {"()": f"{__name__}.TextFormatter", "fmt": text},
             "json": {"()": f"{__name__}.JsonFormatter"},
         },
         "handlers": {

@@ -224,6 +224,17 @@ def test_newest_valid_edit_is_told_with_the_event(alice: User, bob: User) -> Non
     assert bundle_of(bob, room_id, event_id) == {}
 
 
+def test_transaction_id_of_an_edit_is_shown_to_the_sending_device_only(
+    alice: User, bob: User
+) -> None:
+    room_id = room_of(alice, bob)
+    event_id = send(alice, room_id, "original")
+    edit(alice, room_id, event_id, "edited")
+    for user, is_told in ((alice, True), (bob, False), (alice.log_in_again(), False)):
+        replacement = bundle_of(user, room_id, event_id)["m.replace"]
+        assert ("transaction_id" in replacement["unsigned"]) is is_told
+
+
 def test_edits_of_edits_and_of_state_count_for_nothing(alice: User) -> None:
     room_id = room_of(alice)
     first = edit(alice, room_id, send(alice, room_id))

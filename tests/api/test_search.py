@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from architex.api.client.search import MAX_CONTEXT
 from tests.api.client import User
 from tests.api.test_receipts import send
 from tests.following import follow_to_the_end
@@ -129,6 +130,14 @@ def test_results_come_with_their_surroundings(alice: User, room_id: str) -> None
     assert [e["event_id"] for e in context["events_before"]] == [sent[8], sent[7]]
     assert [e["event_id"] for e in context["events_after"]] == [later[0]]
     assert set(context["profile_info"]) == {alice.user_id}
+
+
+def test_surroundings_of_results_are_bounded(alice: User, room_id: str) -> None:
+    sent = [send(alice, room_id, body=f"around {n}") for n in range(MAX_CONTEXT + 5)]
+    send(alice, room_id, body="pin")
+    many = {"before_limit": 2**53 - 1, "after_limit": 2**53 - 1}
+    (result,) = search(alice, "pin", event_context=many, filter={"limit": 2**53 - 1})["results"]
+    assert len(result["context"]["events_before"]) == MAX_CONTEXT < len(sent)
 
 
 def test_results_are_grouped(alice: User, bob: User, room_id: str) -> None:

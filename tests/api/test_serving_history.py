@@ -325,6 +325,27 @@ def test_rejected_event_is_told_to_nobody(alice: User, visitor: Visitor) -> None
     assert event_id not in ids(backfill(visitor, room_id, event_id))
 
 
+def test_rejected_events_change_nothing_and_hide_nothing(alice: User, visitor: Visitor) -> None:
+    room_id = create_room(alice)
+    carol = visitor.user("carol")
+    visitor.join(room_id, carol)
+    before = say(alice, room_id, "before")
+    for number in range(30):
+        topic = {"topic": f"no {number}"}
+        _, outcome = send_pdu(visitor, room_id, carol, "m.room.topic", topic, state_key="")
+        assert outcome is Outcome.REJECTED
+    after = say(alice, room_id, "after")
+    path = f"/rooms/{segment(room_id)}"
+    alice.get(f"{path}/state/m.room.topic").refused(404, "M_NOT_FOUND")
+    page = alice.get(f"{path}/messages", dir="b", limit=2).ok()
+    assert [event["event_id"] for event in page["chunk"]] == [after, before]
+    # An event of the same server that follows them stands in the room's state, not in theirs.
+    event_id, outcome = send_pdu(visitor, room_id, carol, "m.room.message", {"body": "yes"})
+    assert outcome is Outcome.ACCEPTED
+    told = state_ids(visitor, room_id, event_id)
+    assert len(told["pdu_ids"]) == len(alice.get(f"{path}/state").ok())
+
+
 def test_messages_of_erased_users_are_told_without_content(
     world: World, alice: User, visitor: Visitor
 ) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from architex.gateways.log_output import REQUEST_ID, JsonFormatter, log_config
+from architex.gateways.log_output import REQUEST_ID, JsonFormatter, TextFormatter, log_config
 from architex.usecases.room_reading import RoomReading
 from tests.api.client import Server, segment, settings_for, start_server, stop_server
 
@@ -37,6 +38,25 @@ def test_line_says_when_where_and_what() -> None:
 
 def test_line_names_the_request_that_is_being_answered() -> None:
     assert line_of("slow", request="2f")["request"] == "2f"
+
+
+@pytest.mark.parametrize("odd", ["\n", "\r", "\x1b[2J", "\x00", "\x85", "\u2028", "\x9b31m"])
+def test_nobody_writes_lines_of_their_own(odd: str) -> None:
+    # What others say is logged here and there; it neither ends a line nor moves a cursor.
+    record = logging.LogRecord(
+        "architex.test", logging.WARNING, "", 1, "%s said %s", ("b.example", f"a{odd}b"), None
+    )
+    line = TextFormatter("%(levelname)s %(message)s").format(record)
+    assert line.isprintable()
+    assert line.startswith("WARNING b.example said a")
+
+
+def test_traceback_has_its_lines() -> None:
+    try:
+        raise RuntimeError("a\nb")
+    except RuntimeError:
+        record = logging.LogRecord("x", logging.ERROR, "", 1, "failed", (), sys.exc_info())
+    assert len(TextFormatter("%(message)s").format(record).splitlines()) > 3
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

@@ -225,6 +225,10 @@ def test_generated_config_is_valid_and_changes_nothing(tmp_path: Path) -> None:
     assert settings.rate_limits == _load(tmp_path, "").rate_limits
 
 
+def test_new_rooms_are_of_the_version_that_cannot_be_taken_over(tmp_path: Path) -> None:
+    assert _load(tmp_path, "").rooms.default_version == "12"
+
+
 def test_shown_defaults_are_the_defaults(tmp_path: Path) -> None:
     text = render_config({}).split("#[", 1)[0]  # before the sections that are off by default
     uncommented = re.sub(r"^#(\w+ = )", r"\1", text, flags=re.MULTILINE)
