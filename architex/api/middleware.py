@@ -73,7 +73,7 @@ class RequestMiddleware:
         env["architex.request_id"] = request_id
         REQUEST_ID.set(request_id)
         env["architex.authenticator"] = self._authenticator
-        resp._headers.update(_CORS_LOWER)
+        resp._headers.update(_CLIENT_LOWER if req.path.startswith(_CLIENT_PATHS) else _CORS_LOWER)
         if req.method == "OPTIONS":
             resp.complete = True
 
@@ -96,4 +96,11 @@ class RequestMiddleware:
                 raise InvalidParam("The path holds a NUL.")
 
 
-_CORS_LOWER: Final = {name.lower(): value for name, value in CORS_HEADERS.items()}
+_CORS_LOWER: Final = {
+    **{name.lower(): value for name, value in CORS_HEADERS.items()},
+    # What we say it is, it is: nothing that a user wrote becomes a page.
+    "x-content-type-options": "nosniff",
+}
+_CLIENT_PATHS: Final = ("/_matrix/client/", "/_synapse/")
+# Somebody's own answers, tokens among them; resources that may be kept say so themselves.
+_CLIENT_LOWER: Final = {**_CORS_LOWER, "cache-control": "no-store"}
