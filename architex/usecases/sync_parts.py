@@ -26,7 +26,7 @@ class SyncRequest:
         full_state: tell all state of joined rooms, at once.
         set_presence: `online`, `unavailable`, or `offline` to leave the presence alone.
         use_state_after: tell state as of the end of the timeline instead of its start.
-        in_pieces: rooms may be told as JSON (`orjson.Fragment`), where there are many.
+        in_pieces: the answer may hold JSON (`orjson.Fragment`), or come as JSON in pieces.
     """
 
     requester: Requester

@@ -5,12 +5,13 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#syncing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Final
-
-import orjson
 
 from architex.domain.canonical_json import encode_json
 from architex.domain.client_event import Viewer
@@ -32,7 +33,7 @@ from architex.projections.sync_reads import (
     look_for_news,
 )
 from architex.storage.gathering import Gathering
-from architex.storage.lazy_members import LazyMemberStore, Member
+from architex.storage.lazy_members import LazyMemberStore
 from architex.storage.notifier import Notifier
 from architex.storage.one_time_keys import Device, KeySupply, find_key_supplies
 from architex.storage.pool import Database, PgConnection
@@ -61,7 +62,9 @@ from architex.usecases.unread_counts import RoomToCount, UnreadCounts, told_in_s
 MAX_TIMEOUT_MS: Final = 600_000
 
 ROOMS_AT_ONCE: Final = 100
-"""So many rooms are collected at once when a client that is in many begins afresh."""
+"""So many rooms are read at once when a client that is in many begins afresh."""
+
+_SECTIONS: Final = ("join", "invite", "knock", "leave")
 
 RECENT_POSITIONS: Final = 1000
 """Up to so many positions ago, what is new is looked for in the log instead of in the rooms."""
@@ -96,7 +99,17 @@ class Syncing:
         self._newest = 0
 
     def sync(self, request: SyncRequest) -> dict[str, Any]:
+        """As `answer`, whole."""
+        answer = self.answer(replace(request, in_pieces=False))
+        if not isinstance(answer, dict):
+            raise TypeError("It came in pieces, which nobody asked for.")
+        return answer
+
+    def answer(self, request: SyncRequest) -> dict[str, Any] | Iterator[bytes]:
         """What is new for a client; waits up to the timeout for something.
+
+        Returns the response; for a client in many rooms that begins afresh and takes it in pieces:
+        the response as JSON, whose rooms are read while it is sent.
 
         A token from the future (the database was restored from a backup) is answered like none:
         the client starts afresh and misses nothing.
@@ -184,7 +197,9 @@ class Syncing:
                 room_nids = list_joined_rooms(connection, user_id)
         self._notifier.wait(user_id, room_nids, after, timeout_s)
 
-    def _read(self, request: SyncRequest, since: int | None) -> tuple[dict[str, Any], int, bool]:
+    def _read(
+        self, request: SyncRequest, since: int | None
+    ) -> tuple[dict[str, Any] | Iterator[bytes], int, bool]:
         """The response, the position up to which it tells, and whether it tells nothing."""
         with self._database.snapshot() as connection:
             reading = _Reading(
@@ -192,12 +207,34 @@ class Syncing:
             )
             reading.run(recent=since is not None and self._is_recent(since))
             room_nids = list_joined_rooms(connection, request.requester.user_id)
-            self._alike.note(request, reading.told(room_nids))
+            if not reading.has_more:
+                self._alike.note(request, reading.told(room_nids))
         self._newest = max(self._newest, reading.now)
         if reading.has_received:
             self._note_received(request)
         self._note_lazy_members(request, reading)
+        if reading.has_more:
+            return self._send(request, reading, room_nids), reading.now, False
         return reading.response, reading.now, reading.is_empty
+
+    def _send(
+        self, request: SyncRequest, reading: _Reading, room_nids: Collection[int]
+    ) -> Iterator[bytes]:
+        """A response as JSON, while the rooms that were held back are read."""
+        section = reading.first_section
+        first = reading.response.pop("rooms")[section]
+        yield encode_json(reading.response)[:-1] + b',"rooms":'
+        reading.response["rooms"] = {}
+        yield from _write_rooms(itertools.chain([(section, first)], self._go_on(request, reading)))
+        yield b"}"
+        self._alike.note(request, reading.told(room_nids))
+
+    def _go_on(
+        self, request: SyncRequest, reading: _Reading
+    ) -> Iterator[tuple[str, dict[RoomId, Any]]]:
+        for section, rooms in reading.collect_more(self._database.snapshot):
+            self._note_told_members(request, reading)
+            yield section, rooms
 
     def _note_lazy_members(self, request: SyncRequest, reading: _Reading) -> None:
         if not request.filter.room.state.lazy_load_members:
@@ -206,10 +243,40 @@ class Syncing:
         device_id = requester.device_id or ""
         if reading.since is None:
             self._lazy_members.forget_device(requester.user_id, device_id)
-        if reading.rooms.told_members:
+        self._note_told_members(request, reading)
+
+    def _note_told_members(self, request: SyncRequest, reading: _Reading) -> None:
+        if request.filter.room.state.lazy_load_members and reading.rooms.told_members:
+            requester = request.requester
             self._lazy_members.note(
-                requester.user_id, device_id, reading.rooms.told_members, reading.now
+                requester.user_id,
+                requester.device_id or "",
+                reading.rooms.told_members,
+                reading.now,
             )
+
+
+def _section_of(view: RoomView) -> str:
+    """Under what name a room is told."""
+    return "leave" if view.membership == "ban" else view.membership
+
+
+def _write_rooms(pieces: Iterable[tuple[str, Mapping[RoomId, Any]]]) -> Iterator[bytes]:
+    """Rooms as a JSON object of sections; some of a section come at a time."""
+    opening = b"{"
+    missing = dict.fromkeys(_SECTIONS)
+    for section, group in itertools.groupby(pieces, key=lambda piece: piece[0]):
+        missing.pop(section)
+        yield opening + encode_json(section) + b":{"
+        opening, separator = b",", b""
+        for _, rooms in group:
+            for room_id, room in rooms.items():
+                yield separator + encode_json(room_id) + b":" + encode_json(room)
+                separator = b","
+        yield b"}"
+    for section in missing:
+        yield opening + encode_json(section) + b":{}"
+    yield b"}"
 
 
 class _Reading:
@@ -234,11 +301,21 @@ class _Reading:
         self._sync_rooms = sync_rooms
         self.now = 0
         self.rooms = RoomsResponse({}, {}, {}, {}, frozenset(), frozenset(), [], [])
+        # When the answer is sent as it is made: what comes later.
+        self.first_section = ""
+        self._later: deque[tuple[str, Sequence[RoomView]]] = deque()
+        self._news = News(0)
+        self._room_data: dict[RoomId, list[dict[str, Any]]] = {}
         self._counted: set[int] = set()
         self._has_new_basis = False
         self.response: dict[str, Any] = {}
         self.is_empty = True
         self.has_received = False
+
+    @property
+    def has_more(self) -> bool:
+        """Whether rooms were held back."""
+        return bool(self._later)
 
     def run(self, *, recent: bool) -> None:
         """Ask for everything, and put the response together."""
@@ -262,8 +339,12 @@ class _Reading:
         self._has_new_basis = news.receipts or news.account_data
         devices = self._devices(news)
         views = self._views(news, recent=recent)
-        if self.since is None and self._request.in_pieces and len(views) > ROOMS_AT_ONCE:
-            rooms, global_data = self._rooms_in_pieces(views, news)
+        first = self._hold_back(views)
+        if self._later:
+            self._news, self._room_data = news, self._account_data(news, {}, ())
+            ids = {"", *(view.room_id for view in first)}
+            of_these = {r: d for r, d in self._room_data.items() if r in ids}
+            rooms, global_data = self._collect_rooms(first, news, of_these)
         else:
             rooms, global_data = self._collect_rooms(views, news)
         presence = self._presence_events(news, self._fresh_rooms())
@@ -327,35 +408,39 @@ class _Reading:
         }
         return rooms, account_data.pop("", [])
 
-    def _rooms_in_pieces(
-        self, views: Sequence[RoomView], news: News
-    ) -> tuple[dict[str, dict[RoomId, Any]], list[dict[str, Any]]]:
-        """As `_collect_rooms`, for a fresh start, each room as JSON.
+    def _hold_back(self, views: Sequence[RoomView]) -> Sequence[RoomView]:
+        """The rooms to begin with, when a client in many rooms begins afresh: first those joined.
 
-        Some rooms are collected at once and written down: as bytes they take a small part of the
-        memory.
+        The others come later, by `collect_more`.
         """
-        account_data = self._account_data(news, {}, ())
-        rooms: dict[str, dict[RoomId, Any]] = {}
-        told_members: list[tuple[Member, int]] = []
-        known_members: list[Member] = []
-        for start in range(0, len(views), ROOMS_AT_ONCE):
-            some = views[start : start + ROOMS_AT_ONCE]
-            of_these = {
-                view.room_id: account_data[view.room_id]
-                for view in some
-                if view.room_id in account_data
-            }
-            collected, _ = self._collect_rooms(some, news, of_these)
-            told_members += self.rooms.told_members
-            known_members += self.rooms.known_members
-            for section, found in collected.items():
-                rooms.setdefault(section, {}).update(
-                    (room_id, orjson.Fragment(encode_json(room)))
-                    for room_id, room in found.items()
-                )
-        self.rooms = replace(self.rooms, told_members=told_members, known_members=known_members)
-        return rooms, account_data.pop("", [])
+        if not (self.since is None and self._request.in_pieces and len(views) > ROOMS_AT_ONCE):
+            return views
+        for section in _SECTIONS:
+            of_section = [view for view in views if _section_of(view) == section]
+            self._later += [
+                (section, of_section[start : start + ROOMS_AT_ONCE])
+                for start in range(0, len(of_section), ROOMS_AT_ONCE)
+            ]
+        self.first_section, first = self._later.popleft()
+        return first
+
+    def collect_more(
+        self, open_snapshot: Callable[[], AbstractContextManager[PgConnection]]
+    ) -> Iterator[tuple[str, dict[RoomId, Any]]]:
+        """The rooms that were held back, some at a time, each with its section.
+
+        They are read in snapshots of their own, as they were at the position of the answer: nobody
+        holds a connection while a client takes its time. What has no history (receipts, typing,
+        account data) may be newer, and is told again by the next sync.
+        """
+        while self._later:
+            section, views = self._later.popleft()
+            with open_snapshot() as connection:
+                self._connection = connection
+                room_ids = {view.room_id for view in views}
+                of_these = {r: d for r, d in self._room_data.items() if r in room_ids}
+                rooms, _ = self._collect_rooms(views, self._news, of_these)
+            yield section, rooms[section]
 
     def _devices(self, news: News) -> DeviceSections:
         """What is new for the device, for end-to-end encryption."""

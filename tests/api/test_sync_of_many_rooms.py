@@ -5,13 +5,19 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
+import falcon.testing
 import orjson
 import pytest
 
+from architex.api import streams
 from architex.domain.canonical_json import encode_json
+from architex.domain.errors import DatabaseUnavailable
 from architex.usecases import syncing
+from architex.usecases.sync_rooms import SyncRooms
 from tests.api.client import User, segment
 
 
@@ -103,3 +109,62 @@ def test_json_of_answers_holds_fragments_and_numbers_of_any_size() -> None:
     )
     with pytest.raises(TypeError):
         encode_json({"a": 2**70, "b": object()})
+
+
+def begin_sync(user: User) -> Iterator[bytes]:
+    """The body of a first sync, as the server hands it out."""
+    environ = falcon.testing.create_environ(
+        "/_matrix/client/v3/sync",
+        query_string="set_presence=offline",
+        headers={"Authorization": f"Bearer {user.token}"},
+    )
+    statuses: list[str] = []
+    body = user.server.app(environ, lambda status, *_: statuses.append(status))
+    assert statuses == ["200 OK"]
+    return iter(body)
+
+
+def test_rooms_are_sent_as_they_are_read(busy: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = busy.get("/sync", set_presence="offline").ok()
+    monkeypatch.setattr(syncing, "ROOMS_AT_ONCE", 2)
+    monkeypatch.setattr(streams, "PIECE_BYTES", 1)
+    read: list[int] = []
+    collect = SyncRooms.collect
+
+    def counted(self: SyncRooms, connection: Any, request: Any, views: Any) -> Any:
+        read.append(len(views))
+        return collect(self, connection, request, views)
+
+    monkeypatch.setattr(SyncRooms, "collect", counted)
+    pieces = begin_sync(busy)
+    body = next(pieces)
+    assert read == [2]
+    # What happens while the client reads is part of the next answer, as all that is later.
+    new_room = busy.create_room()
+    body += b"".join(pieces)
+    assert read == [2, 2, 1, 1, 1]
+    told = json.loads(body)
+    assert without_ages(told["rooms"]) == without_ages(whole["rooms"])
+    later = busy.get("/sync", since=told["next_batch"], set_presence="offline").ok()
+    assert list(later["rooms"]["join"]) == [new_room]
+
+
+def test_answer_that_cannot_be_finished_is_no_json(
+    busy: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syncing, "ROOMS_AT_ONCE", 2)
+    collect = SyncRooms.collect
+    read: list[int] = []
+
+    def failing(self: SyncRooms, connection: Any, request: Any, views: Any) -> Any:
+        read.append(len(views))
+        if len(read) == 2:
+            raise DatabaseUnavailable("It is gone.")
+        return collect(self, connection, request, views)
+
+    monkeypatch.setattr(SyncRooms, "collect", failing)
+    with pytest.raises(DatabaseUnavailable):
+        list(begin_sync(busy))
+    # Before anything was sent, it is an error like any other.
+    read[:] = [0]
+    assert busy.get("/sync").status == 503

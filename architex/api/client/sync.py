@@ -11,6 +11,7 @@ from typing import Final
 import falcon
 
 from architex.api.requests import bool_param, int_param, require_user, string_param
+from architex.api.streams import send_stream
 from architex.domain.canonical_json import parse_json
 from architex.domain.errors import InvalidParam, MatrixError
 from architex.domain.event_filter import SyncFilter, parse_sync_filter
@@ -42,7 +43,7 @@ class SyncResource:
         set_presence = string_param(req, "set_presence") or "online"
         if set_presence not in STATES:
             raise InvalidParam("set_presence must be online, offline or unavailable.")
-        resp.media = self._syncing.sync(
+        answer = self._syncing.answer(
             SyncRequest(
                 requester=requester,
                 since=parse_sync_token(since) if since else None,
@@ -55,6 +56,10 @@ class SyncResource:
                 in_pieces=True,
             )
         )
+        if isinstance(answer, dict):
+            resp.media = answer
+        else:
+            send_stream(resp, answer)
 
     def _filter(self, user_id: UserId, given: str | None) -> SyncFilter:
         """The filter of a request: JSON if it begins with a brace, else the ID of a stored one."""

@@ -5,8 +5,7 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#retrieving-events
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import falcon
 from marshmallow import fields
@@ -21,6 +20,7 @@ from architex.api.requests import (
     moment_params,
     string_param,
 )
+from architex.api.streams import send_stream
 from architex.domain.errors import BadJson, MissingParam
 from architex.domain.identifiers import EventId, parse_event_id, parse_room_id
 from architex.usecases.serving_history import DEFAULT_MISSING, MAX_BACKFILL, ServingHistory
@@ -66,7 +66,7 @@ class StateResource:
         """
         origin = require_server(req)
         event_id = _event_param(req)
-        _send_stream(resp, self._history.get_state(origin, parse_room_id(room_id), event_id))
+        send_stream(resp, self._history.get_state(origin, parse_room_id(room_id), event_id))
 
     def on_get_ids(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """The same, as event IDs.
@@ -95,7 +95,7 @@ class EventAuthResource:
         chain = self._history.get_event_auth(
             origin, parse_room_id(room_id), parse_event_id(event_id)
         )
-        _send_stream(resp, chain)
+        send_stream(resp, chain)
 
 
 class BackfillResource:
@@ -167,23 +167,3 @@ def _event_param(req: falcon.Request) -> EventId:
     if not event_id:
         raise MissingParam("Missing: event_id.")
     return parse_event_id(event_id)
-
-
-def _send_stream(resp: falcon.Response, pieces: Iterator[bytes]) -> None:
-    """Answer with JSON that comes in pieces."""
-    resp.content_type = falcon.MEDIA_JSON
-    stream: Any = _gathered(pieces)
-    resp.stream = stream
-
-
-def _gathered(pieces: Iterator[bytes], size: int = 65_536) -> Iterator[bytes]:
-    """The same bytes in fewer pieces: each costs a write to the socket."""
-    held: list[bytes] = []
-    length = 0
-    for piece in pieces:
-        held.append(piece)
-        length += len(piece)
-        if length >= size:
-            yield b"".join(held)
-            held, length = [], 0
-    yield b"".join(held)
