@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from architex.domain.client_event import (
     ClientEvent,
@@ -20,6 +20,9 @@ from architex.storage.accounts import list_erased_users
 from architex.storage.pool import PgConnection
 from architex.usecases.bundling import Bundle, load_bundles
 from architex.usecases.standing import Standing, Standings
+
+# Memberships that their user is told of, however little of the room's history they may see.
+_TOLD_TO_USER: Final = frozenset({"invite", "join", "knock"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class EventRendering:
                 event,
                 viewer,
                 membership=_membership(s, viewer),
-                replaced=_find_replaced(s, companions),
+                replaced=_find_replaced(s, viewer, companions),
                 redaction=companions.redactions.get(event.redacted_by or 0),
                 relations=relations.get(event.position),
             )
@@ -142,28 +145,34 @@ def _membership(shown: Shown, viewer: Viewer) -> str | None:
     """The viewer's membership at an event, "including any changes caused by the event"."""
     if shown.place is None:
         return None
-    event = shown.event
-    if event.type == "m.room.member" and event.state_key == viewer.user_id:
-        membership = event.content.get("membership")
+    if _is_about(shown.event, viewer):
+        membership = shown.event.content.get("membership")
         return membership if isinstance(membership, str) else None
     return shown.standing.membership_at(shown.place)
 
 
-def _find_replaced(shown: Shown, companions: Companions) -> RecordedEvent | None:
+def _is_about(event: RecordedEvent, viewer: Viewer) -> bool:
+    """Whether it is the viewer's own membership."""
+    return event.type == "m.room.member" and event.state_key == viewer.user_id
+
+
+def _find_replaced(shown: Shown, viewer: Viewer, companions: Companions) -> RecordedEvent | None:
     """The state event that an event replaced, if the viewer may see it."""
     replaces = shown.event.replaces
     if replaces is None or shown.event.redacted_by is not None:
         return None
-    place = companions.places.get(replaces)
-    if place is None:
+    place, replaced = companions.places.get(replaces), companions.events.get(replaces)
+    if place is None or replaced is None:
         return None
+    if _is_about(shown.event, viewer) and replaced.content.get("membership") in _TOLD_TO_USER:
+        return replaced
     if place.ordering is None:
         # It was part of the state before the viewer's eyes, though not of the timeline.
         at = shown.place
         is_visible = at is not None and shown.standing.membership_at(at) == "join"
     else:
         is_visible = bool(shown.standing.is_visible(place))
-    return companions.events.get(replaces) if is_visible else None
+    return replaced if is_visible else None
 
 
 def _find_erased(connection: PgConnection, shown: Collection[Shown]) -> Collection[UserId]:

@@ -231,6 +231,18 @@ def test_prev_content_behind_hidden_history_is_not_told(alice: User, bob: User) 
     assert event["unsigned"]["replaces_state"].startswith("$")
 
 
+def test_users_are_told_what_their_own_membership_was(alice: User, bob: User) -> None:
+    hidden = {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
+    room_id = alice.create_room(preset="private_chat", initial_state=[hidden])
+    for deed, section in (("join", "join"), ("leave", "leave")):
+        alice.post(f"/rooms/{room_id}/invite", {"user_id": bob.user_id}).ok()
+        since = sync(bob)["next_batch"]
+        bob.post(f"/rooms/{room_id}/{deed}").ok()
+        told = sync(bob, since)["rooms"][section][room_id]["timeline"]["events"][-1]
+        assert told["unsigned"]["prev_content"]["membership"] == "invite"
+        bob.post(f"/rooms/{room_id}/leave")
+
+
 def test_redacted_event_comes_without_its_content(alice: User) -> None:
     room_id = alice.create_room()
     event_id = send(alice, room_id, "oops")
