@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from architex.domain.push_evaluation import (
     Notifying,
     PushEvaluator,
+    PushOutcome,
     RoomContext,
     contains_words,
     notifying_class,
@@ -21,6 +22,8 @@ from architex.domain.push_rules import default_push_rules, effective_push_rules,
 ALICE = "@alice:a.example"
 BOB = "@bob:a.example"
 ROOM = "!room:a.example"
+ABOUT_ROOM = {"kind": "event_match", "key": "room_id", "pattern": ROOM}
+ABOUT_BODY = {"kind": "event_match", "key": "content.body", "pattern": "x"}
 
 
 def context(members: int = 3, *, room_allowed: bool = False) -> RoomContext:
@@ -197,3 +200,145 @@ def test_class_of_an_event_foretells_the_predefined_outcome(type: str, content: 
     elif of_class == Notifying.ALL:
         assert outcome.notifies
         assert not outcome.highlights
+
+
+@given(
+    st.sampled_from(
+        [
+            "m.room.member",
+            "m.room.tombstone",
+            "m.room.topic",
+            "m.room.server_acl",
+            "m.room.message",
+        ]
+    ),
+    st.sampled_from([None, "", ALICE, BOB]),
+    st.fixed_dictionaries(
+        {}, optional={"membership": st.sampled_from(["invite", "join", "ban", 5, None])}
+    ),
+)
+def test_class_of_a_state_event_foretells_the_predefined_outcome(
+    type: str, state_key: str | None, content: Any
+) -> None:
+    event = {"type": type, "sender": BOB, "room_id": ROOM, "content": content}
+    if state_key is not None:
+        event["state_key"] = state_key
+    outcome = PushEvaluator(default_push_rules(ALICE)).evaluate(event, context(room_allowed=True))
+    of_class = notifying_class(type, content, state_key)
+    if of_class == Notifying.NOBODY:
+        assert not outcome.notifies
+    elif of_class == Notifying.ALL:
+        assert outcome.notifies
+        assert not outcome.highlights
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        # https://spec.matrix.org/v1.19/client-server-api/#conditions-1
+        ({"kind": "event_match", "key": "content.topic", "pattern": "lunc?*"}, True),
+        ({"kind": "event_match", "key": "content.topic", "pattern": "lunch"}, False),
+        ({"kind": "event_match", "key": "content.topic", "pattern": "LUNCH PLANS"}, True),
+        ({"kind": "event_match", "key": "content.topic", "pattern": "*" * 600}, False),
+        ({"kind": "event_match", "key": "content.nothing", "pattern": "*"}, False),
+        ({"kind": "event_match", "key": "content.number", "pattern": "*"}, False),
+        ({"kind": "event_match", "key": "content.null", "pattern": "*"}, False),
+        ({"kind": "event_match", "key": "content.topic.deeper", "pattern": "*"}, False),
+        ({"kind": "event_match", "key": "content.topic"}, False),
+        ({"kind": "event_match", "key": "content.topic", "pattern": 5}, False),
+        ({"kind": "event_match", "pattern": "*"}, False),
+        ({"kind": "event_match", "key": 5, "pattern": "*"}, False),
+        ({"kind": "event_match", "key": "state_key", "pattern": ""}, True),
+        ({"kind": "event_match", "key": "content.body", "pattern": "word"}, True),
+        ({"kind": "event_match", "key": "content.body", "pattern": "or"}, False),
+        ({"kind": "event_match", "key": "content.body", "pattern": "a*d"}, True),
+        ({"kind": "event_match", "key": r"content.back\\slash", "pattern": "x"}, True),
+        ({"kind": "event_match", "key": r"content.wild\card", "pattern": "x"}, True),
+        ({"kind": "event_match", "key": "content.end\\", "pattern": "x"}, True),
+        ({"kind": "event_property_is", "key": "content.number", "value": 5}, True),
+        ({"kind": "event_property_is", "key": "content.number", "value": "5"}, False),
+        ({"kind": "event_property_is", "key": "content.null", "value": None}, True),
+        ({"kind": "event_property_is", "key": "content.null"}, False),
+        ({"kind": "event_property_is", "key": "content.nothing", "value": None}, False),
+        ({"kind": "event_property_is", "key": "content.topic", "value": "lunch plans"}, False),
+        ({"kind": "event_property_is", "key": "content.list", "value": ["a", 1]}, False),
+        ({"kind": "event_property_contains", "key": "content.list", "value": "a"}, True),
+        ({"kind": "event_property_contains", "key": "content.list", "value": 1}, True),
+        ({"kind": "event_property_contains", "key": "content.list", "value": True}, False),
+        ({"kind": "event_property_contains", "key": "content.list", "value": {}}, False),
+        ({"kind": "event_property_contains", "key": "content.list"}, False),
+        ({"kind": "event_property_contains", "key": "content.topic", "value": "L"}, False),
+        ({"kind": "sender_notification_permission", "key": "room"}, True),
+        ({"kind": "sender_notification_permission", "key": "other"}, False),
+        ({"kind": "sender_notification_permission"}, False),
+        ({"kind": "room_member_count", "is": "3"}, True),
+        ({"kind": "room_member_count", "is": 3}, False),
+        ({"kind": "room_member_count"}, False),
+        ({"kind": "contains_display_name"}, False),
+        ({}, False),
+    ],
+)
+def test_condition_holds_as_the_spec_says(condition: dict[str, Any], holds: bool) -> None:
+    event = {
+        "type": "m.room.topic",
+        "sender": BOB,
+        "room_id": ROOM,
+        "state_key": "",
+        "content": {
+            "topic": "Lunch plans",
+            "body": "A word.",
+            "number": 5,
+            "null": None,
+            "list": ["a", 1, {}],
+            "back\\slash": "x",
+            "wild\\card": "x",
+            "end\\": "x",
+        },
+    }
+    ruleset = {"override": [{"rule_id": "x", "conditions": [condition], "actions": ["notify"]}]}
+    outcome = PushEvaluator(ruleset).evaluate(event, context(room_allowed=True))
+    assert outcome.notifies is holds
+
+
+def test_rule_without_conditions_always_matches() -> None:
+    ruleset = {"underride": [{"rule_id": "x", "actions": ["notify"]}]}
+    assert PushEvaluator(ruleset).evaluate(message(), context()).notifies
+
+
+def test_event_that_no_rule_matches_does_not_notify() -> None:
+    outcome = PushEvaluator({}).evaluate(message(), context())
+    assert not outcome.notifies
+    assert outcome.actions == ()
+
+
+@pytest.mark.parametrize(
+    ("actions", "highlights"),
+    [
+        (["notify", {"set_tweak": "highlight"}], True),
+        (["notify", {"set_tweak": "highlight", "value": True}], True),
+        (["notify", {"set_tweak": "highlight", "value": False}], False),
+        (["notify", {"set_tweak": "sound", "value": "default"}], False),
+        ([{"set_tweak": "highlight"}], False),
+    ],
+)
+def test_highlight_is_true_unless_it_says_otherwise(actions: list[Any], highlights: bool) -> None:
+    assert PushOutcome(actions).highlights is highlights
+
+
+@pytest.mark.parametrize(
+    ("rule", "alike"),
+    [
+        (("room", ROOM, {"actions": []}), True),
+        (("override", "x", {"actions": [], "conditions": []}), True),
+        (("override", "x", {"actions": [], "conditions": [ABOUT_ROOM]}), True),
+        (("underride", "x", {"actions": [], "conditions": [ABOUT_ROOM, ABOUT_ROOM]}), True),
+        (("override", "x", {"actions": [], "conditions": [ABOUT_BODY]}), False),
+        (("override", "x", {"actions": [], "conditions": [ABOUT_ROOM, ABOUT_BODY]}), False),
+        (("sender", BOB, {"actions": []}), False),
+        (("content", "x", {"actions": [], "pattern": "x"}), False),
+    ],
+)
+def test_rules_that_look_at_more_than_type_and_room_are_told_apart(rule: Any, alike: bool) -> None:
+    ruleset = effective_push_rules(ALICE, [parse_push_rule(*rule)])
+    assert PushEvaluator(ruleset).goes_by_type_alone is alike
+    assert PushEvaluator(default_push_rules(ALICE)).goes_by_type_alone
