@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from architex.domain.canonical_json import (
     MAX_JSON_DEPTH,
     encode_canonical_json,
+    encode_json,
     encode_lenient_json,
     parse_json,
 )
@@ -204,3 +206,26 @@ def test_duplicate_keys_are_refused_in_pdus(raw: bytes) -> None:
 def test_space_and_escapes_are_not_taken_for_duplicate_keys() -> None:
     raw = b'{ "a" : 1.5, "b" : "\\u0022:\\u0061" }'
     assert parse_json(raw, allow_duplicate_keys=False) == {"a": 1.5, "b": '":a'}
+
+
+@given(values)
+def test_answers_say_what_canonical_json_says(value: Any) -> None:
+    assert json.loads(encode_json(value)) == json.loads(encode_canonical_json(value))
+
+
+def test_answers_keep_the_order_of_keys_and_hold_prepared_parts() -> None:
+    prepared = orjson.Fragment(b'{"z":1,"a":[1]}')
+    assert encode_json({"b": prepared, "a": 1.5}) == b'{"b":{"z":1,"a":[1]},"a":1.5}'
+
+
+def test_answers_hold_the_huge_integers_of_old_rooms() -> None:
+    prepared = orjson.Fragment(b'{"z":1,"a":"\xc3\xa9"}')
+    huge = 10**30
+    assert encode_json({"b": prepared, "a": [huge]}) == (
+        b'{"b":{"z":1,"a":"\xc3\xa9"},"a":[1' + b"0" * 30 + b"]}"
+    )
+
+
+def test_answers_hold_nothing_but_json() -> None:
+    with pytest.raises(TypeError, match="set is not JSON"):
+        encode_json({"a": {1}})

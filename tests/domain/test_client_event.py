@@ -3,6 +3,7 @@
 from typing import Any
 
 import orjson
+import pytest
 
 from architex.domain.client_event import (
     RecordedEvent,
@@ -10,6 +11,7 @@ from architex.domain.client_event import (
     read_recorded_event,
     render_client_event,
     render_stripped_state,
+    without_content,
 )
 from architex.domain.room_versions import get_room_version
 
@@ -123,6 +125,67 @@ def test_event_fields_cut_the_event_down() -> None:
 
 
 def test_stripped_state_has_four_fields_only() -> None:
+    event = recorded(pdu={"type": "m.room.name", "state_key": "", "content": {"name": "A"}})
+    assert render_stripped_state(event) == {
+        "type": "m.room.name",
+        "state_key": "",
+        "sender": "@a:x",
+        "content": {"name": "A"},
+    }
+
+
+def test_event_says_what_it_is() -> None:
+    state = recorded(pdu={"type": "m.room.name", "state_key": "", "content": {"url": "mxc://x/y"}})
+    assert (state.type, state.state_key, state.sender) == ("m.room.name", "", "@a:x")
+    assert state.content == {"url": "mxc://x/y"}
+    assert recorded().state_key is None
+
+
+# https://spec.matrix.org/v1.19/client-server-api/#filtering
+@pytest.mark.parametrize(
+    ("content", "has_url"),
+    [
+        ({"url": "mxc://x/y"}, True),
+        ({}, False),
+        ({"url": 5}, False),
+        ({"info": {"url": ""}}, False),
+    ],
+)
+def test_event_has_a_url_when_its_content_does(content: dict[str, Any], has_url: bool) -> None:
+    assert recorded(pdu={"content": content}).has_url is has_url
+
+
+# https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate
+def test_event_of_an_erased_user_has_no_content() -> None:
+    event = without_content(recorded())
+    assert event.content == {}
+    assert render(event, ALICE)["content"] == {}
+    redaction = recorded(pdu={"type": "m.room.redaction", "content": {"redacts": "$e", "x": 1}})
+    assert render(without_content(redaction), ALICE)["content"] == {"redacts": "$e"}
+    old = recorded(pdu={"type": "m.room.redaction", "content": {"x": 1}, "redacts": "$e"})
+    assert render(without_content(old), ALICE)["redacts"] == "$e"
+
+
+def test_redaction_that_says_not_what_it_redacts_is_shown_as_it_is() -> None:
+    event = recorded(pdu={"type": "m.room.redaction", "content": {"reason": "x"}})
+    assert render(event, ALICE)["content"] == {"reason": "x"}
+    assert "redacts" not in render(event, ALICE)
+
+
+def test_relations_are_told_among_unsigned_data() -> None:
+    relations = {"m.thread": {"count": 2}}
+    assert render(recorded(), ALICE, relations=relations)["unsigned"]["m.relations"] == relations
+    assert "m.relations" not in render(recorded(), ALICE, relations={})["unsigned"]
+
+
+@pytest.mark.parametrize("federation_format", [False, True])
+def test_room_id_is_there_in_every_format_when_asked_for(federation_format: bool) -> None:
+    fields = (("room_id",), ("type",))
+    viewer = Viewer("@a:x", None, 0, "!r:x", fields, federation_format)
+    assert render(recorded(), viewer) == {"room_id": "!r:x", "type": "m.room.message"}
+
+
+def test_stripped_state_is_four_fields() -> None:
     event = recorded(pdu={"type": "m.room.name", "state_key": "", "content": {"name": "A"}})
     assert render_stripped_state(event) == {
         "type": "m.room.name",

@@ -1,8 +1,11 @@
 """Filters of events."""
 
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from architex.domain.errors import BadJson
 from architex.domain.event_filter import (
@@ -103,3 +106,97 @@ def test_field_inside_an_object_that_is_selected_whole_changes_nothing() -> None
     whole = {"content": {"o": {"p": 2, "q": 3}}}
     assert select_event_fields(event, (("content",), ("content", "o", "p"))) == whole
     assert select_event_fields(event, (("content", "o", "p"), ("content",))) == whole
+
+
+@pytest.mark.parametrize(
+    ("part", "included"), [({}, True), ({"types": []}, False), ({"senders": []}, False)]
+)
+def test_presence_and_account_data_have_filters_too(part: dict[str, Any], included: bool) -> None:
+    sync_filter = parse_sync_filter({"presence": part, "account_data": {**part, "limit": 0}})
+    assert sync_filter.presence.includes("m.presence", "@a:x") is included
+    assert sync_filter.presence.passes_everything is included
+    assert sync_filter.presence.passes_nothing is not included
+    assert sync_filter.account_data.limit == 0
+
+
+def test_sender_that_is_not_known_is_not_looked_at() -> None:
+    event_filter = parse_room_event_filter({"types": ["m.*"], "senders": ["@a:x"]})
+    assert event_filter.includes("m.tag")
+    assert not event_filter.includes("org.x")
+
+
+def test_excluded_rooms_win_over_included_ones() -> None:
+    lists = {"rooms": ["!a:x", "!b:x"], "not_rooms": ["!b:x"]}
+    rooms = parse_sync_filter({"room": lists}).room
+    events = parse_room_event_filter(lists)
+    for room_filter in (rooms, events):
+        assert room_filter.is_room_included("!a:x")
+        assert not room_filter.is_room_included("!b:x")
+        assert not room_filter.is_room_included("!c:x")
+    assert parse_room_event_filter({}).is_room_included("!c:x")
+    assert not parse_room_event_filter({"rooms": []}).is_room_included("!c:x")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"room": {"rooms": ["a"]}},
+        {"room": {"not_rooms": ["#a:x"]}},
+        {"room": {"timeline": {"senders": ["a"]}}},
+        {"presence": {"not_senders": ["!a:x"]}},
+        {"presence": {"types": ["x"] * 1001}},
+        {"event_fields": ["x"] * 1001},
+    ],
+)
+def test_filter_with_an_entry_of_the_wrong_form_or_too_many_is_refused(
+    content: dict[str, Any],
+) -> None:
+    with pytest.raises(BadJson):
+        parse_sync_filter(content)
+
+
+def test_null_counts_as_absent() -> None:
+    nulls = {"limit": None, "types": None, "contains_url": None}
+    content = {"room": {"timeline": nulls, "state": None}, "event_fields": None}
+    assert parse_sync_filter(content) == parse_sync_filter({})
+
+
+# https://spec.matrix.org/v1.19/appendices/#dot-separated-property-paths
+@pytest.mark.parametrize(
+    ("path", "keys"),
+    [
+        ("content.body", ("content", "body")),
+        (r"content.m\.relates_to", ("content", "m.relates_to")),
+        (r"a\\.b", ("a\\", "b")),
+        (r"a\x.b", ("a\\x", "b")),
+        ("a\\", ("a\\",)),
+        ("", ("",)),
+        ("a..b", ("a", "", "b")),
+    ],
+)
+def test_dots_and_backslashes_are_escaped_in_paths(path: str, keys: tuple[str, ...]) -> None:
+    assert parse_sync_filter({"event_fields": [path]}).event_fields == (keys,)
+
+
+_names = st.text("a.\\b", max_size=3)
+
+
+@given(st.lists(_names, min_size=1, max_size=3))
+def test_every_key_can_be_named(keys: list[str]) -> None:
+    path = ".".join(key.replace("\\", "\\\\").replace(".", r"\.") for key in keys)
+    fields = parse_sync_filter({"event_fields": [path]}).event_fields
+    assert fields == (tuple(keys),)
+    event: Any = 1
+    for key in reversed(keys):
+        event = {key: event, "other": 2} if key != "other" else {key: event}
+    selected: Any = select_event_fields(event, fields)
+    for key in keys:
+        assert list(selected) == [key]
+        selected = selected[key]
+    assert selected == 1
+
+
+@given(st.text("ab*", max_size=6), st.text("ab", max_size=8))
+def test_types_match_as_a_regular_expression_matches(pattern: str, type_: str) -> None:
+    expected = re.fullmatch(pattern.replace("*", ".*"), type_) is not None
+    assert matches_type(pattern, type_) is expected

@@ -73,3 +73,81 @@ def test_template_of_another_membership_is_refused(membership: str) -> None:
 def test_depth_of_a_template_is_bounded_by_the_room_version() -> None:
     room = RoomBuilder("6")
     assert complete(room, template(room, depth=2**62))["depth"] == 2**53 - 1
+
+
+@pytest.mark.parametrize("proposed", [None, [], "event", 5])
+def test_template_is_an_object(proposed: Any) -> None:
+    with pytest.raises(InvalidPdu):
+        complete(RoomBuilder("11"), proposed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "m.room.message"},
+        {"room_id": "!other:a.example"},
+        {"sender": ALICE},
+        {"state_key": ALICE},
+        {"state_key": None},
+        {"content": None},
+        {"content": {}},
+        {"depth": None},
+        {"depth": -1},
+        {"depth": 1.5},
+        {"depth": True},
+        {"depth": "5"},
+        {"prev_events": None},
+        {"prev_events": []},
+        {"prev_events": ["event"]},
+        {"prev_events": [5]},
+        {"prev_events": [["$a", {}]]},
+        {"prev_events": [f"${n}" for n in range(21)]},
+        {"auth_events": None},
+        {"auth_events": {}},
+        {"auth_events": [f"${n}" for n in range(11)]},
+    ],
+)
+def test_template_of_another_form_is_refused(change: dict[str, Any]) -> None:
+    room = RoomBuilder("11")
+    with pytest.raises(InvalidPdu):
+        complete(room, template(room, **change))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "$event:a.example",
+        ["$event:a.example"],
+        ["$event:a.example", None],
+        ["$event:a.example", {"sha256": "not base64!"}],
+        ["$event:a.example", {"sha256": "AAAA"}],
+        ["$event:a.example", {"sha256": 5}],
+        ["$event:a.example", {"md5": "AAAA"}],
+        [5, {}],
+        ["event", {}],
+    ],
+)
+@pytest.mark.parametrize("field", ["prev_events", "auth_events"])
+def test_references_of_old_rooms_quote_a_hash_or_none(field: str, reference: Any) -> None:
+    room = RoomBuilder("2")
+    with pytest.raises(InvalidPdu):
+        complete(room, template(room, **{field: [reference]}))
+    # Synapse leaves the hash out.
+    good = ["$event:a.example", {}]
+    assert complete(room, template(room, **{field: [good]}))[field] == [good]
+
+
+@pytest.mark.parametrize("authoriser", [5, "carol", {}, "@carol:c.example"])
+def test_whoever_authorises_a_join_is_a_user_of_the_resident(authoriser: Any) -> None:
+    room = RoomBuilder("11")
+    content = {"membership": "join", AUTHORISED_VIA: authoriser}
+    with pytest.raises(InvalidPdu):
+        complete(room, template(room, content=content))
+
+
+def test_nobody_authorises_a_leave_or_a_plain_join() -> None:
+    room = RoomBuilder("11")
+    leave = {"membership": "leave", AUTHORISED_VIA: "@carol:c.example"}
+    completed = complete(room, template(room, content=leave), content={"membership": "leave"})
+    assert completed["content"] == {"membership": "leave"}
+    assert AUTHORISED_VIA not in complete(room, template(room))["content"]
