@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from architex.domain.pdu import Pdu
@@ -23,8 +25,8 @@ from tests.builders import ALICE, BOB, DAVE, RoomBuilder
 SETS_STATE = {PduAccepted, StateImported, JoinImported}
 
 
-def fact_of(fact_class: type[Fact], pdu: Pdu, **fields: object) -> Fact:
-    return fact_class(pdu.room_id, 1, pdu, 5, **fields)  # type: ignore[arg-type] -- by name
+def fact_of(fact_class: type[Fact], pdu: Pdu, **fields: Any) -> Fact:
+    return fact_class(pdu.room_id, 1, pdu, 5, **fields)
 
 
 @pytest.fixture
