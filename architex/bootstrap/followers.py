@@ -72,6 +72,7 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
             RemoteDeviceStore(database, core.server_name),
             ToDeviceStore(database),
             clock,
+            core.server_name,
         ),
         *chores_of_sending(
             Destinations(database),

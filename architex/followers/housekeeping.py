@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from architex.domain.identifiers import ServerName
 from architex.gateways.clock import Clock
 from architex.storage.destinations import Destinations
 from architex.storage.device_lists import DeviceListStore
@@ -125,6 +126,7 @@ def chores_of_devices(
     remote_devices: RemoteDeviceStore,
     to_device: ToDeviceStore,
     clock: Clock,
+    server_name: ServerName,
 ) -> list[Chore]:
     """The chores that end-to-end encryption brings."""
 
@@ -135,7 +137,7 @@ def chores_of_devices(
         return device_lists.delete_old_updates(clock.now_ms() - DEVICE_UPDATES_KEPT_MS)
 
     def delete_surplus() -> int:
-        return to_device.delete_surplus(MAX_WAITING_MESSAGES)
+        return to_device.delete_surplus(MAX_WAITING_MESSAGES, server_name)
 
     return [
         Chore("forget one-time keys given out long ago", 600.0, forget_claimed),

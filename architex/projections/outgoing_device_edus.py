@@ -23,9 +23,17 @@ _SERVERS_OF_MESSAGES: Final = f"""
 SELECT x.destination, min(x.position) FROM to_device_outbox x WHERE {_RANGE}
 GROUP BY x.destination"""  # noqa: S608 - constants
 
+# Of messages in one transaction, but for the first: each may be as large as a client's request.
+# What is beyond is not read; sizes are known without reading what they are of.
+_MAX_BYTES: Final = 4 * 1024 * 1024
+
 _MESSAGES: Final = f"""
-SELECT x.position, x.sender, x.type, x.message_id, x.messages FROM to_device_outbox x
-WHERE x.destination = %(to)s AND {_RANGE} ORDER BY x.position LIMIT %(limit)s"""  # noqa: S608 - constants
+SELECT position, sender, type, message_id, CASE WHEN before < {_MAX_BYTES} THEN messages END
+FROM (SELECT x.*, sum(octet_length(x.messages)) OVER (ORDER BY x.position)
+        - octet_length(x.messages) AS before
+    FROM to_device_outbox x WHERE x.destination = %(to)s AND {_RANGE}
+    ORDER BY x.position LIMIT %(limit)s) AS owed
+ORDER BY position"""  # noqa: S608 - constants
 
 # Changes concern the servers in rooms with the user; a join concerns the servers in the room.
 _SERVERS_OF_CHANGES: Final = f"""
@@ -100,6 +108,7 @@ class ToDeviceEdus:
             _MESSAGES.encode(),
             {"to": destination, "after": after, "up_to": up_to, "limit": limit},
         ).fetchall()
+        fitting = [row for row in rows if row[4] is not None]
         edus: list[Json] = [
             {
                 "edu_type": "m.direct_to_device",
@@ -110,9 +119,10 @@ class ToDeviceEdus:
                     "messages": orjson.loads(messages),
                 },
             }
-            for _, sender, type_, message_id, messages in rows
+            for _, sender, type_, message_id, messages in fitting
         ]
-        return EduBatch(edus, up_to if len(rows) < limit else rows[-1][0])
+        is_all = len(fitting) == len(rows) < limit
+        return EduBatch(edus, up_to if is_all else fitting[-1][0])
 
     def note_delivered(
         self, connection: PgConnection, destination: ServerName, up_to: int

@@ -191,6 +191,10 @@ class RateLimitSettings:
         "changes of one's profile, which go to all rooms one is in, per user",
         RateLimit(per_second=0.2, burst=20),
     )
+    devices: RateLimit = _key(
+        "changes of one's devices and keys, which go to all rooms one is in, per user",
+        RateLimit(per_second=0.5, burst=100),
+    )
     searches: RateLimit = _key(
         "searches for messages and people, per user", RateLimit(per_second=2, burst=50)
     )

@@ -38,6 +38,12 @@ told AS ({_INSERT_UPDATES})
 INSERT INTO device_list_changes (user_id, position) VALUES (%(user)s, %(position)s)
 {_UPSERT_CHANGE}"""  # noqa: S608 - constants
 
+# On the devices that are gone, and by them on the master key: another device may get the ID.
+_FORGOTTEN_SIGNATURES: Final = """
+forgotten AS (DELETE FROM key_signatures USING gone WHERE target_user_id = %(user)s
+    AND (target_id = gone.device_id OR (signer_user_id = %(user)s
+        AND signer_key_id = 'ed25519:' || gone.device_id)))"""
+
 # The gone one first: the same position tells other servers of both.
 _REPLACE_DEHYDRATED: Final = f"""
 WITH gone AS (DELETE FROM devices d USING dehydrated_devices h WHERE h.user_id = %(user)s
@@ -45,8 +51,7 @@ WITH gone AS (DELETE FROM devices d USING dehydrated_devices h WHERE h.user_id =
     RETURNING d.device_id),
 numbered AS (SELECT device_id, 1 AS n FROM gone
     UNION ALL SELECT %(device)s, 1 + (SELECT count(*) FROM gone)),
-forgotten AS (DELETE FROM key_signatures USING gone WHERE target_user_id = %(user)s
-    AND target_id = gone.device_id),
+{_FORGOTTEN_SIGNATURES},
 told AS ({_INSERT_UPDATES})
 INSERT INTO device_list_changes (user_id, position) VALUES (%(user)s, %(position)s)
 {_UPSERT_CHANGE}"""  # noqa: S608 - constants
@@ -55,8 +60,7 @@ _DELETE_DEVICES: Final = f"""
 WITH gone AS (DELETE FROM devices WHERE user_id = %(user)s AND device_id = ANY(%(devices)s)
     RETURNING device_id),
 numbered AS (SELECT device_id, row_number() OVER (ORDER BY device_id) AS n FROM gone),
-forgotten AS (DELETE FROM key_signatures USING gone WHERE target_user_id = %(user)s
-    AND target_id = gone.device_id),
+{_FORGOTTEN_SIGNATURES},
 told AS ({_INSERT_UPDATES})
 INSERT INTO device_list_changes (user_id, position)
 SELECT %(user)s, %(position)s WHERE EXISTS (SELECT 1 FROM gone)

@@ -52,10 +52,11 @@ class DeviceStore:
         return None if row is None else Device(*row)
 
     def set_display_name(self, user_id: UserId, device_id: str, display_name: str) -> bool:
-        """Rename a device; False when the user has none of this ID."""
+        """Rename a device; False when the user has none of this ID that has another name."""
         changed = self._database.execute(
-            "UPDATE devices SET display_name = %s WHERE user_id = %s AND device_id = %s",
-            (display_name, user_id, device_id),
+            "UPDATE devices SET display_name = %(name)s WHERE user_id = %(user)s"
+            " AND device_id = %(device)s AND display_name IS DISTINCT FROM %(name)s",
+            {"name": display_name, "user": user_id, "device": device_id},
         )
         return changed == 1
 

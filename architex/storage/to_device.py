@@ -19,6 +19,11 @@ from architex.storage.transactions import TransactionKey
 ALL_DEVICES: Final = "*"
 """In place of a device ID: all devices of the user."""
 
+MAX_MESSAGES: Final = 100
+"""Messages to a device in one response."""
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Of messages in one response, but for the first: each may be as large as a request."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToDeviceMessage:
@@ -77,6 +82,32 @@ FROM first, unnest(%(destinations)s::text[], %(message_ids)s::text[], %(messages
     AS w (destination, message_id, messages)"""
 
 
+# What is beyond the bytes is not read. Sizes are known without reading what they are of.
+_WAITING: Final = """
+SELECT position, sender, type, CASE WHEN before < %(bytes)s THEN content END FROM (
+    SELECT position, sender, type, content,
+        sum(octet_length(content)) OVER (ORDER BY position) - octet_length(content) AS before
+    FROM to_device_messages
+    WHERE user_id = %(user)s AND device_id = %(device)s AND position > %(after)s
+    ORDER BY position LIMIT %(limit)s) AS m
+ORDER BY position"""
+
+# Of a source, its newest messages stay as long as other sources have no older ones that would go:
+# whoever floods a device loses what they sent themselves. A source is a user of ours, or a server.
+_DELETE_SURPLUS: Final = """
+WITH full_devices AS (SELECT user_id, device_id FROM to_device_messages
+    GROUP BY user_id, device_id HAVING count(*) > %(keep)s),
+counted AS (SELECT m.user_id, m.device_id, m.position, row_number() OVER (
+        PARTITION BY m.user_id, m.device_id, CASE WHEN right(m.sender, length(%(own)s)) = %(own)s
+            THEN m.sender ELSE substring(m.sender FROM position(':' IN m.sender)) END
+        ORDER BY m.position DESC) AS of_source
+    FROM to_device_messages m JOIN full_devices USING (user_id, device_id)),
+ranked AS (SELECT user_id, device_id, position, row_number() OVER (
+        PARTITION BY user_id, device_id ORDER BY of_source, position DESC) AS place FROM counted)
+DELETE FROM to_device_messages m USING ranked r WHERE r.place > %(keep)s
+    AND m.user_id = r.user_id AND m.device_id = r.device_id AND m.position = r.position"""
+
+
 def put_messages(
     execute: Execute,
     position: int,
@@ -110,22 +141,32 @@ def put_messages(
 
 
 def list_waiting(
-    connection: PgConnection, user_id: UserId, device_id: str, after: int, limit: int
-) -> Sequence[WaitingMessage]:
-    """The messages of a device after a position, in the order in which they came."""
+    connection: PgConnection, user_id: UserId, device_id: str, after: int
+) -> tuple[Sequence[WaitingMessage], bool]:
+    """Messages of a device after a position, in the order in which they came: a piece of them.
+
+    Returns the messages, and whether that is all.
+    """
     rows = connection.execute(
-        "SELECT position, sender, type, content FROM to_device_messages"
-        " WHERE user_id = %s AND device_id = %s AND position > %s ORDER BY position LIMIT %s",
-        (user_id, device_id, after, limit),
+        _WAITING,
+        {
+            "user": user_id,
+            "device": device_id,
+            "after": after,
+            "limit": MAX_MESSAGES + 1,  # one more, to see whether that is all
+            "bytes": MAX_BYTES,
+        },
     ).fetchall()
-    return [
+    messages = [
         WaitingMessage(position, sender, type_, orjson.Fragment(content))
-        for position, sender, type_, content in rows
+        for position, sender, type_, content in rows[:MAX_MESSAGES]
+        if content is not None
     ]
+    return messages, len(messages) == len(rows)
 
 
 class ToDeviceStore:
-    """The tables to_device_messages and to_device_outbox."""
+    """The table to_device_messages."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -138,44 +179,15 @@ class ToDeviceStore:
             (user_id, device_id, up_to),
         )
 
-    def delete_surplus(self, keep: int) -> int:
-        """Delete the oldest messages of devices where more than `keep` wait; returns how many."""
-        return self._database.execute(
-            "WITH full_devices AS (SELECT user_id, device_id FROM to_device_messages"
-            "  GROUP BY user_id, device_id HAVING count(*) > %(keep)s)"
-            " DELETE FROM to_device_messages m USING full_devices f"
-            " WHERE m.user_id = f.user_id AND m.device_id = f.device_id AND m.position <="
-            "  (SELECT position FROM to_device_messages n WHERE n.user_id = f.user_id"
-            "   AND n.device_id = f.device_id ORDER BY position DESC OFFSET %(keep)s LIMIT 1)",
-            {"keep": keep},
-        )
+    def delete_surplus(self, keep: int, server_name: ServerName) -> int:
+        """Where more messages wait for a device, delete those of whoever sent most of them.
 
-    # ---- other servers
+        Of any one sender of ours, and of any one other server, the oldest go first.
 
-    def list_outgoing(
-        self, destination: ServerName, after: int, up_to: int, limit: int
-    ) -> Sequence[tuple[int, UserId, str, str, orjson.Fragment]]:
-        """What a server is owed: (position, sender, type, message ID, messages), in order."""
-        rows = self._database.fetch_all(
-            "SELECT position, sender, type, message_id, messages FROM to_device_outbox"
-            " WHERE destination = %s AND position > %s AND position <= %s"
-            " ORDER BY position LIMIT %s",
-            (destination, after, up_to, limit),
-        )
-        return [(*row[:4], orjson.Fragment(row[4])) for row in rows]
+        Args:
+            keep: so many stay.
+            server_name: ours.
 
-    def list_destinations(self, after: int, up_to: int) -> Sequence[ServerName]:
-        """The servers that are owed something from between two positions."""
-        rows = self._database.fetch_all(
-            "SELECT DISTINCT destination FROM to_device_outbox"
-            " WHERE position > %s AND position <= %s",
-            (after, up_to),
-        )
-        return [destination for (destination,) in rows]
-
-    def delete_delivered(self, destination: ServerName, up_to: int) -> int:
-        """Delete what a server has received; returns how many."""
-        return self._database.execute(
-            "DELETE FROM to_device_outbox WHERE destination = %s AND position <= %s",
-            (destination, up_to),
-        )
+        Returns how many were deleted.
+        """
+        return self._database.execute(_DELETE_SURPLUS, {"keep": keep, "own": f":{server_name}"})

@@ -40,9 +40,6 @@ from architex.usecases.sessions import check_device_name
 MAX_DEVICE_DATA_BYTES: Final = 1024 * 1024
 """Its private keys, encrypted: some hundred bytes for each of its one-time keys."""
 
-MAX_MESSAGES: Final = 100
-"""In one piece of the messages that it has received."""
-
 
 @dataclass(frozen=True)
 class DehydratedDevices:
@@ -145,5 +142,5 @@ class DehydratedDevices:
         if held is None or held.device_id != device_id:
             raise Forbidden("This is not your dehydrated device.")
         with self.database.connection() as connection:
-            messages = list_waiting(connection, requester.user_id, device_id, after, MAX_MESSAGES)
+            messages, _ = list_waiting(connection, requester.user_id, device_id, after)
         return messages, messages[-1].position if messages else after

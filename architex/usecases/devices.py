@@ -53,9 +53,10 @@ class Devices:
             self.get_device(requester, device_id)
             return
         check_device_name(display_name)
-        if not self.devices.set_display_name(requester.user_id, device_id, display_name):
-            raise NotFound("You have no such device.")
-        self.device_lists.note_changed(requester.user_id, [device_id])
+        if self.devices.set_display_name(requester.user_id, device_id, display_name):
+            self.device_lists.note_changed(requester.user_id, [device_id])
+        else:
+            self.get_device(requester, device_id)
 
     def delete_device(self, requester: Requester, device_id: str, auth: Any) -> None:
         """Delete one device and end its tokens, once the user has been authenticated.

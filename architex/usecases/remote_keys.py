@@ -62,6 +62,12 @@ _LISTS_PER_SERVER: Final = 10
 _RESYNC_TIMEOUT_S: Final = 15.0
 _MAX_WAITING_RESYNCS: Final = 10_000
 
+_UNREACHABLE: Final = {
+    "status": 503,
+    "errcode": "M_UNKNOWN",
+    "error": "The server cannot be reached now.",
+}
+
 ByServer: TypeAlias = Mapping[ServerName, Mapping[UserId, Any]]
 
 
@@ -145,6 +151,9 @@ class RemoteKeys:
 
         def ask(item: tuple[ServerName, list[UserId]]) -> None:
             server_name, users = item
+            if self._clock.monotonic() > ends:  # others took all the time
+                found.failures[server_name] = _UNREACHABLE
+                return
             try:
                 found.device_keys.update(self._ask_server(server_name, users, ends))
             except RemoteError as error:
@@ -351,6 +360,9 @@ class RemoteKeys:
 
         def ask(item: tuple[ServerName, Mapping[UserId, Mapping[str, str]]]) -> None:
             server_name, users = item
+            if self._clock.monotonic() > ends:
+                failures[server_name] = _UNREACHABLE
+                return
             try:
                 answer = self._client.post(
                     server_name,
@@ -488,7 +500,7 @@ def _failure(error: RemoteError) -> dict[str, Any]:
     """What a client is told about a server that could not be asked."""
     if isinstance(error, RemoteRefused):
         return {"status": error.status, "errcode": error.errcode or "M_UNKNOWN"}
-    return {"status": 503, "errcode": "M_UNKNOWN", "error": "The server cannot be reached now."}
+    return _UNREACHABLE
 
 
 def _in_parallel(function: Callable[[Any], None], items: Collection[Any]) -> None:

@@ -5,19 +5,16 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from architex.projections.device_list_reads import DeviceListNews, read_device_list_news
 from architex.projections.sync_reads import News
 from architex.storage.one_time_keys import Device, KeySupply
 from architex.storage.pool import PgConnection
-from architex.storage.to_device import list_waiting
+from architex.storage.to_device import WaitingMessage, list_waiting
 from architex.usecases.requester import Requester
-
-MAX_MESSAGES: Final = 100
-"""Messages to a device in one response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +53,12 @@ def read_device_sections(
         since: the position of its last token; None for a fresh start.
         received: up to which position it has shown to have messages.
     """
-    messages = []
+    messages: Sequence[WaitingMessage] = ()
+    is_all = True
     if news.to_device and requester.device_id is not None:
-        # One more than fits, to see whether that is all.
-        messages = list(
-            list_waiting(
-                connection,
-                requester.user_id,
-                requester.device_id,
-                received,
-                MAX_MESSAGES + 1,
-            )
+        messages, is_all = list_waiting(
+            connection, requester.user_id, requester.device_id, received
         )
-    told = messages[:MAX_MESSAGES]
     lists = DeviceListNews()
     if since is not None and (news.device_lists or news.rooms):
         lists = read_device_list_news(
@@ -81,9 +71,9 @@ def read_device_sections(
     return DeviceSections(
         to_device=[
             {"sender": message.sender, "type": message.type, "content": message.content}
-            for message in told
+            for message in messages
         ],
-        seen=told[-1].position if len(messages) > MAX_MESSAGES else None,
+        seen=None if is_all else messages[-1].position,
         device_lists=lists,
     )
 

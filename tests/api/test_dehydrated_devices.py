@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from architex.usecases.dehydrated_devices import MAX_MESSAGES
+from architex.storage.to_device import MAX_MESSAGES
 from tests.api.client import Server, User
 from tests.device_keys import TestDevice
 

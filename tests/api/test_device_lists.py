@@ -52,6 +52,16 @@ def test_new_keys_are_told_to_whoever_shares_a_room(alice: User, bob: User) -> N
     assert news(alice, since) == ([bob.user_id], [])
 
 
+def test_same_name_again_is_no_change(alice: User, bob: User) -> None:
+    share_room(alice, bob)
+    path = f"/devices/{bob.device_id}"
+    bob.put(path, {"display_name": "Telephone"}).ok()
+    since = token(alice)
+    bob.put(path, {"display_name": "Telephone"}).ok()
+    assert news(alice, since) == ([], [])
+    bob.put("/devices/NOPE", {"display_name": "Telephone"}).refused(404, "M_NOT_FOUND")
+
+
 def test_same_keys_again_are_no_change(alice: User, bob: User) -> None:
     share_room(alice, bob)
     upload_device_keys(bob)

@@ -45,6 +45,16 @@ def test_device_signs_the_master_key(alice: User, bob: User) -> None:
     assert set(told["signatures"][alice.user_id]) == {f"ed25519:{alice.device_id}"}
 
 
+def test_signature_of_a_device_goes_with_it(alice: User, bob: User) -> None:
+    other = alice.log_in_again(device_id="OTHER")
+    device, keys = upload_device_keys(other), sign_in(alice)
+    name = keys.secret("master").verify_key_base64
+    signed = sign_json(keys.public("master"), alice.user_id, device.key)
+    assert other.post(UPLOAD, {alice.user_id: {name: signed}}).ok() == {"failures": {}}
+    other.post("/logout").ok()
+    assert "signatures" not in query(bob, alice.user_id)["master_keys"][alice.user_id]
+
+
 def test_only_the_signer_sees_the_signature_on_another_users_key(alice: User, bob: User) -> None:
     keys, theirs = sign_in(alice), sign_in(bob)
     name = theirs.secret("master").verify_key_base64

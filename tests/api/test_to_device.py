@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from architex.storage.to_device import ToDeviceStore
-from architex.usecases.sync_devices import MAX_MESSAGES
-from tests.api.client import Server, User
+from architex.storage.to_device import MAX_BYTES, MAX_MESSAGES, ToDeviceStore
+from tests.api.client import SERVER_NAME, Server, User
 
 
 def send(
@@ -129,8 +128,37 @@ def test_nobody_gets_what_is_sent_to_unknown_devices(alice: User, bob: User) -> 
 def test_oldest_messages_of_a_full_device_go(server: Server, alice: User, bob: User) -> None:
     for number in range(5):
         send(alice, bob.user_id, bob.device_id, number)
-    assert ToDeviceStore(server.core.database).delete_surplus(3) >= 2
+    assert ToDeviceStore(server.core.database).delete_surplus(3, SERVER_NAME) >= 2
     assert received(bob.get("/sync").ok()) == [2, 3, 4]
+
+
+def test_who_floods_a_device_loses_only_their_own(server: Server, alice: User, bob: User) -> None:
+    send(alice, bob.user_id, bob.device_id, 1)
+    carol, store = server.register(), ToDeviceStore(server.core.database)
+    for number in range(10, 15):
+        send(carol, bob.user_id, bob.device_id, number)
+    assert store.delete_surplus(3, SERVER_NAME) >= 3
+    assert received(bob.get("/sync").ok()) == [1, 13, 14]
+    # Of another server the users count together: it can make as many as it likes.
+    assert store.delete_surplus(2, "another.example") >= 1
+    assert received(bob.get("/sync").ok()) == [13, 14]
+
+
+def test_large_messages_come_in_pieces(alice: User, bob: User) -> None:
+    since = bob.get("/sync").ok()["next_batch"]
+    numbers = list(range(MAX_BYTES // 60_000 + 5))
+    for number in numbers:
+        content = {"n": number, "large": "x" * 60_000}
+        messages = {"messages": {bob.user_id: {bob.device_id: content}}}
+        alice.put(f"/sendToDevice/m.test/{number}", messages).ok()
+    pieces = []
+    for _ in range(3):
+        told = bob.get("/sync", since=since).ok()
+        since = told["next_batch"]
+        pieces.append(received(told))
+    assert pieces[0] + pieces[1] == numbers
+    assert len(numbers) < MAX_MESSAGES
+    assert [bool(piece) for piece in pieces] == [True, True, False]
 
 
 @pytest.mark.parametrize(

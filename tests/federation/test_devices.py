@@ -445,6 +445,22 @@ def test_malformed_messages_of_other_servers_are_ignored(
     assert received(alice.get("/sync").ok()) == [1]
 
 
+def test_large_messages_go_in_several_transactions(
+    two: Simulation, alice: User, bob: User
+) -> None:
+    numbers = list(range(80))
+    for number in numbers:
+        content = {"n": number, "large": "x" * 60_000}
+        messages = {"messages": {bob.user_id: {bob.device_id: content}}}
+        alice.put(f"/sendToDevice/m.test/{number}", messages).ok()
+    two.network.asked.clear()
+    settle(two)
+    assert asked(two, "v1/send") == 2
+    first = bob.get("/sync").ok()
+    second = bob.get("/sync", since=first["next_batch"]).ok()
+    assert received(first) + received(second) == numbers
+
+
 def test_uploaded_keys_never_stop_the_sender(two: Simulation, alice: User, bob: User) -> None:
     share_room(two, alice, bob)
     odd = {

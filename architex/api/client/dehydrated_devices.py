@@ -46,7 +46,7 @@ class DehydratedDeviceResource:
 
         Proposal: https://github.com/matrix-org/matrix-spec-proposals/pull/3814
         """
-        requester = require_user(req)
+        requester = require_user(req, limit="devices")
         given: dict[str, Any] = load(_DEVICE, json_body(req, max_bytes=_MAX_BODY_BYTES))
         resp.media = {"device_id": self._devices.put(requester, given)}
 

@@ -63,7 +63,7 @@ class DeviceResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3devicesdeviceid
         """
-        requester = require_user(req, guests=True)
+        requester = require_user(req, guests=True, limit="devices")
         given = load(_DEVICE, json_body(req))
         self._devices.rename_device(requester, device_id, given.get("display_name"))
         resp.media = {}

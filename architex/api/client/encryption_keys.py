@@ -12,7 +12,14 @@ from marshmallow import fields
 
 from architex.api.fields import JsonObject, WholeNumber
 from architex.api.interactive_auth import interactive
-from architex.api.requests import BodySchema, json_body, load, require_user, string_param
+from architex.api.requests import (
+    BodySchema,
+    count_several,
+    json_body,
+    load,
+    require_user,
+    string_param,
+)
 from architex.domain.errors import BadJson, MissingParam
 from architex.domain.sync_token import parse_sync_token
 from architex.usecases.cross_signing import CrossSigning
@@ -61,6 +68,8 @@ class UploadKeysResource:
         """
         requester = require_user(req, guests=True)
         given = load(_UPLOAD, json_body(req, max_bytes=_MAX_BODY_BYTES))
+        if given.get("device_keys") is not None:  # one-time keys are nobody's news
+            count_several(req, requester, "devices", 1)
         counts = self._keys.upload_keys(requester, given)
         resp.media = {"one_time_key_counts": dict(counts)}
 
@@ -136,7 +145,7 @@ class UploadCrossSigningKeysResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysdevice_signingupload
         """
-        requester = require_user(req)
+        requester = require_user(req, limit="devices")
         body = json_body(req)
         with interactive():
             self._cross_signing.upload_keys(requester, body, body.get("auth"))
@@ -154,7 +163,7 @@ class UploadSignaturesResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keyssignaturesupload
         """
-        requester = require_user(req)
+        requester = require_user(req, limit="devices")
         body = json_body(req)
         resp.media = {"failures": self._cross_signing.upload_signatures(requester, body)}
 
