@@ -228,7 +228,7 @@ class Person:
         """Every message back to the room's beginning: event ID → event."""
         found: dict[str, Any] = {}
         query: dict[str, Any] = {"dir": "b", "limit": 100}
-        for _ in range(200):
+        for _ in range(1000):
             page = self.do("GET", f"/rooms/{quote(room_id, safe='')}/messages", **query)
             for event in page["chunk"]:
                 if event["type"] == "m.room.message":

@@ -14,12 +14,9 @@ import os
 import signal
 import ssl
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from random import Random  # noqa: TID251 - seeded, so that a run can be repeated
 from typing import Final
@@ -27,14 +24,10 @@ from typing import Final
 import psutil
 import pytest
 
-from architex.bootstrap import all_projections
-from architex.projections.rebuilding import rebuild_projection
-from architex.storage.embedded_postgres import EmbeddedPostgres
-from architex.storage.pool import Database
 from tests.federation.authority import Authority
 from tests.federation.homeserver import Architex, Person, architex, assert_same_room, eventually
-from tests.projections.traffic import rows_of
 from tests.server import RunningServer
+from tests.torture.inspection import assert_well
 from tests.torture.witnesses import Company, gather, wait_for_progress
 
 pytestmark = pytest.mark.slow
@@ -43,12 +36,6 @@ IS_LONG: Final = "ARCHITEX_KILLS" in os.environ
 KILLS: Final = int(os.environ.get("ARCHITEX_KILLS", "7"))
 BACK_WITHIN_S: Final = 5.0
 WORKERS: Final = 2
-OWED: Final = {
-    "messages to devices": "SELECT 1 FROM to_device_outbox",
-    "other servers": "SELECT 1 FROM destinations WHERE delivered IS NOT NULL",
-    "events to judge": "SELECT 1 FROM waiting_pdus",
-}
-"""What has no rows when nobody is owed anything."""
 
 
 def _some_of(processes: list[psutil.Process], chance: Random) -> None:
@@ -95,7 +82,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_kills(tmp_path: Path) -> Non
         assert_same_room(company.room_id, persons[0], persons[1])
         _print_figures(company, absences)
         for server in (here, there):
-            _assert_well(server.running)
+            assert_well(server.running)
         if IS_LONG:
             assert max(max(times) for times in absences.values()) <= BACK_WITHIN_S
 
@@ -147,37 +134,6 @@ def _await_processes(server: RunningServer, workers: int) -> None:
         return False
 
     eventually(are_there, "a process does not come back", 60)
-
-
-def _assert_well(server: RunningServer) -> None:
-    """Nobody is owed anything, a rebuild changes nothing, and `architex verify` is content."""
-    conninfo = EmbeddedPostgres(server.data_dir / "postgres").conninfo()
-    database = Database(conninfo, max_size=2)
-    try:
-        for what, rows in OWED.items():
-            eventually(partial(_is_empty, database, rows), f"{what} still wait")
-        verified = _architex(server, "verify", "--max-load", "1")
-        assert verified.returncode == 0, verified.stdout + verified.stderr
-        for projection in all_projections():
-            before = {table: rows_of(database, table) for table in projection.tables}
-            rebuild_projection(database, projection)
-            after = {table: rows_of(database, table) for table in projection.tables}
-            assert after == before, projection.name
-    finally:
-        database.close()
-
-
-def _is_empty(database: Database, rows: str) -> bool:
-    return database.fetch_one(rows) is None
-
-
-def _architex(server: RunningServer, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "architex", *arguments, "--config", str(server.config_file)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def _print_figures(company: Company, absences: Mapping[str, list[float]]) -> None:

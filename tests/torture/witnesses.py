@@ -140,9 +140,7 @@ class Talker(Witness):
         told: text → event ID, for what was acknowledged.
     """
 
-    def __init__(
-        self, person: Person, tls: ssl.SSLContext, room_id: str, pause_s: float = 0.02
-    ) -> None:
+    def __init__(self, person: Person, tls: ssl.SSLContext, room_id: str, pause_s: float) -> None:
         super().__init__(person, tls, pause_s)
         self.told: dict[str, str] = {}
         self._path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/"
@@ -171,7 +169,7 @@ class Messenger(Witness):
     """
 
     def __init__(
-        self, person: Person, tls: ssl.SSLContext, recipient: Person, pause_s: float = 0.05
+        self, person: Person, tls: ssl.SSLContext, recipient: Person, pause_s: float
     ) -> None:
         super().__init__(person, tls, pause_s)
         self.recipient = recipient
@@ -238,24 +236,18 @@ class Listener(Witness):
 
 
 class KeyOwner(Witness):
-    """Keeps a device supplied with one-time keys; uploads are repeated now and then.
-
-    Attributes:
-        uploaded: how many keys.
-    """
-
-    def __init__(self, person: Person, tls: ssl.SSLContext, pause_s: float = 0.1) -> None:
-        super().__init__(person, tls, pause_s)
-        self.uploaded = 0
+    """Keeps a device supplied with one-time keys; uploads are repeated now and then."""
 
     def act(self) -> None:
         """See Witness."""
+        told = self.client.do("POST", "/keys/upload", {})
+        if told["one_time_key_counts"].get(ALGORITHM, 0) > KEYS_AT_ONCE:
+            return
         keys = {
             f"{ALGORITHM}:{self.deeds}x{number}": f"key {self.deeds} {number}"
             for number in range(KEYS_AT_ONCE)
         }
         self.client.do("POST", "/keys/upload", {"one_time_keys": keys})
-        self.uploaded += len(keys)
         if self.deeds % REPEATED_EVERY == 0:
             self.client.do("POST", "/keys/upload", {"one_time_keys": keys})
 
@@ -267,9 +259,7 @@ class KeyClaimer(Witness):
         claimed: the keys that it was given.
     """
 
-    def __init__(
-        self, person: Person, tls: ssl.SSLContext, owner: Person, pause_s: float = 0.05
-    ) -> None:
+    def __init__(self, person: Person, tls: ssl.SSLContext, owner: Person, pause_s: float) -> None:
         super().__init__(person, tls, pause_s)
         self.claimed: list[str] = []
         self._owner = owner
@@ -390,8 +380,17 @@ class Company:
             eventually(is_complete, patience_s=PATIENCE_S)
 
 
-def gather(here: Homeserver, there: Homeserver, tls: ssl.SSLContext) -> Company:
-    """A company on two servers; everybody is in the room."""
+def gather(
+    here: Homeserver, there: Homeserver, tls: ssl.SSLContext, *, pace: float = 1.0
+) -> Company:
+    """A company on two servers; everybody is in the room.
+
+    Args:
+        here: where most of them are.
+        there: where the others are.
+        tls: whom they trust.
+        pace: their pauses are so many times as long.
+    """
     alice, bob, carol = (here.register() for _ in range(3))
     dora, erik = (there.register() for _ in range(2))
     room_id = alice.create_room(preset="public_chat")
@@ -402,21 +401,21 @@ def gather(here: Homeserver, there: Homeserver, tls: ssl.SSLContext) -> Company:
     return Company(
         room_id,
         talkers=[
-            Talker(alice, tls, room_id),
-            Talker(bob, tls, room_id),
-            Talker(dora, tls, room_id, pause_s=0.1),
+            Talker(alice, tls, room_id, 0.02 * pace),
+            Talker(bob, tls, room_id, 0.02 * pace),
+            Talker(dora, tls, room_id, 0.1 * pace),
         ],
         listeners=[Listener(person, tls, room_id) for person in (carol, erik)],
         messengers=[
-            Messenger(alice, tls, carol),
-            Messenger(dora, tls, carol, pause_s=0.2),
-            Messenger(bob, tls, erik, pause_s=0.2),
+            Messenger(alice, tls, carol, 0.05 * pace),
+            Messenger(dora, tls, carol, 0.2 * pace),
+            Messenger(bob, tls, erik, 0.2 * pace),
         ],
-        owner=KeyOwner(carol, tls),
+        owner=KeyOwner(carol, tls, 0.1 * pace),
         claimers=[
-            KeyClaimer(alice, tls, carol),
-            KeyClaimer(bob, tls, carol),
-            KeyClaimer(dora, tls, carol, pause_s=0.3),
+            KeyClaimer(alice, tls, carol, 0.05 * pace),
+            KeyClaimer(bob, tls, carol, 0.05 * pace),
+            KeyClaimer(dora, tls, carol, 0.3 * pace),
         ],
     )
 
