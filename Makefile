@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: run test check mutate format clean help
+.PHONY: run test torture check mutate format clean help
 
 # The Python to make the virtualenv from: 3.11 or newer.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
@@ -18,6 +18,15 @@ run: $(VENV)/installed ## Install what is missing and run the server on http://1
 
 test: $(VENV)/installed-test ## Install what the tests need and run them (PYTEST_ARGS="-k sync -x")
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# For each promise the long form of its tests; docs/promises.md tells which they are.
+torture: $(VENV)/installed-test ## Kill, cut, stall and soak for hours: docs/promises.md
+	ARCHITEX_KILLS=240 ARCHITEX_CRASH_STEP=1 ARCHITEX_FLUSHES=200 ARCHITEX_TORTURE_S=600 \
+	ARCHITEX_STALL_S=7 ARCHITEX_WRITES=1000 ARCHITEX_SEEDS=100 \
+	ARCHITEX_SOAK_S=3600 ARCHITEX_SOAK_PLOTS=$(CURDIR)/docs/figures \
+	$(BIN)/python -m pytest -s -p no:randomly tests/torture tests/federation/test_convergence.py \
+		tests/clients/test_power_failure.py tests/clients/test_encryption.py \
+		tests/projections/test_rebuilding.py $(PYTEST_ARGS)
 
 check: $(VENV)/installed-test $(VENV)/installed-check ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -77,10 +77,10 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_kills(tmp_path: Path) -> Non
         company = gather(here, there, tls)
         with company.at_work():
             absences = _kill_again_and_again(company, here, there)
+        _print_figures(company, absences)
         company.compare_books()
         persons = [listener.person for listener in company.listeners]
         assert_same_room(company.room_id, persons[0], persons[1])
-        _print_figures(company, absences)
         for server in (here, there):
             assert_well(server.running)
         if IS_LONG:

@@ -7,6 +7,7 @@ within seconds.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +24,15 @@ from tests.torture.postgres_proxy import Kind, PostgresProxy
 pytestmark = pytest.mark.slow
 
 AT_ONCE: Final = 6
+# make torture: ARCHITEX_STALL_S=7, longer than PostgreSQL lets a transaction take
+STALL_S: Final = float(os.environ.get("ARCHITEX_STALL_S", "0.5"))
 WELL_AGAIN_S: Final = 30.0
 """How long anything may take: far more than it does on an idle machine."""
 
 
 @pytest.fixture
 def proxy(database_url: str) -> Iterator[PostgresProxy]:
-    with PostgresProxy(database_url) as running:
+    with PostgresProxy(database_url, stall_s=STALL_S) as running:
         yield running
 
 

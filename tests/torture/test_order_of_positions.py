@@ -7,6 +7,7 @@ reader that only ever asks for what is greater than the position it has.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -28,7 +29,8 @@ pytestmark = pytest.mark.slow
 CHECKOUT: Final = Path(__file__).parents[2]
 PROCESSES: Final = 2
 WRITERS_EACH: Final = 8
-COMMANDS_EACH: Final = 60
+# make torture: ARCHITEX_WRITES=1000
+COMMANDS_EACH: Final = int(os.environ.get("ARCHITEX_WRITES", "60"))
 ROOMS: Final = 3
 
 NEWS: Final = """
@@ -119,7 +121,7 @@ def test_tailing_readers_skip_nothing(
     kinds = {line["kind"] for line in told}
     assert kinds == {"event", "row"}, [t for t in told if t["kind"] not in ("event", "row")]
     stored = database.fetch_all(NEWS, {"after": 0})
-    facts = core.event_log.facts_after(0, 100_000)
+    facts = core.event_log.facts_after(0, 1_000_000)
     messages = {fact.pdu.event_id for fact in facts if fact.pdu.type == "m.room.message"}
     assert messages == events, "what was answered is what was stored"
     bodies = [fact.pdu.content["body"] for fact in facts if fact.pdu.type == "m.room.message"]
@@ -162,7 +164,7 @@ def _run_writers(conninfo: str, rooms: list[str], options: list[str]) -> list[di
     lines: list[str] = []
     try:
         for process in processes:
-            out, err = process.communicate(timeout=180)
+            out, err = process.communicate(timeout=180 + COMMANDS_EACH)
             assert process.returncode == 0, err[-3000:]
             lines += out.splitlines()
     finally:

@@ -15,7 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -345,11 +345,12 @@ class Company:
         }
         for listener in self.listeners:
             _assert_once(listener.heard)
-            assert dict(listener.heard) == said, "what was heard is not what was said"
+            assert not _differences(dict(listener.heard), said), listener.person.user_id
             self._check_order(listener)
             self._check_devices_messages(listener)
             everything = listener.person.messages(self.room_id)
-            assert {e["content"]["body"]: event_id for event_id, e in everything.items()} == said
+            read = {event["content"]["body"]: event_id for event_id, event in everything.items()}
+            assert not _differences(read, said), listener.person.user_id
         _assert_once([key for claimer in self.claimers for key in claimer.claimed])
 
     def _check_order(self, listener: Listener) -> None:
@@ -429,6 +430,17 @@ def wait_for_progress(company: Company, deeds: int, is_over: Callable[[], bool])
         return company.acknowledged >= wanted or is_over()
 
     eventually(has_progressed, "nothing is acknowledged any more", PATIENCE_S)
+
+
+def _differences(heard: Mapping[str, str], said: Mapping[str, str]) -> str:
+    """What is missing, and what nobody said, in words; empty when there is nothing."""
+    missing = [body for body in said if body not in heard]
+    others = [body for body in heard if heard[body] != said.get(body)]
+    if not missing and not others:
+        return ""
+    return (
+        f"{len(missing)} missing: {missing[:5]} … {missing[-5:]}; {len(others)} more: {others[:5]}"
+    )
 
 
 def _assert_once(things: Sequence[Any]) -> None:
