@@ -39,12 +39,18 @@ class RunningServer:
     """
 
     def __init__(
-        self, config_file: Path, url: str, data_dir: Path, ca_file: Path | None = None
+        self,
+        config_file: Path,
+        url: str,
+        data_dir: Path,
+        ca_file: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.config_file = config_file
         self.url = url
         self.data_dir = data_dir
         self._tls = ssl.create_default_context(cafile=ca_file) if ca_file else None
+        self._environment = environment or {}
         self.log_file = config_file.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -69,6 +75,7 @@ class RunningServer:
         if self._process is not None:
             self._process.wait(_STOP_TIMEOUT_S)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ARCHITEX_")}
+        environment |= self._environment
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "architex", "serve", "--config", str(self.config_file)],
@@ -186,7 +193,12 @@ def free_port() -> int:
 
 
 def start_server(
-    tmp_path: Path, *, web_workers: int = 1, ca_file: Path | None = None, **config: Any
+    tmp_path: Path,
+    *,
+    web_workers: int = 1,
+    ca_file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    **config: Any,
 ) -> RunningServer:
     """Start `architex serve` on free ports with data of its own; use it in a `with`.
 
@@ -194,6 +206,7 @@ def start_server(
         tmp_path: where its configuration and log go.
         web_workers: how many.
         ca_file: whom to trust when the first listener speaks TLS.
+        environment: further environment variables.
         config: further settings: `server_name="a.example"`, `registration={"enabled": True}`…
     """
     data_dir = make_directory()
@@ -211,7 +224,11 @@ def start_server(
     listener = settings["listeners"][0]
     scheme = "https" if "tls_certificate" in listener else "http"
     server = RunningServer(
-        config_file, f"{scheme}://127.0.0.1:{listener['port']}", data_dir, ca_file
+        config_file,
+        f"{scheme}://127.0.0.1:{listener['port']}",
+        data_dir,
+        ca_file,
+        environment,
     )
     try:
         server.start()

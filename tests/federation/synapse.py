@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.federation.authority import Authority
 from tests.federation.homeserver import Homeserver
+from tests.federation.moving_clock import MovingClock
 from tests.server import free_port
 
 _START_TIMEOUT_S = 90.0
@@ -49,11 +50,19 @@ class Synapse(Homeserver):
         directory: its configuration, database and log.
     """
 
-    def __init__(self, directory: Path, authority: Authority) -> None:
-        """Write the configuration; starts nothing."""
+    def __init__(
+        self, directory: Path, authority: Authority, clock: MovingClock | None = None
+    ) -> None:
+        """Write the configuration; starts nothing.
+
+        Args:
+            clock: it goes by this one, and waits before it tries a server again as long as it does
+                by default.
+        """
         port = free_port()
         super().__init__(f"127.0.0.1:{port}", authority.ca_file)
         self.directory = directory
+        self._clock = clock
         certificate = authority.issue("127.0.0.1")
         self._process: subprocess.Popen[bytes] | None = None
         self._config_file = directory / "homeserver.yaml"
@@ -87,6 +96,12 @@ class Synapse(Homeserver):
         self, port: int, authority: Authority, certificate: Any, log_config: Path
     ) -> dict[str, Any]:
         directory = self.directory
+        # Retry at once: an outage of seconds stands for one of hours.
+        hasty = {
+            "destination_min_retry_interval": "1s",
+            "destination_retry_multiplier": 1,
+            "destination_max_retry_interval": "2s",
+        }
         return {
             "server_name": self.name,
             "public_baseurl": f"{self.url}/",
@@ -120,12 +135,7 @@ class Synapse(Homeserver):
             "suppress_key_server_warning": True,
             "ip_range_blacklist": [],
             "allow_public_rooms_over_federation": True,
-            # Retry at once: an outage of seconds stands for one of hours.
-            "federation": {
-                "destination_min_retry_interval": "1s",
-                "destination_retry_multiplier": 1,
-                "destination_max_retry_interval": "2s",
-            },
+            "federation": hasty if self._clock is None else {},
             # Else a first /sync is answered from memory for two minutes.
             "caches": {"sync_response_cache_duration": "0s"},
             "rc_message": _OPEN,
@@ -149,6 +159,8 @@ class Synapse(Homeserver):
         command = [sys.executable, "-m", "synapse.app.homeserver", "-c", str(self._config_file)]
         # Synapse's own warnings are none of ours.
         environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+        if self._clock is not None:
+            environment |= self._clock.environment
         with (self.directory / "stdout.log").open("ab") as output:
             if not (self.directory / "signing.key").exists():
                 subprocess.run(
