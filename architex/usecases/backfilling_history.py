@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final
 
 from architex.domain.errors import UnknownRoom
 from architex.domain.identifiers import EventId, RoomId, ServerName
 from architex.domain.room.pdu_checks import Outcome
 from architex.gateways.clock import Clock
-from architex.gateways.errors import RemoteError
+from architex.gateways.errors import RemoteError, RemoteRefused, RemoteUnreachable
 from architex.projections.gaps import list_missing_events
 from architex.projections.room_servers import RoomServers
 from architex.storage.event_log import EventLog, RoomHead
@@ -43,6 +44,22 @@ REST_S: Final = 60.0
 """A room whose missing history nobody gave is let be for so long, in this process."""
 
 MAX_REMEMBERED: Final = 10_000
+
+_TOO_MANY: Final = 429
+_BROKEN: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """A room whose missing history nobody gave.
+
+    Attributes:
+        until: until when it is let be.
+        is_refused: whether all that were asked answered, and none had any of it.
+    """
+
+    until: float
+    is_refused: bool
 
 
 class BackfillingHistory:
@@ -70,8 +87,7 @@ class BackfillingHistory:
         self._clock = clock
         self._server_name = server_name
         self._turns = Turns()
-        # Room → until when it is let be.
-        self._fruitless: OrderedDict[RoomId, float] = OrderedDict()
+        self._fruitless: OrderedDict[RoomId, _Rest] = OrderedDict()
         self._lock = threading.Lock()
 
     def fill(self, room_id: RoomId, low: int, high: int, wanted: int) -> bool:
@@ -90,7 +106,7 @@ class BackfillingHistory:
         if not self._servers.is_in_room(head.room_nid, self._server_name):
             return False
         ends = self._clock.monotonic() + FILL_S
-        if self._fruitless.get(room_id, 0.0) > self._clock.monotonic():
+        if self._find_rest(room_id) is not None:
             return False
         with self._turns.take(room_id, FILL_S) as is_ours:
             # If it is not ours, somebody else has filled something meanwhile.
@@ -101,13 +117,31 @@ class BackfillingHistory:
         head = self._event_log.find_head(room_id)
         return head is not None and bool(self._list_missing(head, low, high))
 
+    def may_come(self, room_id: RoomId, low: int, high: int) -> bool:
+        """Whether something is missing there that somebody may still give.
+
+        Not where this server is no longer in the room, or where it has just asked and all that
+        answered had none of it.
+        """
+        head = self._event_log.find_head(room_id)
+        if head is None or not self._list_missing(head, low, high):
+            return False
+        rest = self._find_rest(room_id)
+        if rest is not None and rest.is_refused:
+            return False
+        return self._servers.is_in_room(head.room_nid, self._server_name)
+
+    def _find_rest(self, room_id: RoomId) -> _Rest | None:
+        rest = self._fruitless.get(room_id)
+        return rest if rest is not None and rest.until > self._clock.monotonic() else None
+
     def _list_missing(self, head: RoomHead, low: int, high: int) -> list[EventId]:
         with self._database.connection() as connection:
             found = list_missing_events(connection, head.room_nid, low, high, MAX_ENDS)
         return [event.event_id for event in found]
 
     def _fill(self, head: RoomHead, low: int, high: int, wanted: int, ends: float) -> bool:
-        came = 0
+        came, is_refused = 0, True
         servers = [
             server_name
             for server_name in self._servers.list_servers(head.room_nid)
@@ -120,14 +154,18 @@ class BackfillingHistory:
             limit = min(max(wanted - came, LEAST_ASKED), MAX_BACKFILLED)
             new = 0
             while servers and not new:
-                new = self._ask(head, servers[0], missing, limit, ends)
+                try:
+                    new = self._ask(head, servers[0], missing, limit, ends)
+                except RemoteError as error:
+                    log.info("no history of %s: %s", head.room_id, error)
+                    is_refused &= _is_final(error)
                 if not new:  # nor will it give anything in the next round
                     servers.pop(0)
             if not new:
                 break
             came += new
         if not came:
-            self._let_be(head.room_id)
+            self._let_be(head.room_id, is_refused=is_refused)
         return came > 0
 
     def _ask(
@@ -138,21 +176,32 @@ class BackfillingHistory:
         limit: int,
         ends: float,
     ) -> int:
-        """How many events a server gave that have found their place."""
+        """How many events a server gave that have found their place.
+
+        Raises:
+            RemoteError: it gave none.
+        """
         try:
             rules = self._event_log.rules_of(head.room_id)
             source = Source(server_name, head.room_id, rules, ends)
             found = self._doors.fetching.fetch_backfill(source, missing, limit)
             verdicts = self._doors.import_history(source, found)
-        except (RemoteError, UnknownRoom) as error:
+        except UnknownRoom as error:
             log.info("no history of %s: %s", head.room_id, error)
             return 0
         placed = (Outcome.ACCEPTED, Outcome.REJECTED)
         return sum(verdict.outcome in placed for verdict in verdicts.values())
 
-    def _let_be(self, room_id: RoomId) -> None:
+    def _let_be(self, room_id: RoomId, *, is_refused: bool) -> None:
         with self._lock:
-            self._fruitless[room_id] = self._clock.monotonic() + REST_S
+            self._fruitless[room_id] = _Rest(self._clock.monotonic() + REST_S, is_refused)
             self._fruitless.move_to_end(room_id)
             while len(self._fruitless) > MAX_REMEMBERED:
                 self._fruitless.popitem(last=False)
+
+
+def _is_final(error: RemoteError) -> bool:
+    """Whether the same server will not give more in a moment."""
+    if isinstance(error, RemoteRefused):
+        return error.status != _TOO_MANY and error.status < _BROKEN
+    return not isinstance(error, RemoteUnreachable)

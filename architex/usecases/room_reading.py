@@ -37,6 +37,9 @@ class HistoryFiller(Protocol):
     def is_incomplete(self, room_id: RoomId, low: int, high: int) -> bool:
         """Whether something is missing before events of `low < ordering <= high`."""
 
+    def may_come(self, room_id: RoomId, low: int, high: int) -> bool:
+        """Whether something is missing before those that somebody may still give."""
+
 
 @dataclass(frozen=True)
 class RoomReading:
@@ -102,8 +105,8 @@ class RoomReading:
         if backwards and self.history is not None:
             if self.history.fill(room_id, low, high, limit):
                 response, low, high = self._read(requester, room_id, read)
-            if "end" not in response and self.history.is_incomplete(room_id, low, high):
-                # There is more, though nobody tells it now.
+            if "end" not in response and self.history.may_come(room_id, low, high):
+                # There is more, though nobody could be asked now.
                 response["end"] = response["start"]
         return response
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from architex.bootstrap import Core
 from architex.domain.identifiers import EventId
+from architex.domain.sync_token import parse_pagination_token
 from architex.gateways.errors import RemoteTimedOut
 from architex.projections.room_servers import RoomServers
 from architex.usecases.backfilling_history import REST_S, BackfillingHistory
+from architex.usecases.event_rendering import EventRendering
+from architex.usecases.requester import Requester
+from architex.usecases.room_reading import RoomReading
 from tests.builders import ALICE, BOB, CAROL, RoomBuilder
 from tests.core import SERVER_NAME
 from tests.usecases.test_receiving import OURS, Json, World, make_world
@@ -99,6 +104,7 @@ def test_history_that_nobody_gives_is_not_asked_for_again_and_again(core: Core) 
     assert not history.fill(world.room.room_id, -EVER, EVER, 10)
     assert world.peer.count("backfill") == asked
     assert history.is_incomplete(world.room.room_id, -EVER, EVER)
+    assert not history.may_come(world.room.room_id, -EVER, EVER)
     world.clock.pass_seconds(REST_S + 1)
     del world.peer.twisted["backfill"]
     assert history.fill(world.room.room_id, -EVER, EVER, 10)
@@ -108,7 +114,46 @@ def test_room_that_we_left_is_not_backfilled(core: Core) -> None:
     world = world_with_past(core)
     world.send(world.room.kick(ALICE, OURS))
     assert not make_history(world).fill(world.room.room_id, -EVER, EVER, 10)
+    assert not make_history(world).may_come(world.room.room_id, -EVER, EVER)
     assert world.peer.count("backfill") == 0
+
+
+def test_history_may_still_come_while_somebody_who_may_have_it_does_not_answer(core: Core) -> None:
+    world = world_with_past(core)
+
+    def only_b(answer: Json) -> Json | Exception:
+        server = world.peer.asked[-1][1]
+        return {"pdus": []} if server == "b.example" else RemoteTimedOut(server, "slow")
+
+    world.peer.twisted["backfill"] = only_b
+    history = make_history(world)
+    assert history.may_come(world.room.room_id, -EVER, EVER)
+    assert not history.fill(world.room.room_id, -EVER, EVER, 10)
+    assert history.may_come(world.room.room_id, -EVER, EVER)
+
+
+def test_reading_back_ends_where_nobody_has_more(core: Core) -> None:
+    world = world_with_past(core)
+    reading = RoomReading(core.database, EventRendering(), core.clock, make_history(world))
+
+    def read_back() -> list[str]:
+        seen, begin = [], None
+        for _ in range(10):
+            page = reading.get_messages(
+                Requester(OURS), world.room.room_id, backwards=True, begin=begin, limit=10
+            )
+            chunk = orjson.loads(orjson.dumps(page["chunk"]))
+            seen += [event["event_id"] for event in chunk]
+            if "end" not in page:
+                return seen
+            begin = parse_pagination_token(page["end"])
+        raise AssertionError("history has no beginning")
+
+    world.peer.twisted["backfill"] = lambda _: {"pdus": []}
+    assert len(read_back()) == 1
+    world.clock.pass_seconds(REST_S + 1)
+    del world.peer.twisted["backfill"]
+    assert read_back() == list(reversed(world.room.pdus))
 
 
 def test_history_is_what_is_connected_and_signed_and_of_the_room(core: Core) -> None:

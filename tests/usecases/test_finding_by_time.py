@@ -44,6 +44,10 @@ class FakeHistory:
             return True
         return False
 
+    def may_come(self, room_id: RoomId, low: int, high: int) -> bool:
+        """See HistoryFiller."""
+        return False
+
     def is_incomplete(self, room_id: RoomId, low: int, high: int) -> bool:
         """See HistoryFiller."""
         return low < self.gap[1] and high > self.gap[0]
