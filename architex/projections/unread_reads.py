@@ -18,6 +18,9 @@ from architex.storage.room_facts import decode_pdu
 MAIN: Final = "main"
 """In place of a thread's root: events in no thread."""
 
+REDACTED: Final = "redacted"
+"""In place of a thread: not what somebody read, but the newest redaction of the room."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnreadSpan:
@@ -65,15 +68,26 @@ class SpecialEvent:
 def list_read_up_to(
     connection: PgConnection, user_id: UserId, room_nids: Collection[int]
 ) -> list[ReadUpTo]:
-    """A user's own receipts, public and private, the newer of both for each thread."""
+    """A user's own receipts, public and private, the newer of both for each thread.
+
+    As REDACTED, the rooms' newest redactions: what was counted before one may be gone.
+    """
     rows = connection.execute(
         "SELECT room_nid, thread_id, max(event_ordering) FROM receipts"
-        " WHERE user_id = %s AND room_nid = ANY(%s) GROUP BY room_nid, thread_id"
+        " WHERE user_id = %(user)s AND room_nid = ANY(%(rooms)s) GROUP BY room_nid, thread_id"
+        " UNION ALL SELECT r.room_nid, %(redacted)s, t.ordering"
+        " FROM unnest(%(rooms)s::int8[]) AS r (room_nid) CROSS JOIN LATERAL"
+        "  (SELECT ordering FROM timeline t WHERE t.room_nid = r.room_nid"
+        "   AND t.type = 'm.room.redaction' ORDER BY ordering DESC LIMIT 1) t"
         " ORDER BY room_nid, thread_id",
-        (user_id, list(room_nids)),
+        {"user": user_id, "rooms": list(room_nids), "redacted": REDACTED},
     )
     return [ReadUpTo(*row) for row in rows.fetchall()]
 
+
+# Nothing of a redacted event is left that anybody could be notified of.
+_UNREDACTED: Final = """AND NOT EXISTS (SELECT FROM event_graph x
+            WHERE x.position = t.position AND x.redacted_by IS NOT NULL)"""
 
 _SPANS: Final = """
 FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
@@ -84,7 +98,8 @@ CROSS JOIN LATERAL (SELECT coalesce(t.thread, 'main') AS thread, t.type, t.posit
         AND NOT EXISTS (SELECT FROM receipts r WHERE r.user_id = %(user)s
             AND r.room_nid = s.room_nid AND r.thread_id = coalesce(t.thread, 'main')
             AND r.event_ordering >= t.ordering)
-    {limit}) e """
+        {unredacted}
+    {limit}) e """.replace("{unredacted}", _UNREDACTED)
 
 _COUNT: Final = (
     "SELECT s.room_nid, e.thread, e.type, count(*)"
@@ -197,9 +212,10 @@ CROSS JOIN LATERAL (SELECT coalesce(t.thread, 'main') AS thread, t.position, t.o
     FROM timeline t WHERE t.room_nid = s.room_nid AND t.ordering > s.low AND t.ordering <= s.high
         AND t.notifies = ANY(%(classes)s::smallint[]) AND t.sender <> %(user)s
         AND (t.is_state OR NOT t.sender = ANY(%(ignored)s))
+        {unredacted}
     ORDER BY t.ordering DESC LIMIT %(limit)s) e
 JOIN event_graph g ON g.position = e.position
-ORDER BY e.ordering DESC LIMIT %(limit)s"""
+ORDER BY e.ordering DESC LIMIT %(limit)s""".replace("{unredacted}", _UNREDACTED)
 
 
 def list_newest(

@@ -53,6 +53,18 @@ def test_messages_of_others_count_until_they_are_read(
     assert counts(alice, room_id) == (1, 0)
 
 
+def test_redacted_messages_do_not_count(alice: User, bob: User, room_id: str) -> None:
+    plain, mentioning = send(bob, room_id), send(bob, room_id, **mention(alice.user_id))
+    send(bob, room_id)
+    assert counts(alice, room_id) == (3, 1)
+    for number, (event_id, left) in enumerate(((mentioning, (2, 0)), (plain, (1, 0)))):
+        bob.put(f"/rooms/{room_id}/redact/{event_id}/{number}", {}).ok()
+        assert counts(alice, room_id) == left
+        told = alice.get("/notifications").ok()["notifications"]
+        ours = [n for n in told if n["room_id"] == room_id]
+        assert sum(n["event"]["type"] == "m.room.message" for n in ours) == left[0]
+
+
 def test_what_happened_before_joining_does_not_count(alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="public_chat")
     send(alice, room_id)

@@ -260,7 +260,11 @@ class Room:
             return self.state
         if not self.was_joined(user_id) or user_id in self.forgotten:
             return self.state if self.visibility == "world_readable" else None
-        return self._state_at(self._left_at(user_id))
+        return self.state_when_left(user_id)
+
+    def state_when_left(self, user_id: str) -> dict[Key, Event]:
+        """The state as of when the user left; nothing when they never were in the room."""
+        return self._state_at(self._left_at(user_id)) if self.was_joined(user_id) else {}
 
     def membership_at(self, user_id: str, event: Event) -> str:
         """The user's membership at an event, its own change included."""

@@ -59,7 +59,7 @@ PEOPLE: Final = 4
 MAX_ROOMS: Final = 4
 MAX_DEVICES: Final = 3
 VISIBILITIES: Final = ("shared", "joined", "invited", "world_readable")
-RULES_OF_JOINING: Final = ("public", "invite", "knock")
+RULES_OF_JOINING: Final = ("public", "public", "invite", "knock")
 VERSIONS: Final = ("12", "10", "11")
 PRESETS: Final = ("public_chat", "private_chat", "trusted_private_chat")
 LIMITS: Final = (1, 3, 10, 100)
@@ -76,6 +76,8 @@ class Progress:
 
     steps: int = 0
     syncs: int = 0
+    counted: int = 0
+    redacted: int = 0
     begun: float = field(default_factory=time.monotonic)
 
     def step(self) -> None:
@@ -83,7 +85,11 @@ class Progress:
         self.steps += 1
         if IS_LONG and self.steps % 1000 == 0:
             took = time.monotonic() - self.begun
-            print(f"{self.steps} steps, {self.syncs} syncs, {took:.0f} s, seed {SEED}", flush=True)  # noqa: T201 - long runs tell how far they are
+            print(  # noqa: T201 - long runs tell how far they are
+                f"{self.steps} steps, {self.syncs} syncs, {self.counted} rooms with something"
+                f" unread, {self.redacted} redactions, {took:.0f} s, seed {SEED}",
+                flush=True,
+            )
 
 
 @dataclass(eq=False)
@@ -131,6 +137,10 @@ class Rooms(RuleBasedStateMachine):
             self.users[told["user_id"]] = name
             self.account_data[told["user_id"]] = {}
             self._add_device(told, by_thread=False)
+        # Most of what there is to see needs several people in a room.
+        self.create_room(0, next(_numbers), 0)
+        for number in range(1, PEOPLE):
+            self.join(number, 0, 0)
 
     def _add_device(self, told: Json, *, by_thread: bool) -> Device:
         device = Device(
@@ -187,7 +197,7 @@ class Rooms(RuleBasedStateMachine):
         user_id, version = self.user(who), pick(VERSIONS, how // 3)
         visibility = {"history_visibility": pick(VISIBILITIES, seen)}
         body = {
-            "preset": pick(PRESETS, how),
+            "preset": pick(PRESETS, how % 3) if self.rooms else "public_chat",
             "room_version": version,
             "name": self.word(),
             "initial_state": [{"type": VISIBILITY, "state_key": "", "content": visibility}],
@@ -222,6 +232,13 @@ class Rooms(RuleBasedStateMachine):
     @rule(who=ANY, where=ANY, by_alias=ANY)
     def join(self, who: int, where: int, by_alias: int) -> None:
         user_id, room, reason = self.user(who), self.room(where), self.word()
+        open_rooms = [
+            r
+            for r in self.rooms.values()
+            if r.may_join(user_id) and user_id not in r.members("join")
+        ]
+        if open_rooms and by_alias % 4:
+            room = pick(open_rooms, where)
         allowed, was_joined = room.may_join(user_id), room.membership(user_id) == "join"
         aliases = [
             alias for alias, (room_id, _) in self.aliases.items() if room_id == room.room_id
@@ -233,10 +250,10 @@ class Rooms(RuleBasedStateMachine):
             self.change_membership(room, user_id, reason, user_id, "join")
 
     @precondition(lambda self: self.has_rooms)
-    @rule(who=ANY, where=ANY)
-    def leave(self, who: int, where: int) -> None:
+    @rule(who=ANY, where=ANY, wavers=ANY)
+    def leave(self, who: int, where: int, wavers: int) -> None:
         user_id, room, reason = self.user(who), self.room(where), self.word()
-        if room.membership(user_id) not in ("join", "invite", "knock"):
+        if wavers % 2 or room.membership(user_id) not in ("join", "invite", "knock"):
             return
         path = at("rooms", room.room_id, "leave")
         self.do(user_id, "POST", path, {"reason": reason}, allowed=True)
@@ -254,7 +271,12 @@ class Rooms(RuleBasedStateMachine):
             self.change_membership(room, user_id, reason, user_id, "knock")
 
     @precondition(lambda self: self.has_rooms)
-    @rule(who=ANY, where=ANY, whom=ANY, deed=st.sampled_from(["invite", "kick", "ban", "unban"]))
+    @rule(
+        who=ANY,
+        where=ANY,
+        whom=ANY,
+        deed=st.sampled_from(["invite", "invite", "unban", "unban", "kick", "ban"]),
+    )
     def change_another(self, who: int, where: int, whom: int, deed: str) -> None:
         sender, target, room, reason = (
             self.user(who),
@@ -326,6 +348,17 @@ class Rooms(RuleBasedStateMachine):
         self.say(self.user(who), self.room(where), content)
 
     @precondition(lambda self: self.has_rooms)
+    @rule(who=ANY, where=ANY, whom=ANY)
+    def send_more(self, who: int, where: int, whom: int) -> None:
+        user_id = self.user(who)
+        joined = [room for room in self.rooms.values() if room.membership(user_id) == "join"]
+        if joined:
+            content: Json = {"msgtype": "m.text", "body": self.word()}
+            if whom % 3 == 0:
+                content["m.mentions"] = {"user_ids": [self.user(whom)]}
+            self.say(user_id, pick(joined, where), content)
+
+    @precondition(lambda self: self.has_rooms)
     @rule(who=ANY, where=ANY, which=ANY)
     def send_in_thread(self, who: int, where: int, which: int) -> None:
         user_id, room = self.user(who), self.room(where)
@@ -342,11 +375,18 @@ class Rooms(RuleBasedStateMachine):
     @precondition(lambda self: self.has_rooms)
     @rule(who=ANY, where=ANY, which=ANY)
     def redact(self, who: int, where: int, which: int) -> None:
-        user_id, room = self.user(who), self.room(where)
-        events = [e for e in room.visible(user_id) if e.type == MESSAGE and e.redacted_by is None]
-        if not events or room.membership(user_id) != "join":
+        user_id = self.user(who)
+        joined = [room for room in self.rooms.values() if room.membership(user_id) == "join"]
+        if not joined:
             return
-        event = pick(events[::-1], which)
+        room = pick(joined, where)
+        events = [e for e in room.visible(user_id) if e.type == MESSAGE and e.redacted_by is None]
+        if which % 4:
+            # Those that one surely may.
+            events = [event for event in events if room.may_redact(user_id, event)]
+        if not events:
+            return
+        event = pick(events[::-1], which // 4)
         assert event.event_id is not None
         path = at("rooms", room.room_id, "redact", event.event_id, self.word())
         content = {"reason": self.word()}
@@ -354,6 +394,7 @@ class Rooms(RuleBasedStateMachine):
         if told:
             redaction = Event(user_id, REDACTION, content, event_id=told["event_id"])
             event.redacted_by = room.append(redaction)
+            self.progress.redacted += 1
 
     def set_state(self, user_id: str, room: Room, type: str, content: Json, key: str = "") -> None:
         """Set an entry of the state."""
@@ -514,9 +555,10 @@ class Rooms(RuleBasedStateMachine):
     def sync(self, which: int, limit: int, how: int) -> None:
         self._sync(pick(self.devices, which), limit, how)
 
-    @rule(which=ANY, limit=st.sampled_from(LIMITS), how=ANY)
-    def sync_again(self, which: int, limit: int, how: int) -> None:
-        self._sync(pick(self.devices, which), limit, how)
+    @rule(limit=st.sampled_from(LIMITS), how=ANY)
+    def all_sync(self, limit: int, how: int) -> None:
+        for number, device in enumerate(self.devices):
+            self._sync(device, limit, how + number)
 
     def _sync(self, device: Device, limit: int, how: int) -> None:
         self.progress.step()
@@ -542,6 +584,7 @@ class Rooms(RuleBasedStateMachine):
         view.account_data = dict(view.account_data)
         view.take_in(told, self.rooms, full_state=full_state)
         view.check(self.rooms, self.account_data[device.user_id])
+        self.progress.counted += sum(bool(held.counts) for held in view.joined.values())
         for room_id, held in view.joined.items():
             expected = self.room_data.get((device.user_id, room_id), {})
             assert held.account_data == expected, (held.account_data, expected)

@@ -97,11 +97,16 @@ class View:
         was_joined = room.room_id in self.joined
         self._forget(room.room_id)
         events = self._known(room, section["timeline"]["events"])
-        # One's own leaving is told to whoever may see nothing else.
-        seen = [event for event in events if event.key != (MEMBER, self.user_id)]
-        self._check_order(
-            seen, [e for e in room.visible(self.user_id) if e.key != (MEMBER, self.user_id)]
-        )
+        visible = room.visible(self.user_id)
+        left_with = room.state_when_left(self.user_id)
+        for event in events:
+            # One's own leaving is told to whoever may see nothing else.
+            assert (
+                event in visible
+                or event.key == (MEMBER, self.user_id)
+                or left_with.get(event.key or ("", "")) is event
+            ), event
+        self._check_order([event for event in events if event in visible], visible)
         if was_joined:
             own = [event for event in events if event.key == (MEMBER, self.user_id)]
             assert own, "the timeline of a room that was left does not tell of leaving"
