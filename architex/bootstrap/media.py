@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-
-from minio import Minio
+from importlib import import_module
+from typing import Any
 
 from architex import __version__
 from architex.bootstrap.core import Core
@@ -14,7 +15,6 @@ from architex.gateways.http import OutboundHttp
 from architex.gateways.media_files import LocalMediaFiles, MediaFiles
 from architex.gateways.name_lookup import SystemNames
 from architex.gateways.off_loop import OffLoop
-from architex.gateways.s3_media_files import S3MediaFiles
 from architex.gateways.thumbnailer import ChildThumbnailer
 from architex.projections.media_references import RedactedMedia
 from architex.settings import Settings
@@ -49,14 +49,10 @@ def build_media_files(settings: Settings, core: Core) -> MediaFiles:
     bucket = settings.media_s3
     if bucket is None:
         return local
-    client = Minio(
-        bucket.endpoint,
-        access_key=bucket.access_key,
-        secret_key=bucket.secret_key,
-        region=bucket.region,
-        secure=bucket.tls,
-    )
-    return S3MediaFiles(client, bucket.bucket, bucket.prefix, local)
+    build: Callable[[Any, LocalMediaFiles], MediaFiles] = import_module(
+        "architex.bootstrap.bucket"
+    ).build_bucket_files
+    return build(bucket, local)
 
 
 def build_media(
