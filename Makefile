@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: run test torture check mutate format clean help
+.PHONY: run test torture check bench mutate format clean help
 
 # The Python to make the virtualenv from: 3.11 or newer.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 MUTATE_ARGS ?=
+BENCH_ARGS ?= send fanout sync read join in out -- --fanout-clients 10,100,500 --fanout-rates 5 --sync-rooms 50,200,2000
 
 run: $(VENV)/installed ## Install what is missing and run the server on http://127.0.0.1:8008
 	@exec $(BIN)/architex serve
@@ -33,6 +34,9 @@ check: $(VENV)/installed-test $(VENV)/installed-check ## Format, lint, types, im
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict architex tests
 	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-bench ## Measure everything, for docs/performance.md (PEER=synapse: beside Synapse)
+	PYTHON=$(CURDIR)/$(BIN)/python INTO=docs/performance.md bench/run.sh $(BENCH_ARGS)
 
 mutate: $(VENV)/installed-test ## Break the auth rules and state resolution in every small way: do tests notice?
 	PYTHONHASHSEED=0 nice $(BIN)/python -m tests.mutation.run $(MUTATE_ARGS)
@@ -68,6 +72,11 @@ $(VENV)/installed: pyproject.toml $(BIN)/python
 $(VENV)/installed-test: pyproject.toml $(VENV)/installed
 	@echo "installing what the tests need"
 	@$(PIP) install --editable '.[test]'
+	@touch $@
+
+$(VENV)/installed-bench: pyproject.toml $(VENV)/installed
+	@echo "installing what measuring needs"
+	@$(PIP) install --editable '.[bench]'
 	@touch $@
 
 $(VENV)/installed-check: pyproject.toml $(VENV)/installed

@@ -5,6 +5,8 @@
 #                                                        default: one run of send, sync and read;
 #                                                        options go to hsbench.py (its sizes)
 #   PEER=synapse bench/run.sh …                          the same for Synapse, and the ratios
+#   INTO=docs/performance.md bench/run.sh …              the table goes into that page, too, and
+#                                                        the plots into docs/figures
 #
 # The load generator is hsbench.py: in $HSBENCH, else in ../shared/bench; peers.py adds to it. Results go to $OUT
 # (default: a new directory below /tmp). $PYTHON needs Architex and what hsbench.py needs:
@@ -123,5 +125,9 @@ for number in $(seq "$RUNS"); do
 done
 results=("$OUT/architex.jsonl")
 [ "${PEER:-}" != synapse ] || results+=("$OUT/synapse.jsonl")
-"$PYTHON" "$HERE/table.py" "${results[@]}" | tee "$OUT/table.md"
+"$PYTHON" "$HERE/table.py" ${INTO:+--into "$INTO"} "${results[@]}" | tee "$OUT/table.md"
+if [ -n "${INTO:-}" ]; then
+    (cd "$HERE/.." && BENCH_JSON="$OUT/rooms.jsonl" "$PYTHON" -m bench.micro.room_size)
+    "$PYTHON" "$HERE/plots.py" "$(dirname "$INTO")/figures" "${results[@]}"
+fi
 echo "(everything is in $OUT)" >&2

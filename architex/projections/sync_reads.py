@@ -145,12 +145,14 @@ class PlainEvent:
     notifies: int
 
 
+# The log between two positions is short; the room's part of the log may be long.
 _PLAIN: Final = """
+WITH log AS MATERIALIZED (SELECT notification_id, originator_id FROM stored_events
+    WHERE notification_id > %(since)s AND notification_id <= %(now)s)
 SELECT s.notification_id, t.type, t.sender, coalesce(t.thread, 'main'), t.notifies,
     s.notification_id IS NOT NULL AND t.position IS NOT NULL
         AND NOT (t.is_state OR t.on_branch OR t.notifies = 2)
-FROM (SELECT notification_id FROM stored_events WHERE originator_id = %(room_id)s
-    AND notification_id > %(since)s AND notification_id <= %(now)s) s
+FROM (SELECT notification_id FROM log WHERE originator_id = %(room_id)s) s
 FULL JOIN (SELECT * FROM timeline WHERE room_nid = %(room)s
     AND ordering > %(since)s AND ordering <= %(now)s) t
 ON t.position = s.notification_id AND t.ordering = s.notification_id ORDER BY 1"""
