@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 MUTATE_ARGS ?=
-BENCH_ARGS ?= send fanout sync read join in out -- --fanout-clients 10,100,500 --fanout-rates 5 --sync-rooms 50,200,2000
+BENCH_ARGS ?= send fanout sync read join in out -- --fanout-clients 10,100,500 --fanout-rates 5 --sync-rooms 50,200
 
 run: $(VENV)/installed ## Install what is missing and run the server on http://127.0.0.1:8008
 	@exec $(BIN)/architex serve
@@ -36,7 +36,7 @@ check: $(VENV)/installed-test $(VENV)/installed-check ## Format, lint, types, im
 	$(BIN)/lint-imports
 
 bench: $(VENV)/installed-bench ## Measure everything, for docs/performance.md (PEER=synapse: beside Synapse)
-	PYTHON=$(CURDIR)/$(BIN)/python INTO=docs/performance.md bench/run.sh $(BENCH_ARGS)
+	PYTHON=$(CURDIR)/$(BIN)/python INTO=$(CURDIR)/docs/performance.md bench/run.sh $(BENCH_ARGS)
 
 mutate: $(VENV)/installed-test ## Break the auth rules and state resolution in every small way: do tests notice?
 	PYTHONHASHSEED=0 nice $(BIN)/python -m tests.mutation.run $(MUTATE_ARGS)

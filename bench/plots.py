@@ -2,8 +2,9 @@
 
     bench/plots.py DIRECTORY OURS.jsonl [THEIRS.jsonl]
 
-Reads what `bench/run.sh` wrote, and `rooms.jsonl` beside it, if bench.micro.room_size wrote that
-($BENCH_JSON). Both axes are logarithmic: a straight line upwards is growth, a flat one is none.
+Reads what `bench/run.sh` wrote, and beside it what two scripts of bench.micro left there
+($BENCH_JSON): `rooms.jsonl` by room_size, `accounts.jsonl` by first_sync. Both axes are
+logarithmic: a straight line upwards is growth, a flat one is none.
 """
 
 from __future__ import annotations
@@ -111,6 +112,14 @@ def cost_by(
     ]
 
 
+def read_accounts(path: Path) -> Points:
+    """What bench.micro.first_sync said: CPU by rooms."""
+    if not path.exists():
+        return []
+    told: dict[str, Any] = json.loads(path.read_text().splitlines()[-1])
+    return [(row[0], row[2] + row[3]) for row in told["rows"]]
+
+
 def read_room_sizes(path: Path) -> dict[str, Points]:
     """What bench.micro.room_size said: CPU by members."""
     if not path.exists():
@@ -131,6 +140,9 @@ def main() -> None:
     found = {path.stem.capitalize(): read_results(path) for path in paths}
     clients = {who: cost_by(of, "fanout", r"n(\d+)_r5") for who, of in found.items()}
     rooms = {who: cost_by(of, "sync", r"initial_(\d+)_rooms_full") for who, of in found.items()}
+    accounts = read_accounts(paths[0].with_name("accounts.jsonl"))
+    if accounts:
+        rooms[paths[0].stem.capitalize()] = accounts
     plots = [
         Plot(
             "waiting-clients",

@@ -127,7 +127,9 @@ results=("$OUT/architex.jsonl")
 [ "${PEER:-}" != synapse ] || results+=("$OUT/synapse.jsonl")
 "$PYTHON" "$HERE/table.py" ${INTO:+--into "$INTO"} "${results[@]}" | tee "$OUT/table.md"
 if [ -n "${INTO:-}" ]; then
-    (cd "$HERE/.." && BENCH_JSON="$OUT/rooms.jsonl" "$PYTHON" -m bench.micro.room_size)
+    cd "$HERE/.."
+    BENCH_JSON="$OUT/rooms.jsonl" "$PYTHON" -m bench.micro.room_size
+    BENCH_JSON="$OUT/accounts.jsonl" "$PYTHON" -m bench.micro.first_sync
     "$PYTHON" "$HERE/plots.py" "$(dirname "$INTO")/figures" "${results[@]}"
 fi
 echo "(everything is in $OUT)" >&2

@@ -310,6 +310,7 @@ def build_use_cases(
         presence,
         clock,
         UnreadCounts(rendering.event_reads),
+        reads_at_once=max(1, settings.processes.database_connections // 2),
     )
     return UseCases(
         account_data=AccountData(AccountDataStore(database), commits, push_rules),

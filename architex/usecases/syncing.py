@@ -6,9 +6,10 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#syncing
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Final
@@ -61,6 +62,8 @@ from architex.usecases.unread_counts import RoomToCount, UnreadCounts, told_in_s
 
 MAX_TIMEOUT_MS: Final = 600_000
 
+READS_AT_ONCE: Final = 4
+
 ROOMS_AT_ONCE: Final = 100
 """So many rooms are read at once when a client that is in many begins afresh."""
 
@@ -82,8 +85,15 @@ class Syncing:
         presence: PresenceUpdates,
         clock: Clock,
         unread: UnreadCounts,
+        reads_at_once: int = READS_AT_ONCE,
     ) -> None:
-        """Remember the collaborators."""
+        """Remember the collaborators.
+
+        Args:
+            reads_at_once: how many may read at the same time: when many are woken, the others find
+                connections, too.
+        """
+        self._turns = threading.BoundedSemaphore(reads_at_once)
         self._unread = unread
         self._to_device = ToDeviceStore(database)
         self._restores = Restores(database)
@@ -201,7 +211,7 @@ class Syncing:
         self, request: SyncRequest, since: int | None
     ) -> tuple[dict[str, Any] | Iterator[bytes], int, bool]:
         """The response, the position up to which it tells, and whether it tells nothing."""
-        with self._database.snapshot() as connection:
+        with self._snapshot() as connection:
             reading = _Reading(
                 connection, request, since, self._clock.now_ms(), self._rooms, self._unread
             )
@@ -232,9 +242,15 @@ class Syncing:
     def _go_on(
         self, request: SyncRequest, reading: _Reading
     ) -> Iterator[tuple[str, dict[RoomId, Any]]]:
-        for section, rooms in reading.collect_more(self._database.snapshot):
+        for section, rooms in reading.collect_more(self._snapshot):
             self._note_told_members(request, reading)
             yield section, rooms
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[PgConnection]:
+        """A snapshot of the database, when it is one's turn."""
+        with self._turns, self._database.snapshot() as connection:
+            yield connection
 
     def _note_lazy_members(self, request: SyncRequest, reading: _Reading) -> None:
         if not request.filter.room.state.lazy_load_members:
