@@ -14,7 +14,7 @@ import falcon
 from architex.api.requests import string_param
 from architex.domain.errors import LimitExceeded, MissingToken
 from architex.domain.identifiers import RoomId, ServerName
-from architex.usecases.rate_limits import RateLimits
+from architex.usecases.rate_limits import RateLimits, network_of
 from architex.usecases.requester import Requester
 from architex.usecases.sessions import Sessions
 
@@ -105,6 +105,26 @@ def require_even_locked_user(req: falcon.Request) -> Requester:
     """
     authenticator: Authenticator = req.env["architex.authenticator"]
     return authenticator.requester(req, even_locked=True)
+
+
+def count_question(req: falcon.Request, server_name: ServerName, ours: ServerName) -> None:
+    """Count a question that another server is asked, where no account is needed to ask it.
+
+    Else strangers could have us knock at any number of doors.
+
+    Args:
+        server_name: whom it is asked; nothing is counted when that is `ours`.
+
+    Raises:
+        LimitExceeded: the user, or somebody at that address, has asked too often lately.
+        UnknownToken, UserLocked: the request has a token that does not let its user in.
+    """
+    if server_name == ours:
+        return
+    authenticator: Authenticator = req.env["architex.authenticator"]
+    user = find_user(req)
+    who = network_of(client_address(req)) if user is None else user.user_id
+    authenticator.rate_limits.spend("lookups", who)
 
 
 def access_token(req: falcon.Request) -> str | None:

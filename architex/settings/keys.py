@@ -238,6 +238,11 @@ class RateLimitSettings:
     federation_states: RateLimit = _key(
         "whole states and auth chains that a server fetches", RateLimit(per_second=2, burst=100)
     )
+    lookups: RateLimit = _key(
+        "profiles, aliases and lists of other servers that somebody asks for, per user; per "
+        "address where nobody is logged in",
+        RateLimit(per_second=10, burst=200),
+    )
     remote_lookups: RateLimit = _key(
         "profiles, aliases, lists and spaces that we ask of a server for our users",
         RateLimit(per_second=10, burst=200),

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from architex.domain.canonical_json import encode_canonical_json
 from architex.domain.encryption_keys import (
@@ -56,7 +56,12 @@ MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 MAX_DEVICES: Final = 5000
 """Of one user of another server."""
 
+T = TypeVar("T")
+
 _ASKED_AT_ONCE: Final = 12
+
+#: Servers that one request of a client has asked.
+MAX_SERVERS: Final = 500
 # Of more users of one server all keys are asked for at once, without the numbers of their lists.
 _LISTS_PER_SERVER: Final = 10
 _RESYNC_TIMEOUT_S: Final = 15.0
@@ -159,7 +164,7 @@ class RemoteKeys:
             except RemoteError as error:
                 found.failures[server_name] = _failure(error)
 
-        _in_parallel(ask, asked.items())
+        _in_parallel(ask, _not_too_many(asked, found.failures))
         told = found.device_keys
         silent = [u for users in asked.values() for u in users if u not in told]
         shared = self._shared_rooms.list_shared_with_server(silent, self._server_name)
@@ -384,7 +389,7 @@ class RemoteKeys:
                 if keys:
                     claimed[user_id] = keys
 
-        _in_parallel(ask, wanted.items())
+        _in_parallel(ask, _not_too_many(wanted, failures))
         return claimed, failures
 
     # ---- within
@@ -501,6 +506,16 @@ def _failure(error: RemoteError) -> dict[str, Any]:
     if isinstance(error, RemoteRefused):
         return {"status": error.status, "errcode": error.errcode or "M_UNKNOWN"}
     return _UNREACHABLE
+
+
+def _not_too_many(
+    asked: Mapping[ServerName, T], failures: dict[ServerName, Any]
+) -> list[tuple[ServerName, T]]:
+    """The first MAX_SERVERS servers, with what they are asked; the others fail."""
+    items = list(asked.items())
+    told = {"status": 429, "errcode": "M_LIMIT_EXCEEDED", "error": "Ask about fewer servers."}
+    failures.update((server_name, told) for server_name, _ in items[MAX_SERVERS:])
+    return items[:MAX_SERVERS]
 
 
 def _in_parallel(function: Callable[[Any], None], items: Collection[Any]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from architex.settings import RateLimit, RateLimitSettings
+from architex.settings import FederationSettings, RateLimit, RateLimitSettings
 from architex.storage import notifier
-from architex.usecases import account_data, directory, filters
+from architex.usecases import account_data, directory, filters, remote_keys
 from architex.usecases.room_creation import MAX_INITIAL_STATE
 from architex.usecases.to_device import MAX_CONTENT_BYTES
 from tests.api.client import Answer, Server, User, segment, settings_for, start_server, stop_server
@@ -146,6 +146,41 @@ def test_all_that_users_do_is_limited(
     assert act(bob).status != 429
     alice.get("/sync").ok()
     stop_server(server)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/profile/%40bob%3Aserver{}.example",
+        "/profile/%40bob%3Aserver{}.example/displayname",
+        "/directory/room/%23room%3Aserver{}.example",
+        "/_matrix/client/v1/room_summary/%23room%3Aserver{}.example",
+    ],
+)
+def test_strangers_have_few_servers_asked(path: str, database_url: str, tmp_path: Path) -> None:
+    # Each name would be looked up, and its server connected to.
+    limits = RateLimitSettings(lookups=RateLimit(per_second=0.001, burst=2))
+    federation = FederationSettings(enabled=False)
+    settings = settings_for(tmp_path, rate_limits=limits, federation=federation)
+    server = start_server(database_url, settings)
+    statuses = [server.request("GET", path.format(number)).status for number in range(4)]
+    assert 429 not in statuses[:2]
+    assert statuses[2:] == [429, 429]
+    alice = server.register()
+    assert alice.get(path.format(5)).status != 429
+    server.request("GET", f"/profile/{alice.path}").ok()
+    stop_server(server)
+
+
+def test_few_servers_are_asked_for_keys_by_one_request(
+    alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_keys, "MAX_SERVERS", 2)
+    users: dict[str, list[str]] = {f"@bob:server{number}.example": [] for number in range(4)}
+    told = alice.post("/keys/query", {"device_keys": users, "timeout": 100}).ok()
+    refused = [one for one in told["failures"].values() if one["status"] == 429]
+    assert len(refused) == 2
+    assert len(told["failures"]) == 4
 
 
 def test_few_requests_of_one_user_wait_at_once(

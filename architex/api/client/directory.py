@@ -10,6 +10,7 @@ from typing import Any
 import falcon
 from marshmallow import fields
 
+from architex.api.authentication import count_question
 from architex.api.requests import BodySchema, json_body, load, require_user, string_param
 from architex.api.room_lists import (
     public_rooms_response,
@@ -17,7 +18,7 @@ from architex.api.room_lists import (
     room_list_of_query,
 )
 from architex.domain.errors import Forbidden, InvalidParam
-from architex.domain.identifiers import parse_room_id
+from architex.domain.identifiers import parse_room_alias, parse_room_id, server_name_of
 from architex.usecases.directory import Directory, PublicRooms, RoomListRequest
 
 _VISIBILITIES = ("public", "private")
@@ -51,7 +52,9 @@ class AliasResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias
         """
-        target = self._directory.resolve(room_alias)
+        alias = parse_room_alias(room_alias)
+        count_question(req, server_name_of(alias), self._directory.server_name)
+        target = self._directory.resolve(alias)
         resp.media = {"room_id": target.room_id, "servers": list(target.servers)}
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, room_alias: str) -> None:
@@ -163,6 +166,8 @@ class PublicRoomsResource:
         self, req: falcon.Request, resp: falcon.Response, request: RoomListRequest
     ) -> None:
         server = string_param(req, "server") or None
+        ours = self._public_rooms.server_name
+        count_question(req, server or ours, ours)
         resp.media = public_rooms_response(self._public_rooms.list_rooms(request, server))
 
 

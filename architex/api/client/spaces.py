@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import falcon
 
-from architex.api.authentication import find_user
+from architex.api.authentication import count_question, find_user
 from architex.api.requests import bool_param, int_param, list_param, require_user, string_param
 from architex.domain.identifiers import parse_room_id, parse_server_name
 from architex.usecases.directory import Directory
@@ -52,6 +52,8 @@ class RoomSummaryResource:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1room_summaryroomidoralias
         """
         requester = find_user(req)
+        # Whether another server is asked shows later; to count is cheap.
+        count_question(req, "", self._directory.server_name)
         via = [parse_server_name(server) for server in list_param(req, "via")]
         if room_id_or_alias.startswith("#"):
             target = self._directory.resolve(room_id_or_alias)
