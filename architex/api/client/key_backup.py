@@ -19,10 +19,18 @@ from architex.usecases.key_backups import KeyBackups
 _MAX_BODY_BYTES = 16 * 1024 * 1024
 
 
+class _AuthData(fields.Field[Any]):
+    """An object; or a string, which algorithms of others may use. It is for clients only."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Any:
+        if not isinstance(value, dict | str):
+            raise self.make_error("validator_failed")
+        return value
+
+
 class _VersionSchema(BodySchema):
     algorithm = fields.String(required=True)
-    # Which form it has, the algorithm says; it is for clients only.
-    auth_data = JsonObject(required=True)
+    auth_data = _AuthData(required=True)
 
 
 class _RoomsSchema(BodySchema):
