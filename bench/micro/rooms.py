@@ -251,7 +251,7 @@ class Meter:
 
         psycopg.Connection.execute = counted  # type: ignore[method-assign]  # to count them
 
-    def cost(self, work: Callable[[], None], times: int) -> Cost:
+    def cost(self, work: Callable[[], object], times: int) -> Cost:
         """Do something `times` times; what it cost each time."""
         gc.collect()
         gc.freeze()  # as architex.wsgi does
