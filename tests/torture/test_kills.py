@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import signal
 import ssl
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -70,6 +73,7 @@ VICTIMS: Final[Mapping[str, Callable[[RunningServer, Random], None]]] = {
 def test_nothing_acknowledged_is_lost_or_doubled_by_kills(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     tls = ssl.create_default_context(cafile=authority.ca_file)
+    slowdown = _measure_slowdown() if IS_LONG else 1.0
     with (
         architex(tmp_path, authority, web_workers=WORKERS) as here,
         architex(tmp_path, authority, web_workers=1) as there,
@@ -84,7 +88,8 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_kills(tmp_path: Path) -> Non
         for server in (here, there):
             assert_well(server.running)
         if IS_LONG:
-            assert max(max(times) for times in absences.values()) <= BACK_WITHIN_S
+            longest = max(max(times) for times in absences.values())
+            assert longest <= BACK_WITHIN_S * max(1.0, slowdown, _measure_slowdown())
 
 
 def _kill_again_and_again(
@@ -134,6 +139,16 @@ def _await_processes(server: RunningServer, workers: int) -> None:
         return False
 
     eventually(are_there, "a process does not come back", 60)
+
+
+def _measure_slowdown() -> float:
+    """How much longer the program takes to load than it works: what others take of the machine."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run([sys.executable, "-c", "import architex.bootstrap"], check=True)
+    took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    slowdown = took / (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    print(f"\nthe machine is {slowdown:.1f} times slower than alone")  # noqa: T201 - for longer runs
+    return slowdown
 
 
 def _print_figures(company: Company, absences: Mapping[str, list[float]]) -> None:

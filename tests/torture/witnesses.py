@@ -189,18 +189,26 @@ class Messenger(Witness):
         self.client.do("PUT", path, {"messages": messages})
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What /sync said that it left out: between two tokens."""
+
+    since: str
+    prev_batch: str
+
+
 class Listener(Witness):
-    """Follows everything by /sync: a timeline without gaps, and the messages to the device.
+    """Follows everything by /sync: the timeline with its gaps, and the messages to the device.
 
     Attributes:
-        heard: text and event ID of what was said, in order.
         received: names of messages to the device, in order.
     """
 
     def __init__(self, person: Person, tls: ssl.SSLContext, room_id: str) -> None:
         super().__init__(person, tls, 0.0)
         self._room_id = room_id
-        self.heard: list[tuple[str, str]] = []
+        self._parts: list[tuple[str, str] | Gap] = []
+        self._paging = PatientClient(person, tls)
         self.received: list[str] = []
         self._since: str = self._sync(None)["next_batch"]
 
@@ -210,8 +218,8 @@ class Listener(Witness):
         room = told.get("rooms", {}).get("join", {}).get(self._room_id, {})
         timeline = room.get("timeline", {})
         if timeline.get("limited"):
-            self.heard += reversed(_texts(self._page_back(timeline["prev_batch"])))
-        self.heard += _texts(timeline.get("events", []))
+            self._parts.append(Gap(self._since, timeline["prev_batch"]))
+        self._parts += _texts(timeline.get("events", []))
         self.received += [
             event["content"]["name"]
             for event in told.get("to_device", {}).get("events", [])
@@ -219,17 +227,28 @@ class Listener(Witness):
         ]
         self._since = told["next_batch"]
 
+    def read(self) -> list[tuple[str, str]]:
+        """Text and event ID of what was said, in order, the gaps filled by /messages."""
+        story: list[tuple[str, str]] = []
+        for part in tuple(self._parts):
+            if isinstance(part, Gap):
+                story += reversed(_texts(self._page_back(part)))
+            else:
+                story.append(part)
+        return story
+
     def _sync(self, since: str | None) -> Any:
         query = {"filter": _FILTER} if since is None else {"filter": _FILTER, "since": since}
         return self.client.do("GET", "/sync", timeout=1000, **query)
 
-    def _page_back(self, start: str) -> Sequence[Any]:
+    def _page_back(self, gap: Gap) -> Sequence[Any]:
         """What /sync left out, newest first."""
         path = f"/rooms/{quote(self._room_id, safe='')}/messages"
         events: list[Any] = []
-        at: str | None = start
+        at: str | None = gap.prev_batch
         while at is not None:
-            page = self.client.do("GET", path, dir="b", limit=100, to=self._since, **{"from": at})
+            query = {"dir": "b", "limit": 100, "to": gap.since, "from": at}
+            page = self._paging.do("GET", path, **query)
             events += page["chunk"]
             at = page.get("end")
         return events
@@ -344,20 +363,21 @@ class Company:
             body: event_id for talker in self.talkers for body, event_id in talker.told.items()
         }
         for listener in self.listeners:
-            _assert_once(listener.heard)
-            assert not _differences(dict(listener.heard), said), listener.person.user_id
-            self._check_order(listener)
+            heard = listener.read()
+            _assert_once(heard)
+            assert not _differences(dict(heard), said), listener.person.user_id
+            self._check_order(listener, heard)
             self._check_devices_messages(listener)
             everything = listener.person.messages(self.room_id)
             read = {event["content"]["body"]: event_id for event_id, event in everything.items()}
             assert not _differences(read, said), listener.person.user_id
         _assert_once([key for claimer in self.claimers for key in claimer.claimed])
 
-    def _check_order(self, listener: Listener) -> None:
+    def _check_order(self, listener: Listener, story: Sequence[tuple[str, str]]) -> None:
         """What somebody on the same server said stands in its order."""
         for talker in self.talkers:
             if talker.person.server is listener.person.server:
-                heard = [body for body, _ in listener.heard if body in talker.told]
+                heard = [body for body, _ in story if body in talker.told]
                 assert heard == list(talker.told)
 
     def _check_devices_messages(self, listener: Listener) -> None:
@@ -375,7 +395,7 @@ class Company:
 
         def is_complete() -> bool:
             listener.check()
-            return len(listener.heard) >= said and len(listener.received) >= owed
+            return len(listener.received) >= owed and len(listener.read()) >= said
 
         with contextlib.suppress(AssertionError):  # compare_books tells what is missing
             eventually(is_complete, patience_s=PATIENCE_S)
