@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
+    invariant,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -49,7 +50,7 @@ from tests.server import RunningServer, start_server
 
 T = TypeVar("T")
 
-STEPS: Final = int(os.environ.get("ARCHITEX_MODEL_STEPS", "400"))
+STEPS: Final = int(os.environ.get("ARCHITEX_MODEL_STEPS", "200"))
 SEED: Final = int(os.environ.get("ARCHITEX_MODEL_SEED", "1"))
 IS_LONG: Final = STEPS > 1000
 STEPS_EACH: Final = 200 if IS_LONG else 100
@@ -554,6 +555,13 @@ class Rooms(RuleBasedStateMachine):
     @rule(which=ANY, limit=st.sampled_from(LIMITS), how=ANY)
     def sync(self, which: int, limit: int, how: int) -> None:
         self._sync(pick(self.devices, which), limit, how)
+
+    @invariant()
+    def somebody_looks(self) -> None:
+        steps = self.progress.steps
+        if steps % 4 == 0 and self.devices:
+            limit, how = pick(LIMITS, steps // 4), steps // 16
+            self._sync(pick(self.devices, steps // 4 + steps // 64), limit, how)
 
     @rule(limit=st.sampled_from(LIMITS), how=ANY)
     def all_sync(self, limit: int, how: int) -> None:
