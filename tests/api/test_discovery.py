@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from architex.settings import WellKnownSettings
-from tests.api.client import Server, User, settings_for, start_server, stop_server
+from tests.api.client import Server, User, segment, settings_for, start_server, stop_server
 
 
 def test_versions_are_public_and_of_the_specs_form(server: Server) -> None:
@@ -20,7 +20,23 @@ def test_flags_that_clients_look_for_are_of_stable_features(server: Server) -> N
     flags = server.request("GET", "/_matrix/client/versions").ok()["unstable_features"]
     assert flags["org.matrix.e2e_cross_signing"] is True
     proposals = {"org.matrix.msc3814"}  # dehydrated devices
-    assert all(name.endswith((".stable", "cross_signing")) for name in flags.keys() - proposals)
+    assert flags["uk.tcpip.msc4133"] is True  # without it clients edit no fields of profiles
+    stable = (".stable", "cross_signing", "4133")
+    assert all(name.endswith(stable) for name in flags.keys() - proposals)
+
+
+def test_endpoints_answer_under_the_names_that_clients_still_use(alice: User) -> None:
+    unstable = "/_matrix/client/unstable"
+    alice.put(f"/profile/{alice.path}/m.tz", {"m.tz": "Europe/Berlin"}).ok()
+    room = segment(alice.create_room(name="Tea"))
+    summary = alice.get(f"/_matrix/client/v1/room_summary/{room}").ok()
+    for old, told in {
+        f"/im.nheko.summary/summary/{room}": summary,
+        f"/im.nheko.summary/rooms/{room}/summary": summary,
+        f"/uk.tcpip.msc4133/profile/{alice.path}/m.tz": {"m.tz": "Europe/Berlin"},
+        f"/uk.tcpip.msc4133/profile/{alice.path}": alice.get(f"/profile/{alice.path}").ok(),
+    }.items():
+        assert alice.get(unstable + old).ok() == told
 
 
 def test_capabilities_need_a_user(server: Server, alice: User) -> None:

@@ -32,7 +32,8 @@ FLAGS_OF_CLIENTS: Final = (
     "org.matrix.msc3814",  # dehydrated devices
     "org.matrix.msc3827.stable",  # types in the list of rooms
     "org.matrix.msc3916.stable",  # media for users only
-    "uk.tcpip.msc4133.stable",  # fields of profiles
+    "uk.tcpip.msc4133",  # fields of profiles
+    "uk.tcpip.msc4133.stable",
 )
 """Names from before these things were in the specification, which clients still look for.
 
