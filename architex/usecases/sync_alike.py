@@ -26,13 +26,13 @@ from architex.domain.identifiers import RoomId, UserId
 from architex.gateways.clock import Clock
 from architex.projections.room_reads import RoomView, list_named_room_views
 from architex.projections.sync_reads import PlainEvent, list_plain_events, list_stirred_rooms
-from architex.storage.lazy_members import Member
+from architex.storage.lazy_members import LazyMemberStore, Member
 from architex.storage.notifier import Notifier
 from architex.storage.pool import Database, PgConnection
 from architex.storage.receipts import list_changed_receipts_of_room
 from architex.storage.typing import find_changed_typing
 from architex.usecases.sync_parts import SyncRequest, quiet_room, receipt_events
-from architex.usecases.sync_rooms import RoomsRequest, SyncRooms
+from architex.usecases.sync_rooms import RoomsRequest, RoomsResponse, SyncRooms
 from architex.usecases.unread_counts import Threads, UnreadCounts, told_in_sync
 
 MAX_DEVICES: Final = 10_000
@@ -113,12 +113,15 @@ class _RoomNews:
     Attributes:
         body: as JSON, section by section; None when the filter lets nothing pass.
         not_for: users who must be told otherwise.
+        members: who spoke → position and JSON of their m.room.member event, if members are loaded
+            lazily: for clients that do not know them.
     """
 
     room_id: RoomId
     body: Mapping[str, Any] | None
     events: list[PlainEvent]
     not_for: frozenset[UserId]
+    members: Mapping[UserId, tuple[int, orjson.Fragment]] = field(default_factory=dict)
 
 
 class _Span:
@@ -142,6 +145,7 @@ class AlikeAnswers:
         rooms: SyncRooms,
         notifier: Notifier,
         unread: UnreadCounts,
+        lazy_members: LazyMemberStore,
         clock: Clock,
     ) -> None:
         """Remember the collaborators."""
@@ -149,6 +153,7 @@ class AlikeAnswers:
         self._rooms = rooms
         self._notifier = notifier
         self._unread = unread
+        self._lazy_members = lazy_members
         self._clock = clock
         self._lock = threading.Lock()
         self._devices: OrderedDict[_DeviceKey, _Device] = OrderedDict()
@@ -204,12 +209,30 @@ class AlikeAnswers:
         if found is None:
             return None
         rooms: dict[RoomId, dict[str, Any]] = {}
+        told: list[tuple[Member, int]] = []
         by_thread = request.filter.room.timeline.unread_thread_notifications
         for room_nid, (room, threads) in found.items():
             if room.body is None:
                 device.counted.discard(room_nid)
-            else:
-                rooms[room.room_id] = {**room.body, **told_in_sync(threads, by_thread=by_thread)}
+                continue
+            rooms[room.room_id] = {**room.body, **told_in_sync(threads, by_thread=by_thread)}
+            # Whoever is told now is known with the token of this answer.
+            unknown = [
+                user_id
+                for user_id in room.members
+                if device.members.get((room_nid, user_id), news.position) > since
+            ]
+            if unknown:
+                events = [room.members[user_id][1] for user_id in unknown]
+                rooms[room.room_id][_state_section(request)] = {"events": events}
+                told += [((room_nid, u), room.members[u][0]) for u in unknown]
+        if told:
+            self._lazy_members.note(
+                user_id, request.requester.device_id or "", told, news.position
+            )
+            if len(device.members) > MAX_MEMBERS:
+                device.members = {}
+            device.members |= {member: news.position for member, _ in told}
         device.position = max(device.position, news.position)
         return rooms, news.position
 
@@ -243,7 +266,6 @@ class AlikeAnswers:
                 or span.stirred is None
                 or not span.stirred.isdisjoint(device.rooms)
                 or user_id in room.not_for
-                or not _knows_senders(request, span, device, room_nid, room.events)
             ):
                 return None
             if room.body is None:
@@ -294,13 +316,19 @@ class AlikeAnswers:
                 public = [r for r in receipts if r.receipt_type != "m.read.private"]
                 ephemeral += receipt_events(public).get(room_nid, [])
         body = None
+        members: dict[UserId, tuple[int, orjson.Fragment]] = {}
         if events:
-            body = self._collect(connection, request, span, view, now_ms)
-            if body is not None and (
-                body["state_after" if request.use_state_after else "state"]["events"]
-                or b'"m.relations"' in encode_json(body["timeline"])
-            ):
-                return None
+            answer = self._collect(connection, request, span, view, now_ms)
+            body = answer.joined.get(room_nid)
+            if body is not None:
+                state = body[_state_section(request)]["events"]
+                found = _pick_members(
+                    state, answer.told_members, {event.sender for event in events}
+                )
+                if found is None or b'"m.relations"' in encode_json(body["timeline"]):
+                    return None
+                members = found
+                body[_state_section(request)]["events"] = []
         if ephemeral:
             if body is None:
                 body = quiet_room(span.now, use_state_after=request.use_state_after)
@@ -308,7 +336,7 @@ class AlikeAnswers:
         pieces = None
         if body is not None:
             pieces = {name: orjson.Fragment(encode_json(part)) for name, part in body.items()}
-        return _RoomNews(view.room_id, pieces, events, frozenset(not_for))
+        return _RoomNews(view.room_id, pieces, events, frozenset(not_for), members)
 
     def _collect(
         self,
@@ -317,11 +345,11 @@ class AlikeAnswers:
         span: _Span,
         view: RoomView,
         now_ms: int,
-    ) -> dict[str, Any] | None:
-        """The room as anybody in it is told of it, but for members that they do not know."""
+    ) -> RoomsResponse:
+        """The room as anybody in it is told of it who knows none of its members."""
         wanted = request.filter
-        all_members = replace(wanted.room.state, lazy_load_members=False)
-        answer = self._rooms.collect(
+        all_members = replace(wanted.room.state, include_redundant_members=True)
+        return self._rooms.collect(
             connection,
             RoomsRequest(
                 viewer=Viewer(
@@ -338,7 +366,6 @@ class AlikeAnswers:
             ),
             [view],
         )
-        return answer.joined.get(view.room_nid)
 
 
 def _device_key(request: SyncRequest) -> _DeviceKey:
@@ -354,16 +381,23 @@ def _is_usual(request: SyncRequest) -> bool:
     )
 
 
-def _knows_senders(
-    request: SyncRequest,
-    span: _Span,
-    device: _Device,
-    room_nid: int,
-    events: Iterable[PlainEvent],
-) -> bool:
-    """Whether the client needs not be told who the senders are."""
-    if not request.filter.room.state.lazy_load_members:
-        return True
-    return all(
-        device.members.get((room_nid, event.sender), span.now) <= span.since for event in events
-    )
+def _state_section(request: SyncRequest) -> str:
+    return "state_after" if request.use_state_after else "state"
+
+
+def _pick_members(
+    state: list[Any], told: Iterable[tuple[Member, int]], senders: Collection[UserId]
+) -> dict[UserId, tuple[int, orjson.Fragment]] | None:
+    """Position and JSON of the events that tell who the senders are.
+
+    Returns None when the state holds anything else.
+    """
+    positions = {user_id: position for (_, user_id), position in told}
+    found: dict[UserId, tuple[int, orjson.Fragment]] = {}
+    for event in state:
+        event_json = encode_json(event)
+        user_id = orjson.loads(event_json).get("state_key")
+        if user_id not in senders or user_id not in positions:
+            return None
+        found[user_id] = (positions[user_id], orjson.Fragment(event_json))
+    return found

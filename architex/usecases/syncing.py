@@ -104,7 +104,7 @@ class Syncing:
         self._presence = presence
         self._clock = clock
         self._key_supplies = Gathering(partial(find_key_supplies, database))
-        self._alike = AlikeAnswers(database, rooms, notifier, unread, clock)
+        self._alike = AlikeAnswers(database, rooms, notifier, unread, lazy_members, clock)
         # The newest position this process has seen: says whether a token is recent.
         self._newest = 0
 
