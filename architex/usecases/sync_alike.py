@@ -24,7 +24,11 @@ from architex.domain.client_event import Viewer
 from architex.domain.event_filter import SyncFilter
 from architex.domain.identifiers import RoomId, UserId
 from architex.gateways.clock import Clock
-from architex.projections.room_reads import RoomView, list_named_room_views
+from architex.projections.room_reads import (
+    RoomView,
+    list_member_counts,
+    list_named_room_views,
+)
 from architex.projections.sync_reads import PlainEvent, list_plain_events, list_stirred_rooms
 from architex.storage.lazy_members import LazyMemberStore, Member
 from architex.storage.notifier import Notifier
@@ -115,6 +119,7 @@ class _RoomNews:
         not_for: users who must be told otherwise.
         members: who spoke → position and JSON of their m.room.member event, if members are loaded
             lazily: for clients that do not know them.
+        joined: how many are in the room; None: that may have changed since.
     """
 
     room_id: RoomId
@@ -122,6 +127,7 @@ class _RoomNews:
     events: list[PlainEvent]
     not_for: frozenset[UserId]
     members: Mapping[UserId, tuple[int, orjson.Fragment]] = field(default_factory=dict)
+    joined: int | None = None
 
 
 class _Span:
@@ -196,17 +202,21 @@ class AlikeAnswers:
             return None
         user_id = request.requester.user_id
         news = self._notifier.find_announced(user_id, device.rooms, since)
-        if (
-            news is None
-            or news.user
+        if news is None:
+            device.counted.clear()
+            return None
+        found = None
+        if not (
+            news.user
             or not 0 < len(news.rooms) <= MAX_ROOMS
             or news.position - since > MAX_SPAN_POSITIONS
             # What was there when the request came must be in its answer.
             or news.position < (request.requester.log_position or 0)
         ):
-            return None
-        found = self._look(request, self._span(since, news.position), device, news.rooms)
+            found = self._look(request, self._span(since, news.position), device, news.rooms)
         if found is None:
+            # What happened there may count otherwise; by the answer to come it is known again.
+            device.counted.difference_update(news.rooms)
             return None
         rooms: dict[RoomId, dict[str, Any]] = {}
         told: list[tuple[Member, int]] = []
@@ -273,7 +283,9 @@ class AlikeAnswers:
                 continue
             if room_nid not in device.counted:
                 return None
-            threads = self._unread.count_on(user_id, room_nid, room.events, span.now)
+            threads = self._unread.count_on(
+                user_id, (room_nid, room.room_id), room.joined, room.events, span.now
+            )
             if threads is None:
                 return None
             found[room_nid] = (room, threads)
@@ -298,7 +310,8 @@ class AlikeAnswers:
             return None
         view = views[0]
         events = list_plain_events(connection, (room_nid, view.room_id), span.since, span.now)
-        if events is None:
+        # Who redacts takes from what others have not read.
+        if events is None or any(event.type == "m.room.redaction" for event in events):
             return None
         receipts = list_changed_receipts_of_room(connection, room_nid, span.since)
         not_for = {event.sender for event in events} | {r.user_id for r in receipts}
@@ -336,7 +349,10 @@ class AlikeAnswers:
         pieces = None
         if body is not None:
             pieces = {name: orjson.Fragment(encode_json(part)) for name, part in body.items()}
-        return _RoomNews(view.room_id, pieces, events, frozenset(not_for), members)
+        joined = None
+        if view.last_position <= span.now:
+            joined, _ = list_member_counts(connection, [room_nid]).get(room_nid, (0, 0))
+        return _RoomNews(view.room_id, pieces, events, frozenset(not_for), members, joined)
 
     def _collect(
         self,

@@ -85,6 +85,8 @@ class _Remembered:
     threads: Mapping[str, tuple[int, int]]
     by_type: Mapping[str, bool] | None
     """Whether events of `Notifying.ALL` notify, by type; None when more than the type counts."""
+    changed: Sequence[ChangedPushRule]
+    """The rules that are not the predefined ones."""
 
 
 @dataclass(slots=True)
@@ -140,35 +142,48 @@ class UnreadCounts:
                 unread.notifications += 1
                 unread.highlights += outcome.highlights
         by_type = looked_at.by_type if evaluator.goes_by_type_alone else None
-        self._remember(user_id, counts.values(), now, by_type)
+        self._remember(user_id, counts.values(), now, by_type, changed)
         return {room_nid: count.threads for room_nid, count in counts.items()}
 
     def count_on(
-        self, user_id: UserId, room_nid: int, events: Iterable[PlainEvent], now: int
+        self,
+        user_id: UserId,
+        room: tuple[int, RoomId],
+        joined: int | None,
+        events: Iterable[PlainEvent],
+        now: int,
     ) -> Threads | None:
         """What is unread in a room, by what is remembered and by what came since.
 
         Nothing else may have changed for the user: neither receipts, nor rules, nor members.
 
         Args:
+            room: its number and ID.
+            joined: how many are in it at `now`; None: unknown.
             events: all since, up to position `now`; others may be among them.
 
         Returns None when not enough is remembered.
         """
+        room_nid, room_id = room
         with self._lock:
             known = self._remembered.get((user_id, room_nid))
             if known is None or known.by_type is None or known.up_to > now:
                 return None
             threads = {thread: Unread(*told) for thread, told in known.threads.items()}
+            by_type = dict(known.by_type)
             for event in events:
                 if event.position <= known.up_to or event.notifies == Notifying.NOBODY:
                     continue
-                if event.type not in known.by_type:
-                    return None
-                if known.by_type[event.type]:
+                if event.type not in by_type:
+                    if joined is None:
+                        return None
+                    by_type[event.type] = _notifies(
+                        user_id, known.changed, room_id, joined, event.type
+                    )
+                if by_type[event.type]:
                     threads.setdefault(event.thread, Unread()).notifications += 1
             self._remembered[user_id, room_nid] = replace(
-                known, up_to=now, threads=_as_pairs(threads)
+                known, up_to=now, threads=_as_pairs(threads), by_type=by_type
             )
             self._remembered.move_to_end((user_id, room_nid))
         return threads
@@ -208,6 +223,7 @@ class UnreadCounts:
         counts: Iterable[_RoomCount],
         now: int,
         by_type: Callable[[int], dict[str, bool]] | None,
+        changed: Sequence[ChangedPushRule],
     ) -> None:
         with self._lock:
             for count in counts:
@@ -219,7 +235,7 @@ class UnreadCounts:
                     # Nothing happened since, by which an event of some type would count otherwise.
                     types |= known.by_type or {} if known.basis == count.basis else {}
                 self._remembered[key] = _Remembered(
-                    count.basis, now, _as_pairs(count.threads), types
+                    count.basis, now, _as_pairs(count.threads), types, changed
                 )
                 self._remembered.move_to_end(key)
             while len(self._remembered) > MAX_REMEMBERED:
@@ -248,12 +264,7 @@ class LookedAt:
         """The outcome of all events of `Notifying.ALL` of a type in a room."""
         outcome = self._of_type.get((room_nid, type))
         if outcome is None:
-            event = {
-                "type": type,
-                "sender": "",
-                "room_id": self._rooms[room_nid].room_id,
-                "content": {},
-            }
+            event = _plain_event(self._rooms[room_nid].room_id, type)
             outcome = self._evaluator.evaluate(event, self._context(room_nid, ""))
             self._of_type[room_nid, type] = outcome
         return outcome
@@ -303,6 +314,24 @@ class LookedAt:
         create, event = self._power[room_nid]
         levels = PowerLevels(get_room_version(self._rooms[room_nid].room_version), create, event)
         return levels.of_user(sender) >= levels.notification(key)
+
+
+def _notifies(
+    user_id: UserId,
+    changed: Sequence[ChangedPushRule],
+    room_id: RoomId,
+    joined: int,
+    type: str,
+) -> bool:
+    """Whether events of `Notifying.ALL` of a type notify a user for whom only the type counts."""
+    evaluator = PushEvaluator(effective_push_rules(user_id, changed))
+    context = RoomContext(joined, lambda key: False)
+    return evaluator.evaluate(_plain_event(room_id, type), context).notifies
+
+
+def _plain_event(room_id: RoomId, type: str) -> dict[str, Any]:
+    """What the push rules see of an event when only its type counts."""
+    return {"type": type, "sender": "", "room_id": room_id, "content": {}}
 
 
 def _as_pairs(threads: Threads) -> dict[str, tuple[int, int]]:
