@@ -186,3 +186,49 @@ def test_room_is_shown_to_who_could_enter_it(
     assert can_enter(room, membership, allowed) is expected
     readable = RoomSummary(ROOM, 1, room_version=version, is_world_readable=True)
     assert can_enter(readable, membership, allowed)
+
+
+@pytest.mark.parametrize(
+    ("join_rule", "version", "knock", "restricted"),
+    [
+        ("public", "11", False, False),
+        ("invite", "11", False, False),
+        ("knock", "6", False, False),
+        ("knock", "7", True, False),
+        ("restricted", "7", False, False),
+        ("restricted", "8", False, True),
+        ("knock_restricted", "9", False, False),
+        ("knock_restricted", "10", True, True),
+        # Of a version that we do not know we believe what is told.
+        ("knock", "org.example", True, False),
+        ("knock_restricted", None, True, True),
+    ],
+)
+def test_join_rule_means_what_the_room_version_lets_it_mean(
+    join_rule: str, version: str | None, knock: bool, restricted: bool
+) -> None:
+    # https://spec.matrix.org/v1.19/rooms/#feature-matrix
+    summary = RoomSummary(
+        ROOM, 1, room_version=version, join_rule=join_rule, allowed_room_ids=("!other:x",)
+    )
+    assert summary.can_be_knocked_at is knock
+    assert summary.is_restricted is restricted
+    assert summary.is_open is (knock or join_rule == "public")
+    assert ("allowed_room_ids" in summary.as_json()) is restricted
+    readable = RoomSummary(ROOM, 1, join_rule="invite", is_world_readable=True)
+    assert readable.is_open
+
+
+def test_space_is_a_room_of_its_type() -> None:
+    assert RoomSummary(ROOM, 1, room_type="m.space").is_space
+    assert not RoomSummary(ROOM, 1, room_type="org.example").is_space
+    assert not RoomSummary(ROOM, 1).is_space
+
+
+def test_summary_leaves_out_what_the_room_does_not_have() -> None:
+    assert RoomSummary(ROOM, 2).as_json() == {
+        "room_id": ROOM,
+        "num_joined_members": 2,
+        "world_readable": False,
+        "guest_can_join": False,
+    }

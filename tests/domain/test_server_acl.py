@@ -96,6 +96,13 @@ def test_globs_match_as_regular_expressions_would(glob: str, text: str) -> None:
     assert glob_matches(glob, text) is bool(re.match(fnmatch.translate(glob), text))
 
 
+@pytest.mark.parametrize("pattern", ["**.evil.com", "*" * 500 + ".evil.com", "***.e**l.com"])
+def test_stars_beside_stars_are_one(pattern: str) -> None:
+    acl = ServerAcl({"allow": ALL, "deny": [pattern]})
+    assert not acl.allows("a.evil.com")
+    assert acl.allows("evil.com")
+
+
 def test_hostile_globs_cost_no_more_than_their_length_times_the_name() -> None:
     class Counted(str):
         __slots__ = ()
@@ -108,3 +115,11 @@ def test_hostile_globs_cost_no_more_than_their_length_times_the_name() -> None:
     glob = Counted("*a" * 60 + "b")
     assert not glob_matches(glob, "a" * 255)
     assert Counted.looks <= 4 * len(glob) * 255
+
+
+def test_decisions_are_the_same_however_many_servers_were_asked_about() -> None:
+    acl = ServerAcl({"allow": ALL, "deny": ["*.evil.com"]})
+    for _ in range(2):
+        for number in range(1_500):
+            assert not acl.allows(f"s{number}.evil.com")
+            assert acl.allows(f"s{number}.good.com")

@@ -262,3 +262,21 @@ def test_a_third_party_invite_is_signed_by_the_identity_server_instead() -> None
     content = {"membership": "leave", "third_party_invite": {}}
     pdu = room.compose(ALICE, "m.room.member", content, state_key=BOB)
     assert servers_that_must_sign(room.rules, pdu) == {"a.example"}
+
+
+def test_event_that_no_server_must_sign_needs_no_signature() -> None:
+    room = RoomBuilder("11")
+    event = {**room.message(ALICE).event, "signatures": {}}
+    verify_event_signatures(room.rules, event, [], lambda *_: None)
+
+
+def test_a_signature_of_an_unknown_algorithm_is_passed_over() -> None:
+    room = RoomBuilder("11")
+    event = dict(room.message(ALICE).event)
+    signature = event["signatures"]["a.example"][TEST_KEY.key_id]
+    # Even one that would verify is none.
+    event["signatures"] = {"a.example": {"rot13:test": signature}}
+    with pytest.raises(InvalidSignature):
+        verify_event_signatures(room.rules, event, ["a.example"], lambda *_: TEST_KEY.verify_key)
+    event["signatures"] = {"a.example": {"rot13:x": "?", TEST_KEY.key_id: signature}}
+    verify_event_signatures(room.rules, event, ["a.example"], lambda *_: TEST_KEY.verify_key)

@@ -66,3 +66,30 @@ def test_secrets_have_a_grammar(value: str) -> None:
 
 def test_secrets_may_have_all_that_the_spec_lists() -> None:
     assert check_opaque("09azAZ.=_-", "client_secret") == "09azAZ.=_-"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "",
+        "alice",
+        "@example.com",
+        "alice@",
+        "-alice@example.com",
+        "alice@ex ample.com",
+        "al\nice@example.com",
+        "alice@" + "x" * 600,
+        # No label of a domain is longer than 63 bytes as it is sent.
+        "alice@" + "ü" * 70 + ".example",
+    ],
+)
+def test_what_is_no_e_mail_address_is_refused(typed: str) -> None:
+    with pytest.raises(InvalidParam):
+        parse_email(typed)
+    with pytest.raises(InvalidParam):
+        parse_address("email", typed)
+
+
+def test_identifier_of_either_medium_has_its_canonical_form() -> None:
+    assert parse_address("email", "BOB@Example.com") == parse_email("bob@example.com")
+    assert parse_address("msisdn", "4915112345").medium == "msisdn"

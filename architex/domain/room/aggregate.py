@@ -208,17 +208,15 @@ class Room:
         deepest = sorted(self.extremities.items(), key=lambda item: (-item[1].depth, item[0]))
         return [event_id for event_id, _ in deepest[:MAX_PREV_EVENTS]]
 
-    def _reference_hashes(self, auth_events: Iterable[Pdu]) -> dict[EventId, bytes] | None:
+    def _reference_hashes(self, auth_events: Iterable[Pdu]) -> dict[EventId, bytes | None] | None:
         """What an event of room versions 1 and 2 quotes of those it follows and relies on."""
         if self.rules.event_id_format != "domain":
             return None
-        hashes = {
+        relied_on = {
             pdu.event_id: compute_reference_hash(self.rules, pdu.event) for pdu in auth_events
         }
-        for event_id, extremity in self.extremities.items():
-            if extremity.reference_hash is not None:
-                hashes[event_id] = extremity.reference_hash
-        return hashes
+        ends = {event_id: end.reference_hash for event_id, end in self.extremities.items()}
+        return {**relied_on, **ends}
 
     def accepted(
         self, pdu: Pdu, received_ts: int, device: SenderDevice | None = None

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from architex.domain.auth_rules import AuthState
+from architex.domain.auth_rules import AuthState, find_state_among
 from architex.domain.errors import Forbidden
+from architex.domain.pdu import Pdu
 from architex.domain.room_versions import ROOM_VERSIONS
 from tests.builders import ALICE, BOB, RoomBuilder
 
@@ -46,3 +47,32 @@ def test_without_a_create_event_there_is_nothing_to_go_by() -> None:
     for _ in range(2):
         with pytest.raises(Forbidden, match=r"no m\.room\.create"):
             state.create  # noqa: B018 -- it raises
+
+
+def test_state_is_looked_up_once() -> None:
+    room = RoomBuilder("11")
+    asked = []
+
+    def find_state(type: str, state_key: str = "") -> Pdu | None:
+        asked.append(type)
+        return room.find_state(type, state_key)
+
+    state = AuthState(room.rules, find_state)
+    assert state.create == room.find_state("m.room.create")
+    for _ in range(2):
+        assert state.power_levels.of_user(ALICE) == 100
+        assert state.create.sender == ALICE
+    assert asked == ["m.room.create", "m.room.power_levels"]
+
+
+def test_create_event_counts_though_it_is_not_among_the_auth_events() -> None:
+    # https://spec.matrix.org/v1.19/rooms/v12/#event-format
+    room = RoomBuilder("12")
+    create, levels = room.find_state("m.room.create"), room.find_state("m.room.power_levels")
+    assert create is not None
+    assert levels is not None
+    find_state = find_state_among([levels, room.message(ALICE)], create=create)
+    assert find_state("m.room.create", "") == create
+    assert find_state("m.room.power_levels", "") == levels
+    assert find_state("m.room.message", "") is None
+    assert find_state_among([levels])("m.room.create", "") is None

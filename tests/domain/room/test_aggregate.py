@@ -143,9 +143,15 @@ def test_entry_that_a_fact_sets_to_another_event_becomes_unknown() -> None:
         story.room.version + 1,
         pdu,
         NOW,
-        delta={("m.room.topic", ""): "$older", ("m.room.name", ""): None},
+        delta={
+            ("m.room.topic", ""): "$older",
+            ("m.room.name", ""): None,
+            # Unknown before: it stays so.
+            ("m.room.avatar", ""): "$avatar",
+        },
     )
     after = story.room.evolve(merged)
+    assert after.unknown([("m.room.avatar", "")])
     assert after.unknown([("m.room.topic", ""), ("m.room.name", "")]) == [("m.room.topic", "")]
     assert after.find_state("m.room.name") is None
 

@@ -109,3 +109,18 @@ def test_events_of_other_rooms_and_messages_are_refused() -> None:
     for told in wrong:
         with pytest.raises(InvalidParam):
             read_told_state(room.rules, room.room_id, told)
+
+
+@pytest.mark.parametrize("entries", [None, {}, "events", 5, [{}] * (MAX_EVENTS + 1)])
+def test_state_that_is_told_is_a_list_of_a_few_events(entries: object) -> None:
+    room = RoomBuilder("11")
+    with pytest.raises(InvalidParam):
+        read_told_state(room.rules, room.room_id, entries)
+
+
+def test_state_that_is_told_holds_the_beginning_of_the_room() -> None:
+    room = RoomBuilder("11")
+    entries = [pdu.event for pdu in room.pdus.values()]
+    assert len(read_told_state(room.rules, room.room_id, entries)) == len(entries)
+    with pytest.raises(InvalidParam, match="create"):
+        read_told_state(room.rules, room.room_id, entries[1:])
