@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from architex.domain.errors import BadJson
+from architex.domain.property_paths import PropertyPath, parse_property_path
 
 MAX_FILTER_ENTRIES: Final = 1000
 """Types, senders, rooms or fields one list of a filter may name."""
 
-EventFields = tuple[tuple[str, ...], ...]
-"""Paths into an event, each a sequence of keys."""
+EventFields: TypeAlias = tuple[PropertyPath, ...]
+"""The parts of an event that are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,9 @@ def parse_sync_filter(content: Mapping[str, Any]) -> SyncFilter:
         raise BadJson("event_format must be client or federation.")
     room = _object(content, "room")
     return SyncFilter(
-        event_fields=None if event_fields is None else tuple(map(_parse_path, event_fields)),
+        event_fields=None
+        if event_fields is None
+        else tuple(map(parse_property_path, event_fields)),
         federation_format=event_format == "federation",
         presence=_parse_event_filter(_object(content, "presence")),
         account_data=_parse_event_filter(_object(content, "account_data")),
@@ -219,25 +222,6 @@ def select_event_fields(event: Mapping[str, Any], fields: EventFields) -> dict[s
                 target = target.setdefault(key, {})
             target[path[-1]] = value
     return selected
-
-
-def _parse_path(text: str) -> tuple[str, ...]:
-    r"""The keys of a dot-separated path; `\.` and `\\` stand for a dot and a backslash."""
-    keys = [""]
-    escaped = False
-    for character in text:
-        if escaped:
-            keys[-1] += character if character in ".\\" else "\\" + character
-            escaped = False
-        elif character == "\\":
-            escaped = True
-        elif character == ".":
-            keys.append("")
-        else:
-            keys[-1] += character
-    if escaped:
-        keys[-1] += "\\"
-    return tuple(keys)
 
 
 def _parse_event_filter(content: Mapping[str, Any]) -> EventFilter:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
+from architex.domain.property_paths import parse_property_path
 from architex.domain.push_rules import PUSH_RULE_KINDS, PushRule, Ruleset
 from architex.domain.server_acl import glob_matches
 
@@ -201,33 +202,13 @@ def _compares(text: Any, count: int) -> bool:
 
 
 def _property(event: Event, path: str) -> Any:
-    """The property at a dot-separated path; _NOTHING when there is none.
-
-    Spec: https://spec.matrix.org/v1.19/appendices/#dot-separated-property-paths
-    """
+    """The property at a dot-separated path; _NOTHING when there is none."""
     value: Any = event
-    for name in _names(path):
+    for name in parse_property_path(path):
         if not isinstance(value, Mapping) or name not in value:
             return _NOTHING
         value = value[name]
     return value
-
-
-@lru_cache(maxsize=1024)
-def _names(path: str) -> tuple[str, ...]:
-    names = []
-    name = ""
-    characters = iter(path)
-    for character in characters:
-        if character == "\\":
-            escaped = next(characters, "")
-            name += escaped if escaped in (".", "\\") else "\\" + escaped
-        elif character == ".":
-            names.append(name)
-            name = ""
-        else:
-            name += character
-    return (*names, name)
 
 
 def contains_words(pattern: str, text: str) -> bool:
