@@ -67,6 +67,8 @@ def glob_matches(glob: str, text: str) -> bool:
 
     Spec: https://spec.matrix.org/v1.19/appendices/#glob-style-matching
     """
+    if not _is_glob(glob):
+        return glob == text
     at = here = 0
     star = resume = -1
     while here < len(text):

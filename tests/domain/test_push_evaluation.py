@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from architex.domain.push_evaluation import (
+    MAX_PATTERN,
     Notifying,
     PushEvaluator,
     PushOutcome,
@@ -169,6 +170,17 @@ def test_words_are_found_as_a_regular_expression_finds_them(pattern: str, body: 
     boundary = r"(?:(?<![a-z0-9_])|(?![a-z0-9_]))"
     expected = bool(pattern) and re.search(boundary + glob + boundary, text, re.DOTALL) is not None
     assert contains_words(pattern, body) is expected
+
+
+@pytest.mark.parametrize("pattern", ["a" * MAX_PATTERN, "?" * MAX_PATTERN])
+def test_patterns_are_bounded_where_it_says(pattern: str) -> None:
+    event = message({"body": "x", "key": "a" * len(pattern)})
+    longer = {**event, "content": {"body": "x", "key": "a" * (len(pattern) + 1)}}
+    for told, length in ((event, MAX_PATTERN), (longer, MAX_PATTERN + 1)):
+        condition = {"kind": "event_match", "key": "content.key", "pattern": pattern[0] * length}
+        rule = ("override", "x", {"conditions": [condition], "actions": []})
+        assert evaluate(told, None, rule).notifies is (length > MAX_PATTERN)
+        assert contains_words(pattern[0] * length, "a" * length) is (length <= MAX_PATTERN)
 
 
 def test_hostile_pattern_costs_its_length_times_the_body() -> None:

@@ -50,14 +50,9 @@ class Mutant:
     change: str
 
     @property
-    def package(self) -> str:
-        """The name of the package that the module is in."""
-        return self.path.parent.name
-
-    @property
     def name(self) -> str:
         """Say where the mutant is and what it changes."""
-        return f"{self.package}/{self.path.name}:{self.line}: {self.change}"
+        return f"{self.path.parent.name}/{self.path.name}:{self.line}: {self.change}"
 
     def compile(self) -> CodeType:
         """Return the code of the changed module."""

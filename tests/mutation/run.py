@@ -1,4 +1,4 @@
-"""Mutation testing of the authorisation rules and of state resolution: `make mutate`.
+"""Mutation testing of the rules of rooms, and of what is done about their events: `make mutate`.
 
 One process collects the tests once. For each mutant it forks: the child puts the changed code in
 place of the functions' own, runs tests until the first fails, and ends. No file is written. Tests
@@ -33,17 +33,25 @@ from _pytest.runner import runtestprotocol
 from tests.mutation.mutants import Mutant, list_mutants
 
 CHECKOUT: Final = Path(__file__).parents[2]
-PACKAGES: Final = ("auth_rules", "state_resolution")
+DOMAIN: Final = CHECKOUT / "architex" / "domain"
 RECORDED: Final = "tests/domain/test_recorded_verdicts.py"
-TESTS: Final = (*(f"tests/domain/{package}" for package in PACKAGES), RECORDED)
+SUBJECTS: Final = {
+    "auth_rules": ("tests/domain/auth_rules/", RECORDED),
+    "state_resolution": ("tests/domain/state_resolution/", RECORDED),
+    "room/pdu_checks.py": ("tests/domain/room/test_pdu_checks.py",),
+    "push_evaluation.py": ("tests/domain/test_push_evaluation.py",),
+    "redaction.py": ("tests/domain/test_redaction.py",),
+}
+"""What is changed, packages and modules of the domain, and the tests that have to notice."""
 ENOUGH_KILLED: Final = 0.95
-"""Of each package: the share of mutants that some test must notice."""
+"""Of each subject: the share of mutants that some test must notice."""
 
 _LONG_SECONDS: Final = 0.05
 """Tests that take longer than that come last."""
 _MAX_CPU_SECONDS: Final = 30
 _MAX_BYTES: Final = 2 << 30
 _SURVIVED: Final = "survived"
+_UNLOADABLE: Final = "the module does not load"
 _ENDLESS: Final = "time or memory ran out"
 
 
@@ -74,7 +82,7 @@ class Mutation:
             rounds[function] += 1
         for number, mutant in enumerate(self.mutants, start=1):
             ranks = {name: rank for rank, name in enumerate(reversed(self._killers))}
-            told = (f"tests/domain/{mutant.package}/", RECORDED)
+            told = SUBJECTS[_subject_of(mutant)]
             suite = sorted(
                 (item for item in session.items if item.nodeid.startswith(told)),
                 key=lambda item: (
@@ -146,7 +154,10 @@ def _run_in_child(work: Callable[[], str]) -> str:
 
 
 def _fate_of(mutant: Mutant, suite: list[pytest.Item]) -> str:
-    install(mutant.path, mutant.compile())
+    try:
+        install(mutant.path, mutant.compile())
+    except Exception:  # noqa: BLE001 -- no test could begin with it
+        return _UNLOADABLE
     return _find_failing(suite)
 
 
@@ -168,7 +179,9 @@ def install(path: Path, changed: CodeType) -> None:
     codes = dict(_codes_in(changed))
     replaced = 0
     for function in _functions_of(module):
-        code = codes[function.__qualname__]
+        code = codes.get(function.__qualname__)
+        if code is None:  # written by the library, as the methods of dataclasses are
+            continue
         replaced += function.__code__ != code
         function.__code__ = code
     if replaced == 0:
@@ -182,6 +195,10 @@ def _install_values(module: ModuleType, changed: CodeType) -> None:
     exec(changed, fresh.__dict__)  # noqa: S102 -- our own source, changed in one place
     for name, value in vars(fresh).items():
         old = getattr(module, name, None)
+        if isinstance(value, type) and isinstance(old, type):
+            _install_constants(old, value)
+        if isinstance(value, FunctionType) and isinstance(old, FunctionType):
+            old.__defaults__, old.__kwdefaults__ = value.__defaults__, value.__kwdefaults__
         if name.startswith("__") or isinstance(value, FunctionType | type) or value == old:
             continue
         if isinstance(old, dict) and isinstance(value, dict):
@@ -191,6 +208,13 @@ def _install_values(module: ModuleType, changed: CodeType) -> None:
         for other in list(sys.modules.values()):
             if getattr(other, "__dict__", {}).get(name) is old:
                 setattr(other, name, value)
+
+
+def _install_constants(old: type, fresh: type) -> None:
+    """Hand the numbers that a class body names to the class that is already in use."""
+    for name, value in vars(fresh).items():
+        if isinstance(value, int) and vars(old).get(name) != value:
+            setattr(old, name, value)
 
 
 def _codes_in(code: CodeType) -> Iterator[tuple[str, CodeType]]:
@@ -222,8 +246,10 @@ def main(wanted: list[str]) -> int:
     """Run the mutants whose name contains one of the texts, or all; return the exit code."""
     paths = [
         path
-        for package in PACKAGES
-        for path in sorted((CHECKOUT / "architex" / "domain" / package).glob("*.py"))
+        for subject in SUBJECTS
+        for path in (
+            [DOMAIN / subject] if ".py" in subject else sorted((DOMAIN / subject).glob("*.py"))
+        )
     ]
     mutants = [
         mutant
@@ -245,17 +271,21 @@ def main(wanted: list[str]) -> int:
     options = ["-q", "-s", "-p", "no:randomly", "-p", "no:cacheprovider"]
     # Hypothesis is imported already, and rightly so.
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    status = pytest.main([*options, *TESTS], plugins=[mutation])
+    tests = dict.fromkeys(test for told in SUBJECTS.values() for test in told)
+    status = pytest.main([*options, *tests], plugins=[mutation])
     if len(mutation.fates) != len(mutants):
         return int(status) or 1
     return _report(mutation.fates, time.monotonic() - started)
 
 
+def _subject_of(mutant: Mutant) -> str:
+    return next(subject for subject in SUBJECTS if mutant.path.is_relative_to(DOMAIN / subject))
+
+
 def _report(fates: dict[Mutant, str], seconds: float) -> int:
     all_of, killed = Counter[str](), Counter[str]()
     for mutant, fate in fates.items():
-        package = mutant.package
-        for name in (f"{package}/{mutant.path.name}", package):
+        for name in {str(mutant.path.relative_to(DOMAIN)), _subject_of(mutant)}:
             all_of[name] += 1
             killed[name] += fate != _SURVIVED
     print("\nsurvivors:")
@@ -269,7 +299,7 @@ def _report(fates: dict[Mutant, str], seconds: float) -> int:
         print(f"{name:40} {all_of[name]:7} {killed[name]:7} {survived:9}  {share:.1%}")
     timed_out = sum(fate == _ENDLESS for fate in fates.values())
     print(f"{seconds:.0f} s; {timed_out} of the killed never came to an end")
-    return int(any(killed[name] < ENOUGH_KILLED * all_of[name] for name in PACKAGES))
+    return int(any(killed[name] < ENOUGH_KILLED * all_of[name] for name in SUBJECTS))
 
 
 if __name__ == "__main__":

@@ -208,6 +208,21 @@ def test_event_that_its_auth_events_allow_and_the_state_before_it_forbids_is_rej
 
 
 @every_version
+def test_event_that_its_auth_events_do_not_allow_is_rejected(version: str) -> None:
+    room = RoomBuilder(version)
+    join = room.join(BOB)
+    auth_events = room.compose(BOB, "m.room.message", {}).auth_events
+    pdu = room.compose(
+        BOB,
+        "m.room.message",
+        {"body": "x"},
+        auth_events=[event_id for event_id in auth_events if event_id != join.event_id],
+    )
+    # Wherever else he is a member: that is not what the event says.
+    assert judge(room, pdu).outcome is Outcome.REJECTED
+
+
+@every_version
 def test_event_that_the_current_state_alone_forbids_is_soft_failed(version: str) -> None:
     room = RoomBuilder(version)
     room.join(BOB)
