@@ -27,7 +27,7 @@ from architex.domain.identifiers import (
     server_name_of,
 )
 from architex.domain.room.aggregate import EventDraft
-from architex.domain.room.third_party_offers import list_signing_keys
+from architex.domain.third_party_offers import list_signing_keys
 from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError
 from architex.gateways.federation_client import FederationClient, federation_path

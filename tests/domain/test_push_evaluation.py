@@ -354,3 +354,7 @@ def test_rules_that_look_at_more_than_type_and_room_are_told_apart(rule: Any, al
     ruleset = effective_push_rules(ALICE, [parse_push_rule(*rule)])
     assert PushEvaluator(ruleset).goes_by_type_alone is alike
     assert PushEvaluator(default_push_rules(ALICE)).goes_by_type_alone
+
+
+def test_classes_have_the_numbers_that_rows_of_the_timeline_hold() -> None:
+    assert (Notifying.NOBODY, Notifying.ALL, Notifying.SOME) == (0, 1, 2)

@@ -40,6 +40,10 @@ SUBJECTS: Final = {
     "state_resolution": ("tests/domain/state_resolution/", RECORDED),
     "room/pdu_checks.py": ("tests/domain/room/test_pdu_checks.py",),
     "push_evaluation.py": ("tests/domain/test_push_evaluation.py",),
+    "third_party_offers.py": (
+        "tests/domain/test_third_party_offers.py",
+        "tests/domain/auth_rules/test_membership.py",
+    ),
     "redaction.py": ("tests/domain/test_redaction.py",),
 }
 """What is changed, packages and modules of the domain, and the tests that have to notice."""

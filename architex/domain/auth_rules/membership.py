@@ -5,22 +5,13 @@ Spec: https://spec.matrix.org/v1.19/rooms/v11/#authorisation-rules (rule 4)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import islice, product
-from typing import Any, Final
-
 from architex.domain.auth_rules.power_levels import creators_of
 from architex.domain.auth_rules.room_state import AuthState
-from architex.domain.errors import Forbidden, InvalidCanonicalJson, InvalidSignature
+from architex.domain.errors import Forbidden
 from architex.domain.identifiers import UserId, is_user_id
 from architex.domain.pdu import Pdu
 from architex.domain.room_versions import RoomVersionRules
-from architex.domain.signing import signatures_of, signed_json, verify_signature
-from architex.domain.unpadded_base64 import decode_base64
-
-# Two events of 64 KiB could hold hundreds of signatures and a thousand keys: half a minute of
-# work. Honest ones have one or two of each.
-_MAX_SIGNATURE_TRIES: Final = 256
+from architex.domain.third_party_offers import is_signed_by_any_key
 
 
 def check_member_event(rules: RoomVersionRules, pdu: Pdu, state: AuthState) -> None:
@@ -156,43 +147,9 @@ def _check_third_party_invite(pdu: Pdu, target: UserId, state: AuthState) -> Non
         raise Forbidden("The third-party invite was made by somebody else.")
     # 4.4.1.7 If any signature in signed matches any public key in the m.room.third_party_invite
     # event, allow.
-    if not _is_signed_by_any(signed, list(_public_keys(offer.content))):
+    if not is_signed_by_any_key(offer.content, signed):
         # 4.4.1.8 Otherwise, reject.
         raise Forbidden("The third-party invite has no valid signature.")
-
-
-def _public_keys(content: Mapping[str, Any]) -> Iterator[bytes]:
-    """Yield the keys of an m.room.third_party_invite: public_key, and those of public_keys."""
-    keys = [content.get("public_key")]
-    listed = content.get("public_keys")
-    if isinstance(listed, list):
-        keys += [entry.get("public_key") for entry in listed if isinstance(entry, dict)]
-    for key in keys:
-        if isinstance(key, str):
-            try:
-                yield decode_base64(key)
-            except ValueError:
-                continue
-
-
-def _is_signed_by_any(signed: Mapping[str, Any], public_keys: list[bytes]) -> bool:
-    signatures = signed.get("signatures")
-    if not isinstance(signatures, dict):
-        return False
-    try:
-        message = signed_json(signed)
-    except InvalidCanonicalJson:
-        return False
-    candidates = (item for entity in signatures for item in signatures_of(signed, entity).items())
-    for (key_id, signature), public_key in islice(
-        product(candidates, public_keys), _MAX_SIGNATURE_TRIES
-    ):
-        try:
-            verify_signature(message, signature, key_id, public_key)
-        except InvalidSignature:
-            continue
-        return True
-    return False
 
 
 def _check_leave(rules: RoomVersionRules, pdu: Pdu, target: UserId, state: AuthState) -> None:

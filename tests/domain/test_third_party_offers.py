@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from architex.domain.room.third_party_offers import OfferKey, list_signing_keys
 from architex.domain.signing import SigningKey, sign_json
+from architex.domain.third_party_offers import OfferKey, list_signing_keys
 
 FIRST = SigningKey.from_seed(b"a" * 32, "0")
 SECOND = SigningKey.from_seed(b"b" * 32, "0")
