@@ -358,3 +358,40 @@ def test_rules_that_look_at_more_than_type_and_room_are_told_apart(rule: Any, al
 
 def test_classes_have_the_numbers_that_rows_of_the_timeline_hold() -> None:
     assert (Notifying.NOBODY, Notifying.ALL, Notifying.SOME) == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("type", "state_key", "content", "of_class"),
+    [
+        ("m.room.message", None, {"body": "x"}, Notifying.ALL),
+        ("m.room.encrypted", None, {}, Notifying.ALL),
+        ("m.call.invite", None, {}, Notifying.ALL),
+        ("m.reaction", None, {}, Notifying.NOBODY),
+        ("org.example", None, {}, Notifying.NOBODY),
+        ("m.room.message", None, {"msgtype": "m.notice"}, Notifying.NOBODY),
+        ("m.room.message", None, {"m.mentions": {"user_ids": [ALICE]}}, Notifying.SOME),
+        ("m.room.message", None, {"m.mentions": {"room": True}}, Notifying.SOME),
+        ("m.room.message", None, {"m.mentions": {"user_ids": [], "room": False}}, Notifying.ALL),
+        ("m.room.message", None, {"m.mentions": [ALICE]}, Notifying.ALL),
+        # An edit that mentions somebody notifies them.
+        (
+            "m.room.message",
+            None,
+            {"m.mentions": {"user_ids": [ALICE]}, "m.relates_to": {"rel_type": "m.replace"}},
+            Notifying.SOME,
+        ),
+        ("m.room.message", None, {"m.relates_to": {"rel_type": "m.replace"}}, Notifying.NOBODY),
+        ("m.room.message", None, {"m.relates_to": {"rel_type": "m.thread"}}, Notifying.ALL),
+        ("m.room.message", None, {"m.relates_to": ["m.replace"]}, Notifying.ALL),
+        ("m.room.member", ALICE, {"membership": "invite"}, Notifying.SOME),
+        ("m.room.member", ALICE, {"membership": "join"}, Notifying.NOBODY),
+        ("m.room.tombstone", "", {}, Notifying.SOME),
+        ("m.room.tombstone", "x", {}, Notifying.NOBODY),
+        ("m.room.tombstone", None, {}, Notifying.NOBODY),
+        ("m.room.topic", "", {}, Notifying.NOBODY),
+    ],
+)
+def test_class_of_an_event_is_no_wider_than_it_must_be(
+    type: str, state_key: str | None, content: dict[str, Any], of_class: int
+) -> None:
+    assert notifying_class(type, content, state_key) == of_class
