@@ -184,9 +184,7 @@ def _holds(condition: Mapping[str, Any], event: Event, room: RoomContext) -> boo
 
 
 def _is_same(wanted: Any, value: Any) -> bool:
-    """Whether two simple values are the same; true is not 1."""
-    if wanted is _NOTHING or value is _NOTHING:
-        return False
+    """Whether two simple values are the same; true is not 1, and _NOTHING is not simple."""
     if not (value is None or isinstance(value, str | int | bool)):
         return False
     return type(wanted) is type(value) and bool(wanted == value)

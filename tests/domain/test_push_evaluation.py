@@ -114,6 +114,16 @@ def test_content_rule_highlights_a_keyword() -> None:
         (">2", 3, True),
         ("<=2", 2, True),
         ("~2", 2, False),
+        ("=>2", 2, False),
+        (">=2", 2, True),
+        ("<2", 2, False),
+        ("<3", 2, True),
+        ("> 1", 2, False),
+        (">-1", 2, False),
+        (">\N{ARABIC-INDIC DIGIT ZERO}", 2, False),
+        # No room has so many members, and no integer of JSON so many digits.
+        ("<" + "9" * 15, 2, True),
+        ("<" + "9" * 16, 2, False),
         ("", 0, False),
     ],
 )
