@@ -46,7 +46,7 @@ coverage: $(VENV)/installed-test ## Which lines and branches of the domain do it
 	$(BIN)/coverage report --data-file=$(VENV)/coverage --show-missing --skip-covered \
 		--precision=1 --fail-under=99.5
 
-mutate: $(VENV)/installed-test ## Break the auth rules and state resolution in every small way: do tests notice?
+mutate: $(VENV)/installed-test ## Break the rules of rooms and pushes in every small way: do tests notice?
 	PYTHONHASHSEED=0 nice $(BIN)/python -m tests.mutation.run $(MUTATE_ARGS)
 
 format: $(VENV)/installed-check ## Format the code and mend what the linter can

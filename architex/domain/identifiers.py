@@ -91,14 +91,6 @@ def is_user_id(text: str) -> bool:
     return text.startswith("@") and _is_localpart_and_domain(text)
 
 
-def is_historical_user_id(user_id: UserId) -> bool:
-    """Tell whether a (valid) user ID could not be given to a new user today.
-
-    Spec: https://spec.matrix.org/v1.19/appendices/#historical-user-ids
-    """
-    return _USER_LOCALPART.fullmatch(localpart_of(user_id)) is None
-
-
 def check_localpart(localpart: str, server_name: ServerName = "") -> None:
     """Check that a new user may have this localpart on the server.
 

@@ -272,6 +272,9 @@ class Room:
         """The room after `fact`.
 
         A change of the state to an event other than the fact's own makes that entry unknown.
+
+        Raises:
+            ValueError: the fact is not the next one of the room.
         """
         if fact.originator_version != self.version + 1:
             raise ValueError(
@@ -391,7 +394,11 @@ def compose_create_event(
 
 
 def project_room(room: Room | None, facts: Collection[Fact], rules: RoomVersionRules) -> Room:
-    """The room after `facts`, from nothing or from an earlier value."""
+    """The room after `facts`, from nothing or from an earlier value.
+
+    Raises:
+        ValueError: there is neither, or a fact is missing between.
+    """
     for fact in facts:
         if room is None:
             room = Room(room_id=fact.originator_id, rules=rules)
