@@ -15,6 +15,8 @@ from tests.federation.homeserver import eventually
 from tests.projections.traffic import rows_of
 from tests.server import RunningServer
 
+PATIENCE_S: Final = 180.0
+"""How long what waits may take: servers that were away are tried again after a growing time."""
 OWED: Final = {
     "messages to devices": "SELECT 1 FROM to_device_outbox",
     "other servers": "SELECT 1 FROM destinations WHERE delivered IS NOT NULL",
@@ -28,7 +30,7 @@ def assert_well(server: RunningServer) -> None:
     database = Database(conninfo_of(server), max_size=2)
     try:
         for what, rows in OWED.items():
-            eventually(partial(_is_empty, database, rows), f"{what} still wait")
+            eventually(partial(_is_empty, database, rows), f"{what} still wait", PATIENCE_S)
         verified = _architex(server, "verify", "--max-load", "1")
         assert verified.returncode == 0, verified.stdout + verified.stderr
         for projection in all_projections():
