@@ -256,7 +256,7 @@ def _matcher(glob: str) -> Callable[[str], bool]:
             places[character] = places.get(character, 0) | 1 << n
     complete = 1 << len(glob)
     # Most texts lack a part of the pattern that stands for itself: seen at once.
-    parts = [part for part in re.split(r"[*?]", glob) if part]
+    parts = re.split(r"[*?]", glob)
 
     def matches(text: str) -> bool:
         if not all(part in text for part in parts):

@@ -165,6 +165,10 @@ def test_property_is_told_true_from_one() -> None:
         ("alice", "ALICE", True),
         ("al ice", "al ice", True),
         ("?", "a b", True),
+        # "ab" is in it, but not where a word begins.
+        ("ab*", "bb-cab", False),
+        ("*ab?", "ab bab", True),
+        ("ab?c", "ab-ab", False),
         ("", "anything", False),
     ],
 )
