@@ -29,11 +29,12 @@ torture: $(VENV)/installed-test ## Kill, cut, stall and soak for hours: docs/pro
 		tests/clients/test_power_failure.py tests/clients/test_encryption.py \
 		tests/projections/test_rebuilding.py $(PYTEST_ARGS)
 
-check: $(VENV)/installed-test $(VENV)/installed-check ## Format, lint, types, import contracts
+check: $(VENV)/installed-test $(VENV)/installed-check ## Format, lint, types, import contracts, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict architex tests
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.audit.run
 
 bench: $(VENV)/installed-bench ## Measure everything, for docs/performance.md (PEER=synapse: beside Synapse)
 	PYTHON=$(CURDIR)/$(BIN)/python INTO=$(CURDIR)/docs/performance.md bench/run.sh $(BENCH_ARGS)
