@@ -295,8 +295,9 @@ def _drafts(
     settled = {
         "m.room.join_rules": {"join_rule": join_rule},
         "m.room.history_visibility": {"history_visibility": visibility},
-        "m.room.guest_access": {"guest_access": guest_access},
     }
+    if guest_access != "forbidden":  # which is what a room without the event has
+        settled["m.room.guest_access"] = {"guest_access": guest_access}
     for type_, content in settled.items():
         if (type_, "") not in given:
             yield _state(creator, type_, content)
