@@ -185,7 +185,8 @@ def _supervise(
         if embedded is not None and not embedded.started_here:
             _look_after(embedded)
         if not is_ready:
-            if not web.is_running:
+            # What ended by itself cannot start; what was killed is started again, as it always is.
+            if web.exit_status is not None and web.exit_status >= 0:
                 raise StartRefused(
                     "A050",
                     f"the web process ended with {_describe_status(web.exit_status)}",

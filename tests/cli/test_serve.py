@@ -97,6 +97,16 @@ def test_killed_process_is_started_again(server: RunningServer, word: str) -> No
     _wait_until(server.is_healthy, "the server is healthy")
 
 
+def test_web_process_killed_while_it_starts_is_started_again(server: RunningServer) -> None:
+    server.stop()
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    _wait_until(lambda: bool(server.find("gunicorn")), "the web process starts")
+    server.find("gunicorn")[0].kill()
+    starting.join()
+    assert server.is_healthy()
+
+
 def test_killed_worker_is_replaced(server: RunningServer) -> None:
     master, worker, _ = server.find("gunicorn")
     worker.kill()
