@@ -29,7 +29,10 @@ def server(long_lived: RunningServer) -> RunningServer:
     """A running server; whatever the test before did to it."""
     if long_lived.exit_status is not None:
         long_lived.start()
-    _wait_until(lambda: len(long_lived.find("gunicorn")) == 3, "both workers are there")
+    _wait_until(
+        lambda: len(long_lived.find("gunicorn")) == 3 and long_lived.is_healthy(),
+        "both workers are there, and serve",
+    )
     return long_lived
 
 
