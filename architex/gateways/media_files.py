@@ -22,9 +22,11 @@ from architex.gateways.off_loop import OffLoop
 PIECE_BYTES: Final = 65_536
 """What is read at once: what a slow connection takes within its time-out."""
 
+HASH_NAME: Final = re.compile(r"[0-9a-f]{64}")
+"""What a file or object in its place is called: the SHA-256 of its content."""
+
 _BUFFER_BYTES: Final = 1024 * 1024
 _ABANDONED_AT_ONCE: Final = 1000
-_HASH: Final = re.compile(r"[0-9a-f]{64}")
 _COMPLETE: Final = re.compile(r"([0-9a-f]{64})-[A-Za-z0-9_-]+")
 
 
@@ -328,7 +330,7 @@ class LocalAbandoned:
 
 
 def _hashes_below(directory: Path) -> Sequence[bytes]:
-    return [bytes.fromhex(p.name) for p in directory.glob("*/*") if _HASH.fullmatch(p.name)]
+    return [bytes.fromhex(p.name) for p in directory.glob("*/*") if HASH_NAME.fullmatch(p.name)]
 
 
 def _create(path: Path) -> int:

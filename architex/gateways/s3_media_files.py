@@ -7,7 +7,6 @@ process that ends in the middle leaves a file there that says what must become o
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from minio import Minio
 from minio.error import S3Error
 
 from architex.gateways.media_files import (
+    HASH_NAME,
     LocalAbandoned,
     LocalIncomingFile,
     LocalMediaFiles,
@@ -28,7 +28,6 @@ BLOCK_BYTES: Final = 4 * 1024 * 1024
 
 _PART_BYTES: Final = 8 * 1024 * 1024
 _MISSING: Final = frozenset({"NoSuchKey", "NoSuchObject", "NotFound"})
-_HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class S3MediaFiles:
@@ -77,7 +76,7 @@ class S3MediaFiles:
             self._bucket, prefix=self._prefix or None, recursive=True
         ):
             name = (found.object_name or "").rpartition("/")[2]
-            if _HASH.fullmatch(name):
+            if HASH_NAME.fullmatch(name):
                 yield bytes.fromhex(name)
 
     # ---- the bucket
