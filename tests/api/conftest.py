@@ -9,6 +9,7 @@ import pytest
 
 from architex.settings import RateLimitSettings
 from tests.api.client import Server, User, settings_for, start_server, stop_server
+from tests.federation.visitors import World
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,18 @@ def server(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -
     started = start_server(module_database_url, settings)
     yield started
     stop_server(started)
+
+
+@pytest.fixture(scope="module")
+def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A server that others can reach, shared by the tests of one file."""
+    started = World(
+        module_database_url,
+        tmp_path_factory.mktemp("server"),
+        rate_limits=RateLimitSettings(enabled=False),
+    )
+    yield started
+    stop_server(started.server)
 
 
 @pytest.fixture

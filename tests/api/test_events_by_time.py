@@ -6,31 +6,18 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsro
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from architex.domain.identifiers import EventId, RoomId
-from architex.settings import RateLimitSettings
 from architex.usecases.finding_by_time import PIECE
-from tests.api.client import Answer, User, segment, stop_server
+from tests.api.client import Answer, User, segment
 from tests.fakes.clock import FakeClock
 from tests.federation.visitors import Visitor, World
 
 _names = (f"peer{number}.example" for number in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    started = World(
-        module_database_url,
-        tmp_path_factory.mktemp("server"),
-        rate_limits=RateLimitSettings(enabled=False),
-    )
-    yield started
-    stop_server(started.server)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,6 @@ from tests.builders import TEST_KEY, RoomBuilder
 from tests.federation.visitors import Json, Visitor, World
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    directory = tmp_path_factory.mktemp("server")
-    started = World(module_database_url, directory, rate_limits=RateLimitSettings(enabled=False))
-    yield started
-    stop_server(started.server)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#joining-rooms
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,6 @@ from tests.api.client import SERVER_NAME, User, stop_server
 from tests.federation.visitors import Visitor, World, event_id_of
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    directory = tmp_path_factory.mktemp("server")
-    started = World(module_database_url, directory, rate_limits=RateLimitSettings(enabled=False))
-    yield started
-    stop_server(started.server)
 
 
 @pytest.fixture(scope="module")

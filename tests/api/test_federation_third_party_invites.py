@@ -6,7 +6,6 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#third-party-invites
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,21 +14,12 @@ from architex.domain.identifiers import ServerName
 from architex.domain.signing import sign_json
 from architex.gateways.errors import RemoteTimedOut
 from architex.gateways.federation_client import federation_path
-from architex.settings import RateLimitSettings
-from tests.api.client import SERVER_NAME, User, stop_server
+from tests.api.client import SERVER_NAME, User
 from tests.federation.peers import make_key
 from tests.federation.visitors import Json, Visitor, World
 
 _numbers = itertools.count()
 ONBIND = "/_matrix/federation/v1/3pid/onbind"
-
-
-@pytest.fixture(scope="module")
-def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    directory = tmp_path_factory.mktemp("server")
-    started = World(module_database_url, directory, rate_limits=RateLimitSettings(enabled=False))
-    yield started
-    stop_server(started.server)
 
 
 @pytest.fixture

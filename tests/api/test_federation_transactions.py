@@ -26,14 +26,6 @@ ODD: list[Any] = [None, True, -1, 2**60, "", "x" * 5000, "a\0b", [], [1], [[]], 
 
 
 @pytest.fixture(scope="module")
-def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    directory = tmp_path_factory.mktemp("server")
-    started = World(module_database_url, directory, rate_limits=RateLimitSettings(enabled=False))
-    yield started
-    stop_server(started.server)
-
-
-@pytest.fixture(scope="module")
 def visitor(world: World) -> Visitor:
     return world.meet("visitor.example")
 

@@ -5,13 +5,11 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#auth-events-selection
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
 
-from architex.settings import RateLimitSettings
-from tests.api.client import User, segment, stop_server
+from tests.api.client import User, segment
 from tests.federation.visitors import Visitor, World
 
 SIGNED: Final = {"mxid": "@x:test.example", "token": "a\0b", "signatures": {"a": {"b": "c"}}}
@@ -25,17 +23,6 @@ CONTENTS: Final[dict[str, dict[str, Any]]] = {
         "third_party_invite": {"display_name": "x", "signed": SIGNED},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    started = World(
-        module_database_url,
-        tmp_path_factory.mktemp("server"),
-        rate_limits=RateLimitSettings(enabled=False),
-    )
-    yield started
-    stop_server(started.server)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from architex.domain.identifiers import RoomId
-from architex.settings import RateLimitSettings
-from tests.api.client import User, segment, stop_server
+from tests.api.client import User, segment
 from tests.federation.visitors import Visitor, World
 
 few = settings(
@@ -39,17 +37,6 @@ _KEYS = (
     "limit", "min_depth", "earliest_events", "latest_events", "filter", "since",
     "include_all_networks", "third_party_instance_id",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    started = World(
-        module_database_url,
-        tmp_path_factory.mktemp("server"),
-        rate_limits=RateLimitSettings(enabled=False),
-    )
-    yield started
-    stop_server(started.server)
 
 
 @pytest.fixture(scope="module")

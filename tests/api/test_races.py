@@ -71,6 +71,19 @@ def quota(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) ->
     stop_server(started)
 
 
+def log_in_with_password(user: User, tokens: list[str]) -> Answer:
+    """Log in on a new device, and note its access token if there is one."""
+    body = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": user.user_id},
+        "password": PASSWORD,
+    }
+    answer = user.server.request("POST", "/login", body)
+    if answer.status == 200:
+        tokens.append(answer.json["access_token"])
+    return answer
+
+
 def test_user_id_is_given_once(server: Server, quota: Server) -> None:
     for number in range(ROUNDS):
         body = {"auth": DUMMY, "username": f"Racer{number}", "password": PASSWORD}
@@ -188,17 +201,7 @@ def test_login_during_deactivation_lets_nobody_stay(server: Server) -> None:
     for _ in range(ROUNDS):
         user = server.register()
         tokens: list[str] = []
-
-        def log_in(user: User = user, tokens: list[str] = tokens) -> Answer:
-            body = {
-                "type": "m.login.password",
-                "identifier": {"type": "m.id.user", "user": user.user_id},
-                "password": PASSWORD,
-            }
-            answer = server.request("POST", "/login", body)
-            if answer.status == 200:
-                tokens.append(answer.json["access_token"])
-            return answer
+        log_in = partial(log_in_with_password, user, tokens)
 
         def deactivate(user: User = user) -> Answer:
             return user.post("/account/deactivate", {"auth": user.password_auth()})
@@ -212,17 +215,7 @@ def test_old_password_opens_no_session_while_it_is_replaced(server: Server) -> N
     for _ in range(ROUNDS):
         user = server.register()
         tokens: list[str] = []
-
-        def log_in(user: User = user, tokens: list[str] = tokens) -> Answer:
-            body = {
-                "type": "m.login.password",
-                "identifier": {"type": "m.id.user", "user": user.user_id},
-                "password": PASSWORD,
-            }
-            answer = server.request("POST", "/login", body)
-            if answer.status == 200:
-                tokens.append(answer.json["access_token"])
-            return answer
+        log_in = partial(log_in_with_password, user, tokens)
 
         def replace(user: User = user) -> Answer:
             return user.post(

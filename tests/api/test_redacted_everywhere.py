@@ -5,7 +5,6 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#redactions
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,24 +12,12 @@ import orjson
 import pytest
 
 from architex.domain.identifiers import EventId, RoomId
-from architex.settings import RateLimitSettings
-from tests.api.client import User, segment, stop_server
+from tests.api.client import User, segment
 from tests.federation.visitors import Visitor, World
 from tests.following import follow_to_the_end
 
 REDACTED: Final = "hush"
 KEPT: Final = "aloud"
-
-
-@pytest.fixture(scope="module")
-def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    started = World(
-        module_database_url,
-        tmp_path_factory.mktemp("server"),
-        rate_limits=RateLimitSettings(enabled=False),
-    )
-    yield started
-    stop_server(started.server)
 
 
 @dataclass

@@ -6,7 +6,7 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrievin
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,6 @@ Json = dict[str, Any]
 
 _names = (f"peer{number}.example" for number in itertools.count())
 VERSION = "11"
-
-
-@pytest.fixture(scope="module")
-def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    started = World(
-        module_database_url,
-        tmp_path_factory.mktemp("server"),
-        rate_limits=RateLimitSettings(enabled=False),
-    )
-    yield started
-    stop_server(started.server)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#discovering-rooms-within-
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -15,24 +14,12 @@ import pytest
 
 from architex.domain.identifiers import RoomId, ServerName
 from architex.gateways.errors import RemoteTimedOut
-from architex.settings import RateLimitSettings
-from tests.api.client import SERVER_NAME, Answer, User, segment, stop_server
+from tests.api.client import SERVER_NAME, Answer, User, segment
 from tests.federation.visitors import Visitor, World
 
 Json = dict[str, Any]
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    started = World(
-        module_database_url,
-        tmp_path_factory.mktemp("server"),
-        rate_limits=RateLimitSettings(enabled=False),
-    )
-    yield started
-    stop_server(started.server)
 
 
 @pytest.fixture
