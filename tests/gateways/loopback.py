@@ -33,12 +33,14 @@ class Loopback:
         port: where it listens, on 127.0.0.1.
         requests: what came.
         connections: how many there were.
+        closed: how many of them are closed on this side, which the other side can see.
         tls_names: what clients named in their TLS handshakes; None where they named none.
     """
 
     port: int
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
+    closed: int = 0
     tls_names: list[str | None] = field(default_factory=list)
 
 
@@ -108,6 +110,7 @@ def serving(respond: Respond, certificate: Certificate | None = None) -> Iterato
                 server.requests.append(request)
                 respond(request, connection)
         connection.close()
+        server.closed += 1
 
     accepting = threading.Thread(target=accept, daemon=True)
     accepting.start()

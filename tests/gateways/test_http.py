@@ -26,6 +26,7 @@ from architex.gateways.http import Answer, Blocklist, OutboundHttp, Target, spli
 from architex.settings import PRIVATE_NETWORKS
 from tests.fakes.names import FakeNames
 from tests.federation.authority import Authority
+from tests.federation.homeserver import eventually
 from tests.gateways.loopback import Loopback, Request, reply, send_raw, serving
 
 
@@ -112,6 +113,17 @@ def test_connections_to_hundreds_of_servers_are_kept_and_not_to_any_number(
 def test_connection_closed_by_the_server_is_not_used_again() -> None:
     http = client()
     with serving(reply(close=True)) as server:
+        for _ in range(3):
+            http.fetch("POST", plain(server), "/", body=b"", timeout_s=5, max_bytes=9)
+            # The answer comes before the end of its connection.
+            eventually(lambda: server.closed == server.connections)
+        http.close()
+    assert (len(server.requests), server.connections) == (3, 3)
+
+
+def test_connection_that_the_server_will_close_is_not_used_again() -> None:
+    http = client()
+    with serving(reply(headers="Connection: close\r\n")) as server:
         for _ in range(3):
             http.fetch("POST", plain(server), "/", body=b"", timeout_s=5, max_bytes=9)
         http.close()
