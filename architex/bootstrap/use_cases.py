@@ -363,7 +363,7 @@ def build_use_cases(
         interactive_auth=interactive_auth,
         joining=joining,
         key_ring=key_ring,
-        login=Login(accounts, password_check, sessions, rate_limits, login_tokens),
+        login=Login(accounts, password_check, sessions, rate_limits, login_tokens, device_keys),
         login_tokens=login_tokens,
         media_care=media.care,
         media_reading=media.reading,

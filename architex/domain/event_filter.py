@@ -253,6 +253,8 @@ def _strings(content: Mapping[str, Any], key: str, sigil: str = "") -> tuple[str
         raise BadJson(f"{key} must be a list of strings.")
     if not all(entry.startswith(sigil) for entry in value):
         raise BadJson(f"Every entry of {key} must begin with {sigil}.")
+    if sigil == "@" and not all(":" in entry for entry in value):
+        raise BadJson(f"Every entry of {key} must be a user ID.")
     if len(value) > MAX_FILTER_ENTRIES:
         raise BadJson(f"{key} must have at most {MAX_FILTER_ENTRIES} entries.")
     return tuple(value)

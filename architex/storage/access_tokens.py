@@ -66,6 +66,10 @@ class NewTokens:
     refresh_token: TokenHash | None = None
 
 
+class OwnerLocked(Exception):
+    """The account that a token belongs to is locked."""
+
+
 class AccessTokenStore:
     """The tables access_tokens and refresh_tokens."""
 
@@ -137,18 +141,23 @@ class AccessTokenStore:
         given for it earlier, which their client evidently never got.
 
         Returns (user ID, device ID), or None when the token is unknown or its user deactivated.
+
+        Raises:
+            OwnerLocked: the user's account is locked. The token stays good.
         """
         with self._database.transaction() as connection:
             _lock_device(connection, "refresh_tokens", refresh_token)
             row = connection.execute(
-                "SELECT r.user_id, r.device_id FROM refresh_tokens r"
+                "SELECT r.user_id, r.device_id, u.locked FROM refresh_tokens r"
                 " JOIN users u ON u.user_id = r.user_id"
                 " WHERE r.token_hash = %s AND u.deactivated_ts IS NULL FOR UPDATE OF r",
                 (refresh_token,),
             ).fetchone()
             if row is None:
                 return None
-            user_id, device_id = row
+            user_id, device_id, locked = row
+            if locked:
+                raise OwnerLocked
             _confirm(connection, refresh_token)
             connection.execute(
                 "WITH unconfirmed AS"

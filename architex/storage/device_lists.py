@@ -56,11 +56,17 @@ told AS ({_INSERT_UPDATES})
 INSERT INTO device_list_changes (user_id, position) VALUES (%(user)s, %(position)s)
 {_UPSERT_CHANGE}"""  # noqa: S608 - constants
 
+# A device that gets the ID later is another, and repeats nothing that this one has asked.
+_FORGOTTEN_ANSWERS: Final = """
+forgotten_answers AS (DELETE FROM transactions t USING gone WHERE t.user_id = %(user)s
+    AND t.device_id = gone.device_id)"""
+
 _DELETE_DEVICES: Final = f"""
 WITH gone AS (DELETE FROM devices WHERE user_id = %(user)s AND device_id = ANY(%(devices)s)
     RETURNING device_id),
 numbered AS (SELECT device_id, row_number() OVER (ORDER BY device_id) AS n FROM gone),
 {_FORGOTTEN_SIGNATURES},
+{_FORGOTTEN_ANSWERS},
 told AS ({_INSERT_UPDATES})
 INSERT INTO device_list_changes (user_id, position)
 SELECT %(user)s, %(position)s WHERE EXISTS (SELECT 1 FROM gone)

@@ -202,6 +202,7 @@ class InteractiveAuth:
             AuthenticationRequired: stages are missing, or the attempt at one failed.
             Forbidden: the session belongs to another operation or user, or the password to
                 another user.
+            UserLocked: the account is locked whose password or address it is.
             BadJson: `auth` is not of the form the spec gives.
             TooLarge: the request is too large to be remembered.
             LimitExceeded: too many wrong passwords, or too many sessions begun.
@@ -244,6 +245,7 @@ class InteractiveAuth:
             NotFound: the session is unknown or expired, or the stage is in none of its flows.
             StageFailed: the attempt did not succeed.
             Forbidden: the password is another user's than who began the session.
+            UserDeactivated, UserLocked: the account has ended, or is locked.
             BadJson, MissingParam: something is missing from the fields.
             LimitExceeded: too many wrong passwords.
 
@@ -421,6 +423,8 @@ class InteractiveAuth:
             raise StageFailed("M_UNAUTHORIZED", "The address belongs to no account.")
         elif asking.user_id is not None and asking.user_id != owner:
             raise Forbidden("The address is another user's than the access token.")
+        else:
+            self._password_check.check_unlocked(owner)
         try:
             emails.spend_proof(purpose, session_id, client_secret)
         except ThirdPartyAuthFailed as error:

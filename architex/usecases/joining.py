@@ -270,14 +270,23 @@ class Joining:
             Forbidden: the user never was in the room, or is banned.
             CannotLeaveServerNoticeRoom: it is an invite to the user's server notice room.
         """
-        user_id = requester.user_id
+        self._leave(requester.user_id, room_id, reason)
+
+    def _leave(
+        self, user_id: UserId, room_id: RoomId, reason: str | None, *, even_notices: bool = False
+    ) -> None:
+        """Leave.
+
+        Args:
+            even_notices: also reject an invite to the server notice room.
+        """
         content = _with_reason({"membership": "leave"}, reason)
 
         def decide(session: RoomSession) -> None:
             membership = _membership(session, user_id)
             if membership is None:
                 raise Forbidden("You are not in this room.")
-            if membership == "invite":
+            if membership == "invite" and not even_notices:
                 self._check_may_reject(session, user_id)
             if membership != "leave":
                 session.append(_member_draft(user_id, user_id, content))
@@ -358,7 +367,7 @@ class Joining:
         """Leave every room and reject every invite, as deactivated users do."""
         for room_id in self.members.list_rooms_to_leave(requester.user_id):
             with suppress(MatrixError):
-                self.leave(requester, room_id)
+                self._leave(requester.user_id, room_id, None, even_notices=True)
 
     # Within
 

@@ -11,10 +11,17 @@ from architex.domain.errors import Forbidden, UserLocked
 from architex.domain.identifiers import UserId
 from architex.gateways.passwords import Hash
 from architex.storage.accounts import AccountStore
+from architex.storage.device_keys import DeviceKeyStore
 from architex.usecases.login_tokens import LoginTokens
 from architex.usecases.password_check import Named, PasswordCheck
 from architex.usecases.rate_limits import RateLimits, network_of
-from architex.usecases.sessions import DeviceWish, NewSession, Sessions, check_device_wish
+from architex.usecases.sessions import (
+    LOCKED,
+    DeviceWish,
+    NewSession,
+    Sessions,
+    check_device_wish,
+)
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,14 @@ class Login:
     sessions: Sessions
     rate_limits: RateLimits
     login_tokens: LoginTokens
+    device_keys: DeviceKeyStore
 
     def log_in_with_password(self, user: Named, password: str, wish: DeviceWish) -> NewSession:
         """Log in with a password.
 
         Raises:
-            Forbidden: there is no such user, or it is not their password.
+            Forbidden: there is no such user, or it is not their password; or the device would be
+                named like a cross-signing key of theirs.
             UserDeactivated: the account was deactivated.
             UserLocked: the account is locked.
             LimitExceeded: too many attempts from this address or for this user.
@@ -47,7 +56,8 @@ class Login:
         """Log in with a token that another client of the user asked for.
 
         Raises:
-            Forbidden: the token is unknown, spent or expired, or the account was deactivated.
+            Forbidden: the token is unknown, spent or expired, or the account was deactivated; or
+                the device would be named like a cross-signing key of the user.
             UserLocked: the account is locked.
             LimitExceeded: too many attempts from this address.
 
@@ -64,5 +74,7 @@ class Login:
         if account is None or account.deactivated_ts is not None:
             raise Forbidden("This account is not there any more.")
         if account.locked:
-            raise UserLocked("This account has been locked.")
+            raise UserLocked(LOCKED)
+        if wish.device_id and self.device_keys.is_cross_signing_key(user_id, wish.device_id):
+            raise Forbidden("A cross-signing key of yours has this name.")
         return self.sessions.open_session(user_id, wish, password_hash=password_hash)

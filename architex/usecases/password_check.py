@@ -15,6 +15,7 @@ from architex.domain.errors import (
     InvalidParam,
     MissingParam,
     UserDeactivated,
+    UserLocked,
 )
 from architex.domain.identifiers import ServerName, UserId, is_user_id
 from architex.domain.third_party import ThirdPartyAddress, parse_address
@@ -22,6 +23,7 @@ from architex.gateways.passwords import Hash, Passwords
 from architex.storage.accounts import AccountStore
 from architex.storage.user_addresses import UserAddressStore
 from architex.usecases.rate_limits import RateLimits
+from architex.usecases.sessions import LOCKED
 
 Named: TypeAlias = str | ThirdPartyAddress | None
 """How somebody names themselves: a user ID or its localpart, an e-mail address; None for someone
@@ -56,6 +58,7 @@ class PasswordCheck:
         Raises:
             Forbidden: there is no such user, or it is not their password; both take as long.
             UserDeactivated: the account was deactivated.
+            UserLocked: it is their password, and the account is locked.
             LimitExceeded: too many wrong passwords for this user lately.
         """
         user_id = self._find_user_id(user)
@@ -71,6 +74,8 @@ class PasswordCheck:
         if account is None or password_hash is None or not verification.holds:
             self.rate_limits.spend("logins", bucket)
             raise Forbidden("Invalid username or password.")
+        if account.locked:
+            raise UserLocked(LOCKED)
         if verification.rehash is None:
             return ProvenPassword(account.user_id, password_hash)
         if self.accounts.replace_password_hash(
@@ -79,6 +84,18 @@ class PasswordCheck:
             return ProvenPassword(account.user_id, verification.rehash)
         # Somebody has changed it, or only written it down in another way: look again.
         return self.check_password(user, password)
+
+    def check_unlocked(self, user_id: UserId) -> None:
+        """Refuse whoever has another proof than a password, and a locked account.
+
+        Raises:
+            UserLocked: the account is locked.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#account-locking
+        """
+        account = self.accounts.find_account(user_id)
+        if account is not None and account.locked:
+            raise UserLocked(LOCKED)
 
     def _find_user_id(self, user: Named) -> UserId | None:
         if isinstance(user, ThirdPartyAddress):

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from architex.domain.errors import (
     Forbidden,
-    GuestAccessForbidden,
     InvalidParam,
     MissingParam,
     NotFound,
@@ -219,13 +218,13 @@ class Registration:
         """Make a guest account.
 
         Raises:
-            GuestAccessForbidden: this server takes no guests.
+            Forbidden: this server takes no guests.
             LimitExceeded: too many registrations from this address.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#guest-access
         """
         if not self.policy.guests:
-            raise GuestAccessForbidden("This server has no guest accounts.")
+            raise Forbidden("This server has no guest accounts.")
         self.rate_limits.spend("registrations", network_of(address))
         wish = DeviceWish(display_name=display_name, address=address)
         check_device_wish(wish)

@@ -12,7 +12,13 @@ from typing import Final
 from architex.domain.errors import Forbidden, InvalidParam, UnknownToken, UserLocked
 from architex.domain.identifiers import UserId
 from architex.gateways.clock import Clock, Randomness
-from architex.storage.access_tokens import AccessTokenStore, NewTokens, TokenHash, TokenOwner
+from architex.storage.access_tokens import (
+    AccessTokenStore,
+    NewTokens,
+    OwnerLocked,
+    TokenHash,
+    TokenOwner,
+)
 from architex.storage.devices import DeviceStore
 from architex.usecases.device_lists import DeviceLists
 from architex.usecases.requester import Requester
@@ -28,6 +34,9 @@ _SEEN_EVERY_MS: Final = 5 * 60 * 1000
 _SEEN_ELSEWHERE_EVERY_MS: Final = 60 * 1000
 
 _MAX_USER_AGENT_LENGTH: Final = 500
+
+#: What whoever has a locked account is told.
+LOCKED: Final = "This account has been locked."
 
 _DEVICE_ID_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TOKEN_BYTES: Final = 32
@@ -140,7 +149,7 @@ class Sessions:
         if owner.expires_ts is not None and owner.expires_ts <= now_ms:
             raise UnknownToken("The access token has expired.", soft_logout=True)
         if owner.locked and not even_locked:
-            raise UserLocked("This account has been locked.")
+            raise UserLocked(LOCKED)
         if owner.unused:
             self._tokens.confirm_first_use(token_hash)
         self._note_seen(owner, address, user_agent, now_ms)
@@ -162,11 +171,15 @@ class Sessions:
 
         Raises:
             UnknownToken: the refresh token is unknown or was revoked.
+            UserLocked: the account is locked.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#refreshing-access-tokens
         """
         session, tokens = self._new_tokens("", "", refreshable=True)
-        owner = self._tokens.refresh(hash_token(refresh_token), tokens)
+        try:
+            owner = self._tokens.refresh(hash_token(refresh_token), tokens)
+        except OwnerLocked:
+            raise UserLocked(LOCKED) from None
         if owner is None:
             raise UnknownToken("Unrecognised refresh token.", soft_logout=False)
         return NewSession(

@@ -166,3 +166,4 @@ def test_erasure_is_noted_and_takes_account_data(alice: User, module_database: D
 
 def test_account_has_no_third_party_identifiers(alice: User) -> None:
     assert alice.get("/account/3pid").ok() == {"threepids": []}
+    alice.post("/account/3pid", {}).refused(400, "M_MISSING_PARAM")

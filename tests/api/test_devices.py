@@ -91,6 +91,17 @@ def test_deleting_what_is_gone_succeeds(alice: User) -> None:
     alice.post("/delete_devices", body).ok()
 
 
+def test_device_that_gets_the_id_of_a_deleted_one_repeats_nothing(alice: User) -> None:
+    path = f"/rooms/{alice.create_room()}/send/m.room.message/same"
+    message = {"msgtype": "m.text", "body": "hi"}
+    first = alice.put(path, message).ok()
+    again = alice.log_in_again(device_id=alice.device_id)
+    assert again.put(path, message).ok() == first
+    again.post("/logout").ok()
+    another = alice.log_in_again(device_id=alice.device_id)
+    assert another.put(path, message).ok() != first
+
+
 def test_malformed_deletion_is_refused(server: Server, alice: User) -> None:
     alice.post("/delete_devices", {}).refused(400, "M_MISSING_PARAM")
     alice.post("/delete_devices", {"devices": "a"}).refused(400, "M_BAD_JSON")

@@ -313,6 +313,17 @@ def test_who_reads_the_mail_may_set_a_password(
     assert new_password(server, email_stage(proof), "third").status == 401
 
 
+def test_locked_account_gets_no_new_password_by_mail(
+    server: Server, mail: SmtpServer, alice: User, address: str
+) -> None:
+    add_address(alice, mail, address)
+    server.core.database.execute(
+        "UPDATE users SET locked = true WHERE user_id = %s", (alice.user_id,)
+    )
+    proof = prove(server, mail, RESET, address)
+    new_password(server, email_stage(proof)).refused(401, "M_USER_LOCKED")
+
+
 def test_opening_the_link_alone_allows_no_new_password(
     server: Server, mail: SmtpServer, alice: User, address: str
 ) -> None:

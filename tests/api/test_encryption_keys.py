@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.client import Server, User
+from tests.api.client import PASSWORD, Server, User
 from tests.device_keys import TestCrossSigning, TestDevice
 
 
@@ -317,10 +317,26 @@ def test_cross_signing_key_named_like_a_device_is_refused(alice: User) -> None:
 
 
 def test_device_named_like_a_cross_signing_key_gets_no_keys(alice: User) -> None:
+    sign_in(alice)
+    # Nobody can log in so, but could once.
+    alice.server.core.database.execute(
+        "UPDATE cross_signing_keys SET public_key = %s WHERE user_id = %s AND usage = 'master'",
+        (alice.device_id, alice.user_id),
+    )
+    body = {"device_keys": device_of(alice).device_keys}
+    alice.post("/keys/upload", body).refused(403, "M_FORBIDDEN")
+
+
+def test_device_named_like_a_cross_signing_key_is_not_logged_in(alice: User) -> None:
     keys = sign_in(alice)
-    other = alice.log_in_again(device_id=keys.secret("self_signing").verify_key_base64)
-    body = {"device_keys": device_of(other).device_keys}
-    other.post("/keys/upload", body).refused(403, "M_FORBIDDEN")
+    for usage in ("master", "self_signing", "user_signing"):
+        body = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": alice.user_id},
+            "password": PASSWORD,
+            "device_id": keys.secret(usage).verify_key_base64,
+        }
+        alice.server.request("POST", "/login", body).refused(403, "M_FORBIDDEN")
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_suspended_user_may_not_write(suspended: tuple[User, str], bob: User) ->
         user.post(f"/rooms/{other}/join"),
         user.post(f"/knock/{other}"),
         user.post("/createRoom"),
+        user.post("/account/3pid/delete", {"medium": "email", "address": "a@b.example"}),
     ):
         answer.refused(403, "M_USER_SUSPENDED")
 

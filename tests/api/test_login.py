@@ -165,6 +165,20 @@ def test_locked_user_can_only_log_out(alice: User, module_database: Database) ->
     other.post("/logout/all").ok()
 
 
+def test_locked_user_is_let_in_nowhere_by_the_password(
+    server: Server, alice: User, module_database: Database
+) -> None:
+    module_database.execute("UPDATE users SET locked = true WHERE user_id = %s", (alice.user_id,))
+    for path, body in (
+        ("/account/deactivate", {}),
+        ("/account/password", {"new_password": "another"}),
+    ):
+        answer = server.request("POST", path, {**body, "auth": alice.password_auth()})
+        assert answer.refused(401, "M_USER_LOCKED")["soft_logout"] is True
+        wrong = server.request("POST", path, {**body, "auth": alice.password_auth("wrong")})
+        wrong.refused(401, "M_FORBIDDEN")
+
+
 # Refreshing
 
 
@@ -207,6 +221,18 @@ def test_refresh_token_ends_with_its_device(server: Server, alice: User) -> None
     told = log_in(server, alice.user_id, refresh_token=True).ok()
     server.request("POST", "/logout", {}, token=told["access_token"]).ok()
     refresh(server, told["refresh_token"]).refused(401, "M_UNKNOWN_TOKEN")
+
+
+def test_locked_user_gets_no_new_tokens_until_unlocked(
+    server: Server, alice: User, module_database: Database
+) -> None:
+    told = log_in(server, alice.user_id, refresh_token=True).ok()
+    lock = "UPDATE users SET locked = %s WHERE user_id = %s"
+    module_database.execute(lock, (True, alice.user_id))
+    body = refresh(server, told["refresh_token"]).refused(401, "M_USER_LOCKED")
+    assert body["soft_logout"] is True
+    module_database.execute(lock, (False, alice.user_id))
+    refresh(server, told["refresh_token"]).ok()
 
 
 def test_malformed_refresh_is_refused(server: Server) -> None:

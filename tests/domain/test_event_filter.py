@@ -144,6 +144,7 @@ def test_excluded_rooms_win_over_included_ones() -> None:
         {"room": {"not_rooms": ["#a:x"]}},
         {"room": {"timeline": {"senders": ["a"]}}},
         {"presence": {"not_senders": ["!a:x"]}},
+        {"presence": {"senders": ["@a;x"]}},
         {"presence": {"types": ["x"] * 1001}},
         {"event_fields": ["x"] * 1001},
     ],

@@ -100,6 +100,17 @@ def test_invite_to_notices_cannot_be_rejected_or_blocked(
     assert list(invites(alice)) == [room_id]
 
 
+def test_whose_account_ends_is_not_invited_any_more(
+    notices: ServerNotices, server: Server, alice: User
+) -> None:
+    notices.send(alice.user_id, "Hello")
+    alice.post("/account/deactivate", {"auth": alice.password_auth()}).ok()
+    rows = server.core.database.fetch_all(
+        "SELECT membership FROM memberships WHERE user_id = %s", (alice.user_id,)
+    )
+    assert rows == [("leave",)]
+
+
 def test_who_has_left_the_room_is_invited_again(notices: ServerNotices, alice: User) -> None:
     notices.send(alice.user_id, "Hello")
     room_id = join(alice)

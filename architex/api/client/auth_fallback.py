@@ -14,7 +14,14 @@ import falcon
 
 from architex.api.authentication import client_address
 from architex.api.requests import read_body, string_param
-from architex.domain.errors import Forbidden, MatrixError, MissingParam, NotFound
+from architex.domain.errors import (
+    Forbidden,
+    MatrixError,
+    MissingParam,
+    NotFound,
+    UserDeactivated,
+    UserLocked,
+)
 from architex.usecases.interactive_auth import (
     DUMMY,
     PASSWORD,
@@ -107,7 +114,7 @@ class AuthFallbackResource:
         except StageFailed as failure:
             resp.status = falcon.HTTP_401
             _answer(resp, _form(fields, failure.message), auth_type)
-        except Forbidden as error:
+        except (Forbidden, UserDeactivated, UserLocked) as error:
             resp.status = falcon.HTTP_403
             _answer(resp, _form(fields, error.message), auth_type)
         else:

@@ -14,7 +14,7 @@ from architex.api.authentication import client_address
 from architex.api.client.account import unbind_result
 from architex.api.interactive_auth import interactive
 from architex.api.requests import BodySchema, json_body, load, require_user
-from architex.domain.errors import InvalidParam, ThirdPartyMediumNotSupported
+from architex.domain.errors import MissingParam, ThirdPartyMediumNotSupported
 from architex.domain.third_party import ThirdPartyAddress, parse_address
 from architex.usecases.email_validation import EmailRequest, EmailValidations
 from architex.usecases.third_party_identifiers import ThirdPartyIdentifiers
@@ -120,7 +120,7 @@ class ThirdPartyIdentifiersResource:
         given = load(_OLD_PROOF, json_body(req))
         proof = given.get("three_pid_creds") or given.get("threePidCreds")
         if proof is None:
-            raise InvalidParam("three_pid_creds are needed.")
+            raise MissingParam("Missing: three_pid_creds.")
         self._identifiers.add_proven(requester, proof["sid"], proof["client_secret"])
         resp.media = {}
 
@@ -196,7 +196,8 @@ class DeleteResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3piddelete
         """
-        requester = require_user(req)
+        # Whoever is suspended shall stay reachable.
+        requester = require_user(req, suspended=False)
         address, server = _address(load(_ADDRESS, json_body(req)))
         resp.media = unbind_result(self._identifiers.delete(requester, address, server))
 
