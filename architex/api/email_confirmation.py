@@ -8,35 +8,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 import falcon
 
+from architex.api.pages import answer_page, page
 from architex.api.requests import read_body, string_param
 from architex.domain.errors import NotFound
 from architex.usecases.email_validation import Confirmation, EmailValidations
-
-_PAGE: Final = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="robots" content="noindex">
-<title>{title}</title>
-<style>
-  :root {{ color-scheme: light dark; }}
-  body {{ font: 1.05rem/1.6 system-ui, sans-serif; max-width: 28rem; margin: 12vh auto;
-         padding: 0 1rem; }}
-  button {{ font: inherit; padding: .4em 1em; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
-
-_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none';"
-    " frame-ancestors 'none'"
-)
 
 _MAX_FORM_BYTES: Final = 4096
 
@@ -105,9 +80,4 @@ def _refuse(resp: falcon.Response, error: NotFound) -> None:
 
 
 def _answer(resp: falcon.Response, title: str, body: str) -> None:
-    resp.content_type = falcon.MEDIA_HTML
-    resp.text = _PAGE.format(title=title, body=body)
-    resp.set_header("Content-Security-Policy", _POLICY)
-    resp.set_header("X-Content-Type-Options", "nosniff")
-    resp.set_header("Cache-Control", "no-store")
-    resp.set_header("Referrer-Policy", "no-referrer")
+    answer_page(resp, page(title, f"<h1>{title}</h1>\n{body}"))

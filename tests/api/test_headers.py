@@ -93,7 +93,8 @@ def test_unknown_methods_are_unrecognized(server: Server, method: str, path: str
 def test_pages_run_nothing_of_others_and_stand_in_no_frame(server: Server) -> None:
     begun = server.request("POST", "/register", {"password": PASSWORD}).json["session"]
     fallback = "/_matrix/client/v3/auth/m.login.dummy/fallback/web"
-    for path, query in (("/", {}), (fallback, {"session": begun})):
+    login = "/_matrix/static/client/login/"
+    for path, query in (("/", {}), (login, {}), (fallback, {"session": begun})):
         page = falcon.testing.simulate_get(
             server.app, path, params=query, extras={"RAW_URI": path}
         )

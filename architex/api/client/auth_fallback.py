@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 import falcon
 
 from architex.api.authentication import client_address
+from architex.api.pages import answer_page, page
 from architex.api.requests import read_body, string_param
 from architex.domain.errors import (
     Forbidden,
@@ -34,36 +35,17 @@ from architex.usecases.interactive_auth import (
 
 MAX_FORM_BYTES: Final = 8192
 
-_PAGE: Final = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Authentication</title>
-<style>
-  :root {{ color-scheme: light dark; }}
-  body {{ font: 1.05rem/1.6 system-ui, sans-serif; max-width: 24rem; margin: 12vh auto; }}
-  label, input, button {{ display: block; width: 100%; box-sizing: border-box; }}
-  input, button {{ font: inherit; padding: .4em; margin: .2em 0 1em; }}
-  [role=alert] {{ color: #c0392b; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
 # The script is the spec's own.
-_DONE: Final = _PAGE.format(
-    body="""<p>Thank you. You may close this window.</p>
+_DONE: Final = page(
+    "Authentication",
+    """<p>Thank you. You may close this window.</p>
 <script>
 if (window.onAuthDone) {
     window.onAuthDone();
 } else if (window.opener && window.opener.postMessage) {
     window.opener.postMessage("authDone", "*");
 }
-</script>"""
+</script>""",
 )
 
 _FIELDS: Final[Mapping[str, str]] = {
@@ -83,11 +65,6 @@ _TERMS: Final = """<p>Please read <a href="{url}" target="_blank" rel="noreferre
 <label><input name="agreed" type="checkbox" required> I agree to it.</label>"""
 
 _GOOGLE: Final = "https://www.google.com/recaptcha/ https://www.gstatic.com/recaptcha/"
-
-_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' {scripts};"
-    " frame-src {frames}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
 
 
 class AuthFallbackResource:
@@ -164,17 +141,10 @@ def _form(fields: str, problem: str | None = None) -> str:
     # Without an action the form comes back to this very address, session included.
     alert = "" if problem is None else f'<p role="alert">{html.escape(problem)}</p>\n'
     inside = f"{alert}{fields}\n<button>Continue</button>"
-    return _PAGE.format(body=f'<form method="post">\n{inside}\n</form>')
+    return page("Authentication", f'<form method="post">\n{inside}\n</form>')
 
 
-def _answer(resp: falcon.Response, page: str, auth_type: str) -> None:
-    resp.content_type = falcon.MEDIA_HTML
-    resp.text = page
+def _answer(resp: falcon.Response, text: str, auth_type: str) -> None:
     is_captcha = auth_type == RECAPTCHA
-    policy = _POLICY.format(
-        scripts=_GOOGLE if is_captcha else "", frames=_GOOGLE if is_captcha else "'none'"
-    )
-    resp.set_header("Content-Security-Policy", policy)
-    resp.set_header("X-Content-Type-Options", "nosniff")
-    resp.set_header("Cache-Control", "no-store")
-    resp.set_header("Referrer-Policy", "no-referrer")
+    scripts, frames = (_GOOGLE, _GOOGLE) if is_captcha else ("", "'none'")
+    answer_page(resp, text, policy=f"script-src 'unsafe-inline' {scripts}; frame-src {frames}")
