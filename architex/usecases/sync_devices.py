@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from architex.projections.device_list_reads import DeviceListNews, read_device_list_news
 from architex.projections.sync_reads import News
@@ -15,6 +15,9 @@ from architex.storage.one_time_keys import Device, KeySupply
 from architex.storage.pool import PgConnection
 from architex.storage.to_device import WaitingMessage, list_waiting
 from architex.usecases.requester import Requester
+
+SIGNED_CURVE25519: Final = "signed_curve25519"
+"""The algorithm of the one-time keys that all clients use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +88,12 @@ def put_key_counts(
 ) -> None:
     """Add how many keys of a device wait to be claimed; every response says so.
 
-    Clients take a missing count for none, and would upload more.
+    Some clients take a missing count for none, and would upload more; others for no news, and
+    would never replace keys that were all claimed. So what every client uses is always counted.
     """
     if requester.device_id is None:
         return
     supply = find_supply((requester.user_id, requester.device_id))
-    if supply is not None:
-        response["device_one_time_keys_count"] = supply.counts
-        response["device_unused_fallback_key_types"] = supply.unused
+    counts, unused = ({}, []) if supply is None else (supply.counts, supply.unused)
+    response["device_one_time_keys_count"] = {SIGNED_CURVE25519: 0} | counts
+    response["device_unused_fallback_key_types"] = unused

@@ -224,7 +224,17 @@ def test_every_sync_counts_the_keys_of_its_own_device(alice: User) -> None:
     idle = alice.get("/sync", since=first["next_batch"]).ok()
     for told in (first, idle):
         assert told["device_one_time_keys_count"] == {"signed_curve25519": 2}
-    assert other.get("/sync").ok()["device_one_time_keys_count"] == {}
+    # To some clients a count that is missing is no news: they would never upload again.
+    assert other.get("/sync").ok()["device_one_time_keys_count"] == {"signed_curve25519": 0}
+
+
+def test_sync_says_so_when_all_one_time_keys_are_claimed(alice: User, bob: User) -> None:
+    keys = device_of(alice).one_time_keys(["a"])
+    alice.post("/keys/upload", {"one_time_keys": keys}).ok()
+    before = alice.get("/sync").ok()
+    claim(bob, alice)
+    idle = alice.get("/sync", since=before["next_batch"]).ok()
+    assert idle["device_one_time_keys_count"] == {"signed_curve25519": 0}
 
 
 def test_claiming_from_nobody_gives_nothing(alice: User) -> None:
