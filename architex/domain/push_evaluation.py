@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
+from architex.domain.identifiers import RoomId
 from architex.domain.property_paths import parse_property_path
 from architex.domain.push_rules import PUSH_RULE_KINDS, PushRule, Ruleset
 from architex.domain.server_acl import glob_matches
@@ -44,10 +45,12 @@ class RoomContext:
         member_count: how many users are joined.
         may_notify_room: whether the sender's power level suffices for a notification, by the
             key under `notifications` in m.room.power_levels.
+        display_name: what the owner of the rules is called in the room, if anything.
     """
 
     member_count: int
     may_notify_room: Callable[[str], bool]
+    display_name: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +84,18 @@ class PushEvaluator:
 
     def __init__(self, ruleset: Ruleset) -> None:
         """Keep the rules that are enabled, in the order in which they are tried."""
-        self._rules = [
+        rules = [(kind, rule) for kind in PUSH_RULE_KINDS for rule in ruleset.get(kind, ())]
+        self._rules = [(kind, rule) for kind, rule in rules if rule.get("enabled", True)]
+        self._looks_closely = any(
+            not _keeps_classes(rule)
+            if rule.get("default")
+            else rule.get("enabled", True) and not _is_about_room(kind, rule)
+            for kind, rule in rules
+        )
+        self._loud_about_rooms = [
             (kind, rule)
-            for kind in PUSH_RULE_KINDS
-            for rule in ruleset.get(kind, ())
-            if rule.get("enabled", True)
+            for kind, rule in self._rules
+            if not rule.get("default") and PushOutcome(rule.get("actions", ())).notifies
         ]
 
     def evaluate(self, event: Event, room: RoomContext) -> PushOutcome:
@@ -97,15 +107,19 @@ class PushEvaluator:
 
     @property
     def goes_by_type_alone(self) -> bool:
-        """Whether events of `Notifying.ALL` that are alike in type and room have one outcome.
+        """Whether in every room events have the outcomes that their `Notifying` class foretells.
 
-        So it is for the predefined rules, whatever of them is enabled, and for rules about rooms.
+        That is: of NOBODY none notifies, of ALL those that are alike in type and room have one
+        outcome, and do not stand out. So it is for the predefined rules, and for rules by which
+        rooms are silent.
         """
-        return all(
-            rule.get("default")
-            or kind == "room"
-            or (kind in ("override", "underride") and _is_about_room(rule))
-            for kind, rule in self._rules
+        return not (self._looks_closely or self._loud_about_rooms)
+
+    def goes_by_type_alone_in(self, room_id: RoomId) -> bool:
+        """Whether that is so in a room."""
+        here: Event = {"room_id": room_id}
+        return not self._looks_closely and not any(
+            _matches(kind, rule, here, _NO_ROOM) for kind, rule in self._loud_about_rooms
         )
 
 
@@ -139,11 +153,51 @@ def notifying_class(type: str, content: Mapping[str, Any], state_key: str | None
     return Notifying.ALL if type in _ALL_TYPES else Notifying.NOBODY
 
 
-def _is_about_room(rule: PushRule) -> bool:
-    conditions = rule.get("conditions") or ()
-    return all(
-        condition.get("kind") == "event_match" and condition.get("key") == "room_id"
-        for condition in conditions
+# Rules without which events of `Notifying.NOBODY` would notify.
+_SILENCING_RULES: Final = frozenset({".m.rule.suppress_notices", ".m.rule.suppress_edits"})
+# Rules that match single events of `Notifying.SOME` only: those are looked at in any case.
+_SINGLING_RULES: Final = frozenset(
+    {
+        ".m.rule.invite_for_me",
+        ".m.rule.is_user_mention",
+        ".m.rule.is_room_mention",
+        ".m.rule.tombstone",
+    }
+)
+# Rules by which events of `Notifying.ALL` notify, or do not.
+_TYPE_RULES: Final = frozenset(
+    {
+        ".m.rule.call",
+        ".m.rule.encrypted_room_one_to_one",
+        ".m.rule.room_one_to_one",
+        ".m.rule.message",
+        ".m.rule.encrypted",
+    }
+)
+
+
+def _keeps_classes(rule: PushRule) -> bool:
+    """Whether a predefined rule, as its user wants it, still does what `Notifying` foretells."""
+    rule_id = rule["rule_id"]
+    if not rule.get("enabled", True):
+        return rule_id not in _SILENCING_RULES
+    outcome = PushOutcome(rule.get("actions", ()))
+    if rule_id in _SINGLING_RULES:
+        return True
+    return not outcome.highlights and (rule_id in _TYPE_RULES or not outcome.notifies)
+
+
+_NO_ROOM: Final = RoomContext(0, lambda key: False)
+
+
+def _is_about_room(kind: str, rule: PushRule) -> bool:
+    """Whether nothing but the room decides whether a rule matches."""
+    return kind == "room" or (
+        kind in ("override", "underride")
+        and all(
+            condition.get("kind") == "event_match" and condition.get("key") == "room_id"
+            for condition in rule.get("conditions") or ()
+        )
     )
 
 
@@ -163,6 +217,8 @@ def _holds(condition: Mapping[str, Any], event: Event, room: RoomContext) -> boo
     kind, key = condition.get("kind"), condition.get("key")
     if kind == "room_member_count":
         return _compares(condition.get("is"), room.member_count)
+    if kind == "contains_display_name":
+        return _contains_name(event, room.display_name())
     if not isinstance(key, str):
         return False
     if kind == "sender_notification_permission":
@@ -222,6 +278,14 @@ def contains_words(pattern: str, text: str) -> bool:
         return _contains_plainly(pattern, text)
     matcher = _matcher(pattern)
     return matcher(text)
+
+
+def _contains_name(event: Event, name: str | None) -> bool:
+    """Whether the body of an event holds a name, as it is: in a name, * means just that."""
+    body = _property(event, "content.body")
+    if not name or not isinstance(body, str):
+        return False
+    return _contains_plainly(name.lower(), body.lower())
 
 
 def _contains_plainly(words: str, text: str) -> bool:

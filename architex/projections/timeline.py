@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
-from architex.domain.identifiers import MAX_IDENTIFIER_BYTES, EventId
 from architex.domain.push_evaluation import notifying_class
+from architex.domain.relations import THREAD, find_relation
 from architex.domain.room.aggregate import DUMMY_EVENT_TYPE
 from architex.domain.room.events import RecordedFact
 from architex.projections.base import Execute, Projection, Row, Timing
+
+# What belongs to an event of a thread is in the thread too, over any number of hops.
+_THREAD_OF_PARENT: Final = """(SELECT p.thread FROM event_graph g
+    JOIN timeline p ON p.room_nid = g.room_nid AND p.ordering = coalesce(g.ordering, g.position)
+    WHERE g.event_id = %(parent)s AND g.room_nid = %(room)s)"""
 
 _INTO: Final = """
 INSERT INTO timeline (room_nid, ordering, position, type, sender, is_state, has_url, on_branch,
@@ -145,10 +150,20 @@ def _add(execute: Execute, r: RecordedFact) -> None:
     elif r.pdu.redacts is not None:
         execute(_INSERT_REDACTION, _row(r))
     else:
-        execute(_INSERT, _row(r))
+        execute(_in_thread_of_parent(_INSERT, r), _row(r))
+
+
+def _in_thread_of_parent(sql: str, r: RecordedFact) -> str:
+    """The statement for an event that is in the thread of its parent, if there is one."""
+    relation = find_relation(r.content)
+    if relation is None or relation.rel_type == THREAD:
+        return sql
+    return sql.replace("%(thread)s", _THREAD_OF_PARENT)
 
 
 def _row(r: RecordedFact) -> dict[str, object]:
+    relation = find_relation(r.content)
+    parent = None if relation is None else relation.parent
     return {
         "room": r.room_nid,
         "ordering": r.ordering,
@@ -159,7 +174,8 @@ def _row(r: RecordedFact) -> dict[str, object]:
         "has_url": _has_url(r),
         "on_branch": r.fact.before is not None,
         "notifies": notifying_class(r.pdu.type, r.content, r.pdu.state_key),
-        "thread": _thread(r),
+        "thread": parent if relation is not None and relation.rel_type == THREAD else None,
+        "parent": parent,
         "origin_server_ts": r.pdu.origin_server_ts,
         "fact": r.position,
         "redacts": r.pdu.redacts,
@@ -167,8 +183,10 @@ def _row(r: RecordedFact) -> dict[str, object]:
 
 
 def _add_backfilled(execute: Execute, r: RecordedFact) -> None:
-    is_redaction = r.pdu.redacts is not None
-    execute(_INSERT_BACKFILLED_REDACTION if is_redaction else _INSERT_BACKFILLED, _row(r))
+    if r.pdu.redacts is not None:
+        execute(_INSERT_BACKFILLED_REDACTION, _row(r))
+    else:
+        execute(_in_thread_of_parent(_INSERT_BACKFILLED, r), _row(r))
     if r.pdu.state_key is not None and r.pdu.type in PAST_STATE_TYPES:
         membership = r.content.get("membership") if r.pdu.type == "m.room.member" else None
         execute(
@@ -184,13 +202,3 @@ def _add_backfilled(execute: Execute, r: RecordedFact) -> None:
 
 def _has_url(r: RecordedFact) -> bool:
     return isinstance(r.content.get("url"), str)
-
-
-def _thread(r: RecordedFact) -> EventId | None:
-    """The root of the thread that an event says it is in."""
-    relation = r.content.get("m.relates_to")
-    if isinstance(relation, Mapping) and relation.get("rel_type") == "m.thread":
-        root = relation.get("event_id")
-        if isinstance(root, str) and "\0" not in root and len(root) <= MAX_IDENTIFIER_BYTES:
-            return root
-    return None

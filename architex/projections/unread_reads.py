@@ -24,11 +24,16 @@ REDACTED: Final = "redacted"
 
 @dataclass(frozen=True, slots=True)
 class UnreadSpan:
-    """Which part of a room's timeline is asked for: `low < ordering <= high`."""
+    """Which part of a room's timeline is asked for: `low < ordering <= high`.
+
+    Attributes:
+        low_of_main: instead of `low`, for what is in no thread.
+    """
 
     room_nid: int
     low: int
     high: int
+    low_of_main: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +90,39 @@ def list_read_up_to(
     return [ReadUpTo(*row) for row in rows.fetchall()]
 
 
+def list_spoken_up_to(
+    connection: PgConnection, user_id: UserId, spans: Sequence[UnreadSpan]
+) -> list[ReadUpTo]:
+    """A user's own newest messages in spans, by thread: who speaks has read what was said before.
+
+    Neither state nor redactions are messages: programs send them by the dozen.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#marking-notifications-as-read
+    """
+    rows = connection.execute(_SPOKEN, _params(user_id, spans, (), ())).fetchall()
+    return [ReadUpTo(*row) for row in rows]
+
+
+_SPOKEN: Final = """
+SELECT s.room_nid, coalesce(t.thread, 'main'), max(t.ordering)
+FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
+JOIN timeline t ON t.room_nid = s.room_nid AND t.ordering > s.low AND t.ordering <= s.high
+WHERE t.sender = %(user)s AND NOT t.is_state AND t.type <> 'm.room.redaction' GROUP BY 1, 2"""
+
 # Nothing of a redacted event is left that anybody could be notified of.
 _UNREDACTED: Final = """AND NOT EXISTS (SELECT FROM event_graph x
             WHERE x.position = t.position AND x.redacted_by IS NOT NULL)"""
 
 _SPANS: Final = """
-FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
+FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[], %(lows_of_main)s::int8[])
+    AS s (room_nid, low, high, low_of_main)
 CROSS JOIN LATERAL (SELECT coalesce(t.thread, 'main') AS thread, t.type, t.position, t.ordering
     FROM timeline t WHERE t.room_nid = s.room_nid AND t.ordering > s.low AND t.ordering <= s.high
+        AND (t.thread IS NOT NULL OR t.ordering > s.low_of_main)
+        AND (t.thread IS NULL OR NOT EXISTS (SELECT
+            FROM unnest(%(spoken_rooms)s::int8[], %(spoken_threads)s::text[], %(spoken)s::int8[])
+                AS o (room_nid, thread, ordering)
+            WHERE o.room_nid = t.room_nid AND o.thread = t.thread AND o.ordering >= t.ordering))
         AND t.notifies = ANY(%(classes)s::smallint[]) AND t.sender <> %(user)s
         AND (t.is_state OR NOT t.sender = ANY(%(ignored)s))
         AND NOT EXISTS (SELECT FROM receipts r WHERE r.user_id = %(user)s
@@ -120,14 +150,16 @@ def count_alike(
     spans: Sequence[UnreadSpan],
     classes: Collection[int],
     ignored: Collection[UserId],
+    spoken: Sequence[ReadUpTo] = (),
 ) -> list[AlikeEvents]:
     """How many events of others are unread in spans, by thread and type.
 
     Args:
         classes: of `Notifying`.
         ignored: users of whom only state events count.
+        spoken: how far threads are read besides.
     """
-    rows = connection.execute(_COUNT, _params(user_id, spans, classes, ignored))
+    rows = connection.execute(_COUNT, _params(user_id, spans, classes, ignored, spoken))
     return [AlikeEvents(*row) for row in rows.fetchall()]
 
 
@@ -138,13 +170,15 @@ def list_special(
     classes: Collection[int],
     ignored: Collection[UserId],
     limit: int,
+    spoken: Sequence[ReadUpTo] = (),
 ) -> list[SpecialEvent]:
     """Unread events of others in spans, the newest of each room.
 
     Args:
         limit: how many in a room at most.
+        spoken: how far threads are read besides.
     """
-    params = {**_params(user_id, spans, classes, ignored), "limit": limit}
+    params = {**_params(user_id, spans, classes, ignored, spoken), "limit": limit}
     return [SpecialEvent(*row) for row in connection.execute(_LIST, params).fetchall()]
 
 
@@ -153,12 +187,19 @@ def _params(
     spans: Sequence[UnreadSpan],
     classes: Collection[int],
     ignored: Collection[UserId],
+    spoken: Sequence[ReadUpTo] = (),
 ) -> dict[str, object]:
     return {
         "user": user_id,
         "rooms": [span.room_nid for span in spans],
         "lows": [span.low for span in spans],
         "highs": [span.high for span in spans],
+        "lows_of_main": [
+            span.low if span.low_of_main is None else span.low_of_main for span in spans
+        ],
+        "spoken_rooms": [one.room_nid for one in spoken],
+        "spoken_threads": [one.thread for one in spoken],
+        "spoken": [one.ordering for one in spoken],
         "classes": list(classes),
         "ignored": list(ignored),
     }
@@ -185,6 +226,24 @@ def list_power_pdus(
         elif room_nid in found:
             found[room_nid] = (found[room_nid][0], pdu)
     return found
+
+
+def list_own_names(
+    connection: PgConnection, user_id: UserId, room_nids: Collection[int]
+) -> dict[int, str]:
+    """Room number → what a user is called there; rooms where they have no name are missing."""
+    rows = connection.execute(
+        "SELECT c.room_nid, r.room_version, s.state FROM current_state c"
+        " JOIN rooms r USING (room_nid) JOIN stored_events s ON s.notification_id = c.position"
+        " WHERE c.room_nid = ANY(%s) AND c.type = 'm.room.member' AND c.state_key = %s"
+        " AND c.valid_to = 9223372036854775807",
+        (list(room_nids), user_id),
+    )
+    names = {
+        room_nid: decode_pdu(state, get_room_version(version)).content.get("displayname")
+        for room_nid, version, state in rows.fetchall()
+    }
+    return {room_nid: name for room_nid, name in names.items() if isinstance(name, str)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from architex.domain.client_event import Viewer
+from architex.domain.identifiers import UserId
 from architex.domain.push_evaluation import Notifying, PushEvaluator, PushOutcome
 from architex.domain.push_rules import effective_push_rules
 from architex.gateways.clock import Clock
@@ -20,6 +21,7 @@ from architex.projections.unread_reads import (
     SpecialEvent,
     UnreadSpan,
     list_newest,
+    list_spoken_up_to,
 )
 from architex.storage.pool import Database, PgConnection
 from architex.storage.push_rules import list_changed_push_rules
@@ -91,7 +93,9 @@ class Notifications:
             effective_push_rules(user_id, list_changed_push_rules(connection, user_id))
         )
         ignored = list_ignored_users(connection, user_id)
-        looked_at = LookedAt(self.rendering.event_reads, connection, evaluator, rooms.values())
+        looked_at = LookedAt(
+            self.rendering.event_reads, connection, evaluator, rooms.values(), user_id
+        )
         classes = [Notifying.ALL, Notifying.SOME]
         if only_highlights and evaluator.goes_by_type_alone:
             classes = [Notifying.SOME]
@@ -136,6 +140,7 @@ class Notifications:
         places = self.rendering.event_reads.find_places(
             connection, [event.event_id for event in events.values()]
         )
+        spoken = _find_spoken(connection, requester.user_id, [event for event, _ in found])
         standings = {nid: Standing(nid, room.since) for nid, room in rooms.items()}
         viewer = Viewer(requester.user_id, requester.device_id, self.clock.now_ms())
         rendered = self.rendering.render(
@@ -153,10 +158,27 @@ class Notifications:
                 "event": rendered[event.position],
                 # Rules have had none since profiles went out of the specification.
                 "profile_tag": "",
-                "read": event.is_read,
+                "read": event.is_read
+                or event.ordering
+                <= spoken.get((event.room_nid, event.thread), event.ordering - 1),
                 "room_id": rooms[event.room_nid].room_id,
                 "ts": events[event.position].pdu["origin_server_ts"],
             }
             for event, outcome in found
             if event.position in rendered
         ]
+
+
+def _find_spoken(
+    connection: PgConnection, user_id: UserId, events: Sequence[NotifyingEvent]
+) -> dict[tuple[int, str], int]:
+    """Room number and thread → how far the user has read it by having spoken there."""
+    lows: dict[int, int] = {}
+    for event in events:
+        lows[event.room_nid] = min(event.ordering, lows.get(event.room_nid, event.ordering))
+    now = find_position(connection)
+    spans = [UnreadSpan(room_nid, low, now) for room_nid, low in lows.items()]
+    return {
+        (spoken.room_nid, spoken.thread): spoken.ordering
+        for spoken in list_spoken_up_to(connection, user_id, spans)
+    }

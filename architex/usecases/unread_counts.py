@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
@@ -31,12 +31,15 @@ from architex.projections.room_reads import list_member_counts
 from architex.projections.sync_reads import PlainEvent
 from architex.projections.unread_reads import (
     MAIN,
+    ReadUpTo,
     SpecialEvent,
     UnreadSpan,
     count_alike,
+    list_own_names,
     list_power_pdus,
     list_read_up_to,
     list_special,
+    list_spoken_up_to,
 )
 from architex.storage.pool import PgConnection
 from architex.storage.push_rules import list_changed_push_rules
@@ -95,6 +98,7 @@ class _RoomCount:
     basis: object
     span: UnreadSpan
     threads: Threads = field(default_factory=dict)
+    by_type: dict[str, bool] | None = None
 
 
 class UnreadCounts:
@@ -125,24 +129,34 @@ class UnreadCounts:
         changed = list_changed_push_rules(connection, user_id)
         evaluator = PushEvaluator(effective_push_rules(user_id, changed))
         counts = self._begin(connection, user_id, rooms, now, ignored, changed)
-        spans = [count.span for count in counts.values() if count.span.low < now]
-        looked_at = LookedAt(self._event_reads, connection, evaluator, rooms)
-        special_classes = [Notifying.SOME]
-        if evaluator.goes_by_type_alone:
-            for alike in count_alike(connection, user_id, spans, [Notifying.ALL], ignored):
+        spoken = self._note_spoken(connection, user_id, counts)
+        plain, loud = _apart(counts.values(), evaluator, now)
+        looked_at = LookedAt(self._event_reads, connection, evaluator, rooms, user_id)
+        special: list[SpecialEvent] = []
+        if plain:
+            alike_of = (connection, user_id, plain, [Notifying.ALL], ignored, spoken)
+            for alike in count_alike(*alike_of):
                 if looked_at.of_type(alike.room_nid, alike.type).notifies:
                     threads = counts[alike.room_nid].threads
                     threads.setdefault(alike.thread, Unread()).notifications += alike.count
-        else:
-            special_classes = [Notifying.NOBODY, Notifying.ALL, Notifying.SOME]
-        special = list_special(connection, user_id, spans, special_classes, ignored, MAX_LOOKED_AT)
+            classes = [Notifying.SOME]
+            special += list_special(
+                connection, user_id, plain, classes, ignored, MAX_LOOKED_AT, spoken
+            )
+        if loud:
+            classes = [Notifying.NOBODY, Notifying.ALL, Notifying.SOME]
+            special += list_special(
+                connection, user_id, loud, classes, ignored, MAX_LOOKED_AT, spoken
+            )
         for event, outcome in looked_at.evaluate(special):
             if outcome.notifies:
                 unread = counts[event.room_nid].threads.setdefault(event.thread, Unread())
                 unread.notifications += 1
                 unread.highlights += outcome.highlights
-        by_type = looked_at.by_type if evaluator.goes_by_type_alone else None
-        self._remember(user_id, counts.values(), now, by_type, changed)
+        for count in counts.values():
+            if evaluator.goes_by_type_alone_in(count.room.room_id):
+                count.by_type = looked_at.by_type(count.room.room_nid)
+        self._remember(user_id, counts.values(), now, changed)
         return {room_nid: count.threads for room_nid, count in counts.items()}
 
     def count_on(
@@ -217,29 +231,56 @@ class UnreadCounts:
             counts[room.room_nid] = _RoomCount(room, basis, span, threads)
         return counts
 
+    def _note_spoken(
+        self, connection: PgConnection, user_id: UserId, counts: Mapping[int, _RoomCount]
+    ) -> list[ReadUpTo]:
+        """Take what the user has answered for read; gives how far, for threads."""
+        spans = [count.span for count in counts.values() if count.span.low < count.span.high]
+        in_threads = []
+        for spoken in list_spoken_up_to(connection, user_id, spans):
+            count = counts[spoken.room_nid]
+            count.threads.pop(spoken.thread, None)
+            if spoken.thread == MAIN:
+                count.span = replace(count.span, low_of_main=spoken.ordering)
+            else:
+                in_threads.append(spoken)
+        return in_threads
+
     def _remember(
         self,
         user_id: UserId,
         counts: Iterable[_RoomCount],
         now: int,
-        by_type: Callable[[int], dict[str, bool]] | None,
         changed: Sequence[ChangedPushRule],
     ) -> None:
         with self._lock:
             for count in counts:
                 room_nid = count.room.room_nid
                 key = (user_id, room_nid)
-                types = None if by_type is None else by_type(room_nid)
+                types = count.by_type
                 known = self._remembered.get(key)
                 if types is not None and known is not None and known.up_to == now:
                     # Nothing happened since, by which an event of some type would count otherwise.
-                    types |= known.by_type or {} if known.basis == count.basis else {}
+                    types |= dict(known.by_type or {}) if known.basis == count.basis else {}
                 self._remembered[key] = _Remembered(
                     count.basis, now, _as_pairs(count.threads), types, changed
                 )
                 self._remembered.move_to_end(key)
             while len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
+
+
+def _apart(
+    counts: Iterable[_RoomCount], evaluator: PushEvaluator, now: int
+) -> tuple[list[UnreadSpan], list[UnreadSpan]]:
+    """What is to be counted: where events of a type are alike, and where each is looked at."""
+    plain: list[UnreadSpan] = []
+    loud: list[UnreadSpan] = []
+    for count in counts:
+        if count.span.low < now:
+            is_plain = evaluator.goes_by_type_alone_in(count.room.room_id)
+            (plain if is_plain else loud).append(count.span)
+    return plain, loud
 
 
 class LookedAt:
@@ -251,7 +292,9 @@ class LookedAt:
         connection: PgConnection,
         evaluator: PushEvaluator,
         rooms: Iterable[RoomToCount],
+        user_id: UserId,
     ) -> None:
+        self._user_id = user_id
         self._event_reads = event_reads
         self._connection = connection
         self._evaluator = evaluator
@@ -259,6 +302,7 @@ class LookedAt:
         self._of_type: dict[tuple[int, str], PushOutcome] = {}
         self._member_counts: dict[int, tuple[int, int]] | None = None
         self._power: dict[int, tuple[Pdu, Pdu | None]] | None = None
+        self._names: dict[int, str] | None = None
 
     def of_type(self, room_nid: int, type: str) -> PushOutcome:
         """The outcome of all events of `Notifying.ALL` of a type in a room."""
@@ -304,7 +348,16 @@ class LookedAt:
         if self._member_counts is None:
             self._member_counts = list_member_counts(self._connection, list(self._rooms))
         joined, _ = self._member_counts.get(room_nid, (0, 0))
-        return RoomContext(joined, lambda key: self._may_notify(room_nid, sender, key))
+        return RoomContext(
+            joined,
+            lambda key: self._may_notify(room_nid, sender, key),
+            lambda: self._own_name(room_nid),
+        )
+
+    def _own_name(self, room_nid: int) -> str | None:
+        if self._names is None:
+            self._names = list_own_names(self._connection, self._user_id, list(self._rooms))
+        return self._names.get(room_nid)
 
     def _may_notify(self, room_nid: int, sender: UserId, key: str) -> bool:
         if self._power is None:

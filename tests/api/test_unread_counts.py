@@ -28,6 +28,12 @@ def counts(user: User, room_id: str) -> tuple[int, int]:
     return told["notification_count"], told["highlight_count"]
 
 
+def notifications(user: User, room_id: str, **params: Any) -> list[dict[str, Any]]:
+    """Those that /notifications lists of a room."""
+    told = user.get("/notifications", **params).ok()["notifications"]
+    return [one for one in told if one["room_id"] == room_id]
+
+
 def mention(*user_ids: str) -> dict[str, Any]:
     return {"m.mentions": {"user_ids": list(user_ids)}}
 
@@ -44,13 +50,88 @@ def test_messages_of_others_count_until_they_are_read(
 ) -> None:
     send(bob, room_id)
     last = send(bob, room_id, **mention(alice.user_id))
-    send(alice, room_id)
     assert counts(alice, room_id) == (2, 1)
-    assert counts(bob, room_id) == (1, 0)
+    assert counts(bob, room_id) == (0, 0)
     alice.post(receipt_path(room_id, last), {}).ok()
     assert counts(alice, room_id) == (0, 0)
     send(bob, room_id)
     assert counts(alice, room_id) == (1, 0)
+
+
+def test_who_speaks_has_read_what_was_said_before(alice: User, bob: User, room_id: str) -> None:
+    root = send(bob, room_id)
+    send(bob, room_id, **related("m.thread", root), **mention(alice.user_id))
+    since = alice.get("/sync").ok()["next_batch"]
+    send(alice, room_id)
+    told = unread(alice, room_id, since=since, filter=BY_THREAD)
+    assert told["unread_notifications"] == {"notification_count": 0, "highlight_count": 0}
+    assert told["unread_thread_notifications"][root]["highlight_count"] == 1
+    read = {n["event"]["event_id"]: n["read"] for n in notifications(alice, room_id)}
+    assert read.pop(root)
+    assert list(read.values()) == [False]
+    send(alice, room_id, **related("m.thread", root))
+    assert "unread_thread_notifications" not in unread(alice, room_id, filter=BY_THREAD)
+    assert all(n["read"] for n in notifications(alice, room_id))
+    send(bob, room_id)
+    assert counts(alice, room_id) == (1, 0)
+    # A name, or a redaction, says nothing about what its sender has read.
+    alice.put(f"/rooms/{room_id}/state/m.room.topic", {"topic": "x"}).ok()
+    alice.put(f"/rooms/{room_id}/redact/{send(bob, room_id)}/1", {}).ok()
+    assert counts(alice, room_id) == (1, 0)
+
+
+def test_changed_predefined_rules_change_what_counts(alice: User, bob: User, room_id: str) -> None:
+    send(bob, room_id, msgtype="m.notice")
+    send(bob, room_id)
+    assert counts(alice, room_id) == (1, 0)
+    rules = "/pushrules/global"
+    alice.put(f"{rules}/override/.m.rule.suppress_notices/enabled", {"enabled": False}).ok()
+    assert counts(alice, room_id) == (2, 0)
+    loud = {"actions": ["notify", {"set_tweak": "highlight"}]}
+    alice.put(f"{rules}/underride/.m.rule.room_one_to_one/actions", loud).ok()
+    assert counts(alice, room_id) == (2, 2)
+    assert len(notifications(alice, room_id, only="highlight")) == 2
+
+
+def test_in_a_loud_room_everything_counts(alice: User, bob: User, room_id: str) -> None:
+    other = bob.create_room(preset="public_chat")
+    alice.post(f"/rooms/{other}/join", {}).ok()
+    path = f"/pushrules/global/room/{segment(room_id)}"
+    alice.put(path, {"actions": ["notify", {"set_tweak": "highlight"}]}).ok()
+    for where in (room_id, other):
+        send(bob, where)
+        bob.put(f"/rooms/{where}/send/m.sticker/1", {"body": "x", "info": {}, "url": "mxc://x/y"})
+        send(bob, where, msgtype="m.notice")
+    assert counts(alice, room_id) == (2, 2)
+    assert counts(alice, other) == (1, 0)
+
+
+def test_rules_may_ask_for_the_name_of_their_user(alice: User, bob: User, room_id: str) -> None:
+    rule = {
+        "actions": ["notify", {"set_tweak": "highlight"}],
+        "conditions": [{"kind": "contains_display_name"}],
+    }
+    alice.put("/pushrules/global/override/name", rule).ok()
+    member = {"membership": "join", "displayname": "Wonder [x]"}
+    alice.put(f"/rooms/{room_id}/state/m.room.member/{alice.path}", member).ok()
+    send(bob, room_id, body="is wonder [x] here?")
+    send(bob, room_id, body="no wonder x")
+    assert counts(alice, room_id) == (2, 1)
+
+
+def test_what_belongs_to_an_event_of_a_thread_counts_there(
+    alice: User, bob: User, room_id: str
+) -> None:
+    root = send(bob, room_id)
+    reply = send(bob, room_id, **related("m.thread", root))
+    about = send(bob, room_id, **related("m.reference", reply))
+    further = send(bob, room_id, **related("m.reference", about))
+    send(bob, room_id, **related("m.reference", root))
+    told = unread(alice, room_id, filter=BY_THREAD)
+    assert told["unread_notifications"]["notification_count"] == 2
+    assert told["unread_thread_notifications"][root]["notification_count"] == 3
+    alice.post(receipt_path(room_id, further), {"thread_id": root}).ok()
+    assert "unread_thread_notifications" not in unread(alice, room_id, filter=BY_THREAD)
 
 
 def test_redacted_messages_do_not_count(alice: User, bob: User, room_id: str) -> None:
@@ -167,7 +248,7 @@ def test_counts_equal_a_recomputation_from_scratch(
         return {thread: count for thread, count in told.items() if thread == "main" or count[0]}
 
     for _ in range(40):
-        what = random.choice(["send"] * 5 + ["read", "mute", "keyword"])
+        what = random.choice(["send"] * 6 + ["read", "speak", "mute", "keyword"])
         if what == "send":
             content: dict[str, Any] = {
                 "msgtype": random.choice(["m.text", "m.text", "m.notice"]),
@@ -176,10 +257,13 @@ def test_counts_equal_a_recomputation_from_scratch(
             if random.random() < 0.3:
                 content |= mention(random.choice([alice.user_id, bob.user_id]))
             thread = "main"
-            roots = [event_id for event_id, at, _ in events if at == "main"]
+            roots = [event_id for event_id, _, said in events if "m.relates_to" not in said]
             if roots and random.random() < 0.4:
                 thread = random.choice(roots)
                 content |= related("m.thread", thread)
+            elif events and random.random() < 0.3:
+                parent, thread, _ = random.choice(events)
+                content |= related("m.reference", parent)
             events.append((send(bob, room_id, **content), thread, content))
         elif what == "read" and events:
             number = random.randrange(len(events))
@@ -188,6 +272,10 @@ def test_counts_equal_a_recomputation_from_scratch(
             body = {"thread_id": told_thread} if told_thread else {}
             alice.post(receipt_path(room_id, event_id), body).ok()
             read[told_thread] = max(number, read.get(told_thread, -1))
+        elif what == "speak" and events:
+            _, thread, _ = random.choice(events)
+            send(alice, room_id, **({} if thread == "main" else related("m.thread", thread)))
+            read[thread] = len(events) - 1
         elif what == "mute":
             rules[("room", room_id)] = {"actions": random.choice([[], ["notify"]])}
             path = f"/pushrules/global/room/{segment(room_id)}"
@@ -217,7 +305,6 @@ def test_notifications_are_listed_newest_first_and_page_by_page(
     alice.post(f"/rooms/{other}/join", {}).ok()
     sent = [send(bob, random_room) for random_room in (room_id, other, room_id)]
     send(bob, room_id, msgtype="m.notice")
-    send(alice, room_id)
     sent.append(send(bob, other, **mention(alice.user_id)))
     alice.post(receipt_path(room_id, sent[0]), {}).ok()
     page = alice.get("/notifications", limit=3).ok()

@@ -18,7 +18,12 @@ from architex.domain.push_evaluation import (
     contains_words,
     notifying_class,
 )
-from architex.domain.push_rules import default_push_rules, effective_push_rules, parse_push_rule
+from architex.domain.push_rules import (
+    ChangedPushRule,
+    default_push_rules,
+    effective_push_rules,
+    parse_push_rule,
+)
 
 ALICE = "@alice:a.example"
 BOB = "@bob:a.example"
@@ -367,7 +372,71 @@ def test_highlight_is_true_unless_it_says_otherwise(actions: list[Any], highligh
 def test_rules_that_look_at_more_than_type_and_room_are_told_apart(rule: Any, alike: bool) -> None:
     ruleset = effective_push_rules(ALICE, [parse_push_rule(*rule)])
     assert PushEvaluator(ruleset).goes_by_type_alone is alike
+    assert PushEvaluator(ruleset).goes_by_type_alone_in(ROOM) is alike
     assert PushEvaluator(default_push_rules(ALICE)).goes_by_type_alone
+
+
+@pytest.mark.parametrize(
+    ("rule", "alike_elsewhere"),
+    [
+        (("room", ROOM, {"actions": ["notify"]}), True),
+        (("override", "x", {"actions": ["notify"], "conditions": [ABOUT_ROOM]}), True),
+        (("underride", "x", {"actions": ["notify"], "conditions": []}), False),
+    ],
+)
+def test_rules_by_which_rooms_are_loud_need_a_closer_look_there(
+    rule: Any, alike_elsewhere: bool
+) -> None:
+    evaluator = PushEvaluator(effective_push_rules(ALICE, [parse_push_rule(*rule)]))
+    assert not evaluator.goes_by_type_alone
+    assert not evaluator.goes_by_type_alone_in(ROOM)
+    assert evaluator.goes_by_type_alone_in("!other:a.example") is alike_elsewhere
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule_id", "enabled", "actions", "alike"),
+    [
+        ("override", ".m.rule.master", True, None, True),
+        ("override", ".m.rule.master", True, ["notify"], False),
+        ("override", ".m.rule.suppress_notices", False, None, False),
+        ("override", ".m.rule.suppress_notices", None, ["notify"], False),
+        ("override", ".m.rule.suppress_edits", False, None, False),
+        ("override", ".m.rule.member_event", False, None, True),
+        ("override", ".m.rule.member_event", None, ["notify"], False),
+        ("override", ".m.rule.reaction", False, None, True),
+        ("override", ".m.rule.reaction", None, ["notify"], False),
+        ("override", ".m.rule.is_user_mention", False, None, True),
+        ("override", ".m.rule.is_user_mention", None, ["notify"], True),
+        ("underride", ".m.rule.message", False, None, True),
+        ("underride", ".m.rule.message", None, [], True),
+        ("underride", ".m.rule.message", None, ["notify", {"set_tweak": "highlight"}], False),
+    ],
+)
+def test_predefined_rules_that_users_change_are_told_apart(
+    kind: str, rule_id: str, enabled: bool | None, actions: list[Any] | None, alike: bool
+) -> None:
+    changed = ChangedPushRule(kind, rule_id, enabled, actions)
+    evaluator = PushEvaluator(effective_push_rules(ALICE, [changed]))
+    assert evaluator.goes_by_type_alone is alike
+    assert evaluator.goes_by_type_alone_in(ROOM) is alike
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "holds"),
+    [
+        ("Alice", "hello alice!", True),
+        ("Alice", "hello malice", False),
+        ("A*", "hello Alice", False),
+        ("A*", "hello a*!", True),
+        ("", "hello", False),
+        (None, "None", False),
+    ],
+)
+def test_display_name_is_found_as_it_is(name: str | None, body: str, holds: bool) -> None:
+    rule = {"actions": ["notify"], "conditions": [{"kind": "contains_display_name"}]}
+    room = RoomContext(3, lambda key: False, lambda: name)
+    event = {**message({"body": body}), "type": "org.example"}
+    assert evaluate(event, room, ("override", "x", rule)).notifies is holds
 
 
 def test_classes_have_the_numbers_that_rows_of_the_timeline_hold() -> None:

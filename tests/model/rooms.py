@@ -319,11 +319,18 @@ class Room:
         return since
 
     def _read_up_to(self, user_id: str, thread: str) -> int:
-        return max(
-            (r.index for r in self.receipts.values()
-             if r.user_id == user_id and r.thread in (UNTHREADED, thread)),
-            default=-1,
-        )  # fmt: skip
+        receipts = [
+            r.index
+            for r in self.receipts.values()
+            if r.user_id == user_id and r.thread in (UNTHREADED, thread)
+        ]
+        # Who speaks has read what was said before.
+        spoken = [
+            index
+            for index, event in enumerate(self.events)
+            if event.sender == user_id and event.thread == thread and event.type == MESSAGE
+        ]
+        return max([-1, *receipts, *spoken])
 
 
 def _is_allowed(visibility: str, membership: str, *, joins_later: bool) -> bool:
