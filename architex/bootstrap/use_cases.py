@@ -377,6 +377,7 @@ def build_use_cases(
             commits=commits,
             list_joined_rooms=members.list_joined_rooms,
             remote=FederatedProfiles(federation, clock, rate_limits),
+            announce=presence.announce_profile,
         ),
         public_rooms=PublicRooms(
             published=PublishedRoomStore(database),

@@ -5,9 +5,11 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#presence
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
 
 from architex.domain.identifiers import UserId
 from architex.storage.commit_queue import Execute
@@ -23,6 +25,8 @@ class Presence:
         last_active_ts: when the user last did something, milliseconds since 1970; 0 when that
             is not known.
         last_sync_ts: when the user's clients last asked for news and set presence; 0 for never.
+        online_devices: the devices that show the user to be online, and when each last did:
+            device ID → milliseconds since 1970.
     """
 
     user_id: UserId
@@ -30,6 +34,20 @@ class Presence:
     status_msg: str | None
     last_active_ts: int
     last_sync_ts: int
+    online_devices: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPresence:
+    """A user's presence, with the names that the user's profile gives.
+
+    Attributes:
+        displayname, avatar_url: None when there is none, and for users of other servers.
+    """
+
+    presence: Presence
+    displayname: str | None
+    avatar_url: str | None
 
 
 _COLUMNS: Final = (
@@ -41,10 +59,11 @@ def put_presence(execute: Execute, position: int, presence: Presence) -> None:
     """Announce a user's presence, within a batch of the commit queue."""
     execute(
         "INSERT INTO presence (user_id, presence, status_msg, last_active_ts, last_sync_ts,"
-        " position) VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (user_id) DO UPDATE SET"
+        " position, online_devices) VALUES (%s, %s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (user_id) DO UPDATE SET"
         " presence = excluded.presence, status_msg = excluded.status_msg,"
         " last_active_ts = excluded.last_active_ts, last_sync_ts = excluded.last_sync_ts,"
-        " position = excluded.position",
+        " position = excluded.position, online_devices = excluded.online_devices",
         (
             presence.user_id,
             presence.presence,
@@ -52,6 +71,7 @@ def put_presence(execute: Execute, position: int, presence: Presence) -> None:
             presence.last_active_ts,
             presence.last_sync_ts,
             position,
+            _jsonb(presence.online_devices),
         ),
     )
 
@@ -64,20 +84,37 @@ class PresenceStore:
 
     def find_presence(self, user_id: UserId) -> Presence | None:
         """A user's presence; None when nothing was ever said about it."""
-        row = self._database.fetch_one(_COLUMNS + " WHERE p.user_id = %s", (user_id,))
+        row = self._database.fetch_one(
+            "SELECT p.user_id, p.presence, p.status_msg, p.last_active_ts, p.last_sync_ts,"
+            " coalesce(p.online_devices, '{}') FROM presence p WHERE p.user_id = %s",
+            (user_id,),
+        )
         return None if row is None else Presence(*row)
 
-    def touch(self, user_id: UserId, now_ms: int, *, active: bool) -> None:
+    def touch(
+        self,
+        user_id: UserId,
+        now_ms: int,
+        *,
+        active: bool,
+        online_devices: Mapping[str, int],
+    ) -> None:
         """Note that a user's client asked for news; nobody is told.
 
         Args:
             active: whether that shows the user to be active.
+            online_devices: as in `Presence`.
         """
         self._database.execute(
             "UPDATE presence SET last_sync_ts = %(now)s, last_active_ts ="
-            " CASE WHEN %(active)s THEN %(now)s ELSE last_active_ts END"
-            " WHERE user_id = %(user)s",
-            {"user": user_id, "now": now_ms, "active": active},
+            " CASE WHEN %(active)s THEN %(now)s ELSE last_active_ts END,"
+            " online_devices = %(devices)s WHERE user_id = %(user)s",
+            {
+                "user": user_id,
+                "now": now_ms,
+                "active": active,
+                "devices": _jsonb(online_devices),
+            },
         )
 
     def list_silent(self, before_ms: int, *, limit: int = 500) -> list[Presence]:
@@ -114,23 +151,32 @@ _SHARES_A_ROOM: Final = """EXISTS (SELECT 1 FROM memberships a JOIN memberships 
     WHERE a.user_id = %(user)s AND a.membership = 'join'
     AND b.user_id = p.user_id AND b.membership = 'join')"""
 
+_SHOWN: Final = """
+SELECT p.user_id, p.presence, p.status_msg, p.last_active_ts, p.last_sync_ts, n.value, a.value
+FROM presence p
+LEFT JOIN profiles n ON n.user_id = p.user_id AND n.key_name = 'displayname'
+LEFT JOIN profiles a ON a.user_id = p.user_id AND a.key_name = 'avatar_url'"""
+
 _CHANGED: Final = (
-    f"{_COLUMNS} WHERE p.position > %(since)s AND (p.user_id = %(user)s OR {_SHARES_A_ROOM})"
+    f"{_SHOWN} WHERE p.position > %(since)s AND (p.user_id = %(user)s OR {_SHARES_A_ROOM})"
 )
 
 # Whoever is new to the reader is told of, also when nothing was ever said of their presence.
 _NEW: Final = """
-SELECT n.user_id, coalesce(p.presence, 'offline'), p.status_msg, coalesce(p.last_active_ts, 0),
-    coalesce(p.last_sync_ts, 0)
+SELECT m.user_id, coalesce(p.presence, 'offline'), p.status_msg, coalesce(p.last_active_ts, 0),
+    coalesce(p.last_sync_ts, 0), n.value, a.value
 FROM (SELECT unnest(%(newcomers)s::text[]) AS user_id
     UNION (SELECT m.user_id FROM memberships m
-        WHERE m.room_nid = ANY(%(rooms)s) AND m.membership = 'join' LIMIT %(limit)s)) n
-LEFT JOIN presence p USING (user_id) WHERE n.user_id <> %(user)s"""
+        WHERE m.room_nid = ANY(%(rooms)s) AND m.membership = 'join' LIMIT %(limit)s)) m
+LEFT JOIN presence p USING (user_id)
+LEFT JOIN profiles n ON n.user_id = m.user_id AND n.key_name = 'displayname'
+LEFT JOIN profiles a ON a.user_id = m.user_id AND a.key_name = 'avatar_url'
+WHERE m.user_id <> %(user)s"""
 
 _CHANGED_AND_NEW: Final = f"{_CHANGED} UNION {_NEW}"
 
 _PRESENT: Final = (
-    f"{_COLUMNS} WHERE p.user_id = %(user)s OR (p.presence <> 'offline' AND {_SHARES_A_ROOM})"
+    f"{_SHOWN} WHERE p.user_id = %(user)s OR (p.presence <> 'offline' AND {_SHARES_A_ROOM})"
 )
 
 MAX_NEW_MEMBERS: Final = 500
@@ -144,7 +190,7 @@ def list_changed_presence(
     *,
     new_rooms: Collection[int] = (),
     newcomers: Collection[UserId] = (),
-) -> list[Presence]:
+) -> list[ShownPresence]:
     """The presence that a user has not been told: of the user and of who shares a room.
 
     Args:
@@ -162,9 +208,18 @@ def list_changed_presence(
             "limit": MAX_NEW_MEMBERS,
         },
     ).fetchall()
-    return [Presence(*row) for row in rows]
+    return [_shown(row) for row in rows]
 
 
-def list_present_users(connection: PgConnection, user_id: UserId) -> list[Presence]:
+def list_present_users(connection: PgConnection, user_id: UserId) -> list[ShownPresence]:
     """The presence of a user, and of those sharing a room who are not offline."""
-    return [Presence(*row) for row in connection.execute(_PRESENT, {"user": user_id}).fetchall()]
+    return [_shown(row) for row in connection.execute(_PRESENT, {"user": user_id}).fetchall()]
+
+
+def _shown(row: Sequence[Any]) -> ShownPresence:
+    displayname, avatar_url = (None if text is None else orjson.loads(text) for text in row[5:])
+    return ShownPresence(Presence(*row[:5]), displayname, avatar_url)
+
+
+def _jsonb(online_devices: Mapping[str, int]) -> str:
+    return orjson.dumps(dict(online_devices)).decode()

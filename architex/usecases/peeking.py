@@ -97,9 +97,13 @@ class Peeking:
         if not reader.is_joined:
             return []
         connection, own_id = reader.connection, reader.requester.user_id
-        present = [p for p in list_present_users(connection, own_id) if p.user_id == own_id]
+        present = [
+            shown
+            for shown in list_present_users(connection, own_id)
+            if shown.presence.user_id == own_id
+        ]
         present += list_changed_presence(connection, own_id, EVER, new_rooms=[reader.room_nid])
-        events = (presence_event(presence, self.clock.now_ms()) for presence in present)
+        events = (presence_event(shown, self.clock.now_ms()) for shown in present)
         return list(old_presence(events))
 
     def listen(

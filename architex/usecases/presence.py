@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from architex.domain.errors import Forbidden, InvalidParam, NotFound
 from architex.domain.identifiers import UserId
 from architex.gateways.clock import Clock
 from architex.storage.commit_queue import CommitQueue, Execute
-from architex.storage.presence import Presence, PresenceStore, put_presence
+from architex.storage.presence import Presence, PresenceStore, ShownPresence, put_presence
 from architex.usecases.requester import Requester
 
 STATES: Final = ("online", "offline", "unavailable")
@@ -26,13 +26,15 @@ SILENT_AFTER_MS: Final = 90_000
 """Whose clients asked for nothing for so long is offline. Longer than a usual long poll."""
 
 TOUCH_EVERY_MS: Final = 30_000
-"""A user's clients asking for news is noted at most so often."""
+"""A client asking for news is noted at most so often."""
 
 REMOTE_SILENT_AFTER_MS: Final = 30 * 60_000
 """Users of another server of whom it tells nothing for so long are offline."""
 
 MAX_STATUS_BYTES: Final = 4096
 MAX_NOTED: Final = 20_000
+
+_Device: TypeAlias = tuple[UserId, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ class PresenceUpdates:
     commits: CommitQueue
     clock: Clock
     enabled: bool = True
-    # User → the state lately noted by this process and when: most syncs change nothing.
-    _noted: OrderedDict[UserId, tuple[str, int]] = field(default_factory=OrderedDict)
+    # Device → the state lately noted by this process and when: most syncs change nothing.
+    _noted: OrderedDict[_Device, tuple[str, int]] = field(default_factory=OrderedDict)
 
     def set_status(
         self, requester: Requester, user_id: UserId, presence: str, status_msg: str | None
@@ -87,9 +89,14 @@ class PresenceUpdates:
         now_ms = self.clock.now_ms()
         held = self.store.find_presence(user_id)
         last_sync_ts = 0 if held is None else held.last_sync_ts
-        last_active_ts = now_ms if presence == "online" else _last_active_ts(held, now_ms)
-        self._noted.pop(user_id, None)
-        self._announce(Presence(user_id, presence, status_msg, last_active_ts, last_sync_ts))
+        is_online = presence == "online"
+        last_active_ts = now_ms if is_online else _last_active_ts(held, now_ms)
+        device = requester.device_id or ""
+        devices = {**_online_devices(held, now_ms), device: now_ms} if is_online else {}
+        self._noted.pop((user_id, device), None)
+        self._announce(
+            Presence(user_id, presence, status_msg, last_active_ts, last_sync_ts, devices)
+        )
 
     def receive_remote(self, told: Sequence[RemotePresence]) -> None:
         """Note how users of another server are to be seen, says that server.
@@ -139,8 +146,10 @@ class PresenceUpdates:
             return {"presence": "offline"}
         return presence_content(held, self.clock.now_ms())
 
-    def note_sync(self, user_id: UserId, set_presence: str) -> None:
+    def note_sync(self, requester: Requester, set_presence: str) -> None:
         """A client of a user asks for news, and with that sets the user's presence.
+
+        While one device is active, another that is idle changes nothing.
 
         Args:
             set_presence: `offline` leaves the presence alone.
@@ -148,27 +157,43 @@ class PresenceUpdates:
         if not self.enabled or set_presence == "offline":
             return
         now_ms = self.clock.now_ms()
-        noted, noted_ts = self._noted.get(user_id, ("", 0))
+        user_id, device = requester.user_id, requester.device_id or ""
+        noted, noted_ts = self._noted.get((user_id, device), ("", 0))
         if noted == set_presence and now_ms - noted_ts < TOUCH_EVERY_MS:
             return
-        self._remember(user_id, set_presence, now_ms)
+        self._remember((user_id, device), set_presence, now_ms)
         held = self.store.find_presence(user_id)
+        is_active = set_presence == "online"
+        devices = _online_devices(held, now_ms)
+        devices.pop(device, None)
+        if is_active:
+            devices[device] = now_ms
+        presence = "online" if devices else "unavailable"
         if held is None:
-            self._announce(Presence(user_id, set_presence, None, now_ms, now_ms))
-        elif held.presence != set_presence:
-            # An idle device does not hide that another one is active.
-            if (
-                set_presence == "unavailable"
-                and held.presence == "online"
-                and now_ms - held.last_active_ts < CURRENTLY_ACTIVE_MS
-            ):
-                return
-            active_ts = now_ms if set_presence == "online" else held.last_active_ts
+            self._announce(Presence(user_id, presence, None, now_ms, now_ms, devices))
+        elif held.presence != presence:
+            active_ts = now_ms if is_active else held.last_active_ts
             self._announce(
-                replace(held, presence=set_presence, last_active_ts=active_ts, last_sync_ts=now_ms)
+                replace(
+                    held,
+                    presence=presence,
+                    last_active_ts=active_ts,
+                    last_sync_ts=now_ms,
+                    online_devices=devices,
+                )
             )
         else:
-            self.store.touch(user_id, now_ms, active=set_presence == "online")
+            self.store.touch(user_id, now_ms, active=is_active, online_devices=devices)
+
+    def announce_profile(self, user_id: UserId) -> None:
+        """Tell again how a user of ours is to be seen, who has another name or avatar now.
+
+        Spec:
+        https://spec.matrix.org/v1.19/client-server-api/#events-on-change-of-profile-information
+        """
+        if self.enabled:
+            held = self.store.find_presence(user_id)
+            self._announce(held or Presence(user_id, "offline", None, 0, 0))
 
     def announce_silent(self) -> int:
         """Users whose clients have gone silent become offline; returns how many.
@@ -179,12 +204,12 @@ class PresenceUpdates:
             return 0
         silent = self.store.list_silent(self.clock.now_ms() - SILENT_AFTER_MS)
         for held in silent:
-            self._announce(replace(held, presence="offline"))
+            self._announce(replace(held, presence="offline", online_devices={}))
         return len(silent)
 
-    def _remember(self, user_id: UserId, set_presence: str, now_ms: int) -> None:
-        self._noted[user_id] = (set_presence, now_ms)
-        self._noted.move_to_end(user_id)
+    def _remember(self, device: _Device, set_presence: str, now_ms: int) -> None:
+        self._noted[device] = (set_presence, now_ms)
+        self._noted.move_to_end(device)
         while len(self._noted) > MAX_NOTED:
             self._noted.popitem(last=False)
 
@@ -213,13 +238,18 @@ def presence_content(presence: Presence, now_ms: int) -> dict[str, Any]:
     return content
 
 
-def presence_event(presence: Presence, now_ms: int) -> dict[str, Any]:
+def presence_event(shown: ShownPresence, now_ms: int) -> dict[str, Any]:
     """The m.presence event of a user."""
-    return {
-        "type": "m.presence",
-        "sender": presence.user_id,
-        "content": presence_content(presence, now_ms),
-    }
+    content = presence_content(shown.presence, now_ms)
+    names = {"displayname": shown.displayname, "avatar_url": shown.avatar_url}
+    content |= {key: name for key, name in names.items() if name is not None}
+    return {"type": "m.presence", "sender": shown.presence.user_id, "content": content}
+
+
+def _online_devices(held: Presence | None, now_ms: int) -> dict[str, int]:
+    """The devices that have shown the user to be online, and not too long ago."""
+    told = {} if held is None else held.online_devices
+    return {device: ts for device, ts in told.items() if now_ms - ts < SILENT_AFTER_MS}
 
 
 def _last_active_ts(held: Presence | None, now_ms: int) -> int:

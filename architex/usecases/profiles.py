@@ -46,6 +46,9 @@ MAX_AVATAR_URL_BYTES: Final = 1024
 #: The fields that membership events repeat.
 MEMBER_FIELDS: Final = ("displayname", "avatar_url")
 
+# So many changes of a profile at the same time leave all rooms with the last of them.
+_CHANGES_AT_ONCE: Final = 10
+
 #: Rooms told about a change at the same time.
 _ROOMS_AT_ONCE: Final = 8
 
@@ -75,6 +78,7 @@ class Profiles:
 
     Attributes:
         list_joined_rooms: the rooms a user is joined to.
+        announce: tells whoever sees a user's presence that the user has another name or avatar.
     """
 
     server_name: ServerName
@@ -82,6 +86,7 @@ class Profiles:
     commits: CommitQueue
     list_joined_rooms: Callable[[UserId], Sequence[RoomId]]
     remote: RemoteProfiles
+    announce: Callable[[UserId], None]
 
     def get_profile(self, user_id: str) -> Mapping[str, Any]:
         """All fields of a user's profile.
@@ -135,6 +140,7 @@ class Profiles:
         """
         self._check_may_change(requester, user_id, key_name)
         _check_value(key_name, value)
+        before = self.member_fields(user_id)
         if key_name in MEMBER_FIELDS and value == "":
             # Clients without DELETE take their name or avatar away so.
             self.profiles.delete_field(user_id, key_name)
@@ -142,7 +148,7 @@ class Profiles:
             user_id, key_name, value, max_profile_bytes=MAX_PROFILE_BYTES
         ):
             raise ProfileTooLarge("The profile would be larger than 64 KiB.")
-        self._tell_rooms(user_id, key_name)
+        self._tell(user_id, key_name, before)
 
     def delete_field(self, requester: Requester, user_id: UserId, key_name: str) -> None:
         """Remove one field of the requester's profile, and tell the rooms when they show it.
@@ -153,8 +159,9 @@ class Profiles:
         https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3profileuseridkeyname
         """
         self._check_may_change(requester, user_id, key_name)
+        before = self.member_fields(user_id)
         self.profiles.delete_field(user_id, key_name)
-        self._tell_rooms(user_id, key_name)
+        self._tell(user_id, key_name, before)
 
     def member_fields(self, user_id: UserId) -> dict[str, str]:
         """What membership events of a user of ours say: `displayname` and `avatar_url`, if set."""
@@ -170,18 +177,32 @@ class Profiles:
         if requester.is_suspended:
             raise UserSuspended("You may not change your profile while suspended.")
 
-    def _tell_rooms(self, user_id: UserId, key_name: str) -> None:
-        """Bring the membership events in all joined rooms up to date.
+    def _tell(self, user_id: UserId, key_name: str, before: Mapping[str, str]) -> None:
+        """Tell everybody concerned that a field may be another now.
+
+        Args:
+            before: the member fields as they were.
 
         Spec:
         https://spec.matrix.org/v1.19/client-server-api/#events-on-change-of-profile-information
         """
         if key_name not in MEMBER_FIELDS:
             return
+        fields = self.member_fields(user_id)
+        if fields != before:
+            self.announce(user_id)
+        for _ in range(_CHANGES_AT_ONCE):
+            self._tell_rooms(user_id, fields)
+            # Whoever changed it meanwhile may have told some rooms before us.
+            told, fields = fields, self.member_fields(user_id)
+            if told == fields:
+                return
+
+    def _tell_rooms(self, user_id: UserId, fields: Mapping[str, str]) -> None:
+        """Bring the membership events in all joined rooms up to date."""
         room_ids = self.list_joined_rooms(user_id)
         if not room_ids:
             return
-        fields = self.member_fields(user_id)
         if len(room_ids) == 1:
             self._tell_room(room_ids[0], user_id, fields)
             return

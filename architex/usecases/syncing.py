@@ -126,7 +126,7 @@ class Syncing:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync
         """
-        self._presence.note_sync(request.requester.user_id, request.set_presence)
+        self._presence.note_sync(request.requester, request.set_presence)
         if request.since is not None and self._restores.is_lost(request.since):
             # From before a restore: the reading finds it in the future, and begins afresh.
             return self._read(request, 2**62)[0]
@@ -659,7 +659,7 @@ class _Reading:
         else:
             return []
         return [
-            presence_event(presence, self._now_ms)
-            for presence in held
-            if wanted.is_sender_included(presence.user_id)
+            presence_event(shown, self._now_ms)
+            for shown in held
+            if wanted.is_sender_included(shown.presence.user_id)
         ]

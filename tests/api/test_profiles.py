@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from architex.bootstrap import build_use_cases
 from architex.storage.pool import Database
-from tests.api.client import Server, User, segment
+from architex.usecases.requester import Requester
+from tests.api.client import Server, User, segment, settings_for
+from tests.house.conformity import check_event
 
 
 def member_content(database: Database, room_id: str, user_id: str) -> Any:
@@ -172,6 +177,59 @@ def test_joined_rooms_learn_of_a_change(
     for room_id in joined:
         content = member_content(module_database, room_id, alice.user_id)
         assert content == {"membership": "join"}
+
+
+def test_who_sees_the_presence_is_told_of_another_name(
+    server: Server, alice: User, bob: User
+) -> None:
+    room_id = bob.create_room(preset="public_chat")
+    alice.post(f"/join/{room_id}").ok()
+
+    def told(user: User, since: str | None) -> tuple[str, list[Any]]:
+        more = {} if since is None else {"since": since}
+        answer = user.get("/sync", set_presence="offline", **more).ok()
+        shown = [
+            e["content"] for e in answer["presence"]["events"] if e["sender"] == alice.user_id
+        ]
+        return answer["next_batch"], shown
+
+    since = {user.user_id: told(user, None)[0] for user in (alice, bob)}
+    names = {"displayname": "Alice", "avatar_url": "mxc://test.example/a"}
+    for number, (key_name, value) in enumerate(names.items(), start=1):
+        # Again changes nothing, and nobody hears of it.
+        for expected in ([{"presence": "offline", **dict(list(names.items())[:number])}], []):
+            alice.put(f"/profile/{alice.path}/{key_name}", {key_name: value}).ok()
+            for user in (alice, bob):
+                since[user.user_id], shown = told(user, since[user.user_id])
+                assert shown == expected
+    alice.put(f"/presence/{alice.path}/status", {"presence": "online"}).ok()
+    since[bob.user_id], (shown,) = told(bob, since[bob.user_id])
+    assert {**shown, **names, "presence": "online"} == shown
+    alice.delete(f"/profile/{alice.path}/avatar_url").ok()
+    _, (shown,) = told(bob, since[bob.user_id])
+    assert shown["displayname"] == "Alice"
+    assert "avatar_url" not in shown
+    check_event({"type": "m.presence", "sender": alice.user_id, "content": shown})
+
+
+def test_rooms_keep_the_last_of_two_names_set_at_once(
+    server: Server, alice: User, tmp_path: Path
+) -> None:
+    room_id = alice.create_room()
+    path = f"/profile/{alice.path}/displayname"
+    profiles = build_use_cases(settings_for(tmp_path), server.core).profiles
+    changes = iter(["Second"])
+
+    def list_rooms_late(user_id: str) -> Any:
+        for name in changes:
+            alice.put(path, {"displayname": name}).ok()
+        return profiles.list_joined_rooms(user_id)
+
+    slow = replace(profiles, list_joined_rooms=list_rooms_late)
+    slow.set_field(Requester(alice.user_id), alice.user_id, "displayname", "First")
+    assert alice.get(path).ok() == {"displayname": "Second"}
+    content = member_content(server.core.database, room_id, alice.user_id)
+    assert content["displayname"] == "Second"
 
 
 def test_change_that_changes_nothing_sends_nothing(alice: User, module_database: Database) -> None:

@@ -12,6 +12,9 @@ from architex.usecases.requester import Requester
 from tests.core import ALICE, make_core
 from tests.fakes.clock import FakeClock
 
+PHONE = Requester(ALICE, device_id="PHONE")
+DESK = Requester(ALICE, device_id="DESK")
+
 
 @pytest.fixture
 def core(database: Database) -> Core:
@@ -40,52 +43,78 @@ def test_syncing_user_is_online_until_the_clients_fall_silent(
     presence: PresenceUpdates, clock: FakeClock
 ) -> None:
     assert state(presence) == "offline"
-    presence.note_sync(ALICE, "online")
+    presence.note_sync(PHONE, "online")
     assert state(presence) == "online"
     clock.pass_seconds(SILENT_AFTER_MS / 1000 - 1)
     assert presence.announce_silent() == 0
     clock.pass_seconds(2)
     assert presence.announce_silent() == 1
     assert state(presence) == "offline"
-    presence.note_sync(ALICE, "online")
+    presence.note_sync(PHONE, "online")
     assert state(presence) == "online"
 
 
 def test_polling_on_keeps_the_user_online_without_news(
     presence: PresenceUpdates, clock: FakeClock, core: Core
 ) -> None:
-    presence.note_sync(ALICE, "online")
+    presence.note_sync(PHONE, "online")
     told = core.event_log.position()
     for _ in range(10):
         clock.pass_seconds(TOUCH_EVERY_MS / 1000)
-        presence.note_sync(ALICE, "online")
+        presence.note_sync(PHONE, "online")
         assert presence.announce_silent() == 0
     assert core.event_log.position() == told
 
 
 def test_offline_sync_leaves_the_presence_alone(presence: PresenceUpdates) -> None:
-    presence.note_sync(ALICE, "offline")
+    presence.note_sync(PHONE, "offline")
     assert state(presence) == "offline"
-    presence.note_sync(ALICE, "online")
-    presence.note_sync(ALICE, "offline")
+    presence.note_sync(PHONE, "online")
+    presence.note_sync(PHONE, "offline")
     assert state(presence) == "online"
+
+
+def test_device_that_becomes_idle_shows_the_user_so_at_once(presence: PresenceUpdates) -> None:
+    presence.note_sync(PHONE, "online")
+    presence.note_sync(PHONE, "unavailable")
+    assert state(presence) == "unavailable"
+    presence.note_sync(PHONE, "online")
+    assert state(presence) == "online"
+    presence.set_status(PHONE, ALICE, "unavailable", None)
+    assert state(presence) == "unavailable"
 
 
 def test_idle_device_does_not_hide_an_active_one(
+    presence: PresenceUpdates, clock: FakeClock, core: Core
+) -> None:
+    presence.note_sync(PHONE, "online")
+    presence.note_sync(DESK, "online")
+    # As another process sees it.
+    other = PresenceUpdates(PresenceStore(core.database), core.commits, clock)
+    for _ in range(5):
+        other.note_sync(PHONE, "unavailable")
+        assert state(presence) == "online"
+        clock.pass_seconds(TOUCH_EVERY_MS / 1000)
+        presence.note_sync(DESK, "online")
+    presence.note_sync(DESK, "unavailable")
+    assert state(presence) == "unavailable"
+
+
+def test_active_device_that_falls_silent_hides_an_idle_one_no_more(
     presence: PresenceUpdates, clock: FakeClock
 ) -> None:
-    presence.note_sync(ALICE, "online")
-    presence.note_sync(ALICE, "unavailable")
+    presence.note_sync(DESK, "online")
+    presence.note_sync(PHONE, "unavailable")
     assert state(presence) == "online"
-    clock.pass_seconds(70)
-    presence.note_sync(ALICE, "unavailable")
+    clock.pass_seconds(SILENT_AFTER_MS / 1000 + 1)
+    presence.note_sync(PHONE, "unavailable")
     assert state(presence) == "unavailable"
 
 
 def test_server_without_presence_keeps_none(core: Core, clock: FakeClock) -> None:
     store = PresenceStore(core.database)
     presence = PresenceUpdates(store, core.commits, clock, enabled=False)
-    presence.note_sync(ALICE, "online")
+    presence.note_sync(PHONE, "online")
     presence.set_status(Requester(ALICE), ALICE, "online", "hi")
     assert store.find_presence(ALICE) is None
     assert state(presence) == "offline"
