@@ -79,7 +79,7 @@ class CrossSigning:
         Raises:
             AuthenticationRequired: stages are still to be completed.
             BadJson: a key is not of the form that the specification gives.
-            MissingParam: there is no master key.
+            MissingParam: there is no master key for the others.
             InvalidKeySignature: the master key has not signed another one.
             Forbidden: one of the keys is named like a device of the user.
 
@@ -101,7 +101,8 @@ class CrossSigning:
         now_ms = self.clock.now_ms()
 
         def write(execute: Execute, position: int) -> None:
-            for key in changed:
+            # Also those that stay: a new master key has signed them anew.
+            for key in given.values():
                 content = encode_canonical_json(key.content).decode()
                 put_cross_signing_key(execute, user_id, key.usage, key.public_key, content)
             if all(key.usage == USER_SIGNING for key in changed):
@@ -115,6 +116,8 @@ class CrossSigning:
         self, given: Mapping[str, CrossSigningKey], held: Mapping[str, CrossSigningKey]
     ) -> None:
         master = given.get(MASTER) or held.get(MASTER)
+        if not given:
+            return
         if master is None:
             raise MissingParam("There is no master key.")
         for usage, key in given.items():

@@ -5,7 +5,6 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#thumbnails
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 from collections.abc import Sequence
@@ -133,11 +132,12 @@ class Thumbnails:
 
     def _open(self, media: Media, file: StoredFile, wish: Wish) -> Content:
         """The thumbnail; what of `file` it does not give back is closed."""
-        as_it_is = Content(media.content_type, media.file_name, file, etag_of(media))
         head = file.read(0, _HEAD_BYTES)
         kind = sniff_picture(head)
         if kind is None:
             raise CannotThumbnail("There are no thumbnails of this kind of content.")
+        # As what it is, whatever it was uploaded as: thumbnails are always shown inline.
+        as_it_is = _named(f"image/{kind.lower()}", file, etag_of(media))
         wanted = choose_thumbnail_size(
             wish.width, wish.height, wish.method, animated=wish.animated
         )
@@ -149,12 +149,12 @@ class Thumbnails:
             wanted = ThumbnailSize(1600, 1200, "scale")
         thumbnail = self._find_or_make(media, file, kind, wanted)
         if thumbnail.sha256 is None:
-            return dataclasses.replace(as_it_is, content_type=f"image/{kind.lower()}")
+            return as_it_is
         opened = self.files.open(thumbnail.sha256)
         if opened is None:
             raise CannotThumbnail("The thumbnail was lost; ask once more.")
         file.close()
-        return Content(thumbnail.content_type, None, opened, f'"{thumbnail.sha256.hex()[:32]}"')
+        return _named(thumbnail.content_type, opened, f'"{thumbnail.sha256.hex()[:32]}"')
 
     def _find_or_make(
         self, media: Media, file: StoredFile, kind: str, wanted: ThumbnailSize
@@ -218,3 +218,8 @@ class Thumbnails:
             thumbnail = Thumbnail(made.wanted, file.finish(), file.size, made.content_type)
             self.store.insert_thumbnail(source, thumbnail, file.put)
         return thumbnail
+
+
+def _named(content_type: str, file: StoredFile, etag: str) -> Content:
+    """A picture under the name of a thumbnail."""
+    return Content(content_type, f"thumbnail.{content_type.partition('/')[2]}", file, etag)

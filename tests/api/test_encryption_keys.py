@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from architex.domain.signing import sign_json
 from tests.api.client import PASSWORD, Server, User
 from tests.device_keys import TestCrossSigning, TestDevice
 
@@ -295,6 +296,22 @@ def test_other_keys_need_the_password(alice: User) -> None:
     alice.post("/keys/device_signing/upload", {**other.upload, "auth": auth}).ok()
     told = query(alice, alice.user_id)
     assert told["master_keys"][alice.user_id] == other.public("master")
+
+
+def test_keys_that_a_new_master_key_signed_anew_are_told_with_its_signature(alice: User) -> None:
+    old, new = sign_in(alice), TestCrossSigning(alice.user_id, "2")
+    kept = {k: v for k, v in old.public("self_signing").items() if k != "signatures"}
+    signed = sign_json(kept, alice.user_id, new.secret("master"))
+    body = {"master_key": new.public("master"), "self_signing_key": signed}
+    first = alice.post("/keys/device_signing/upload", body)
+    auth = alice.password_auth(session=first.json["session"])
+    alice.post("/keys/device_signing/upload", {**body, "auth": auth}).ok()
+    assert query(alice, alice.user_id)["self_signing_keys"][alice.user_id] == signed
+
+
+def test_upload_of_no_cross_signing_keys_changes_nothing(alice: User) -> None:
+    alice.post("/keys/device_signing/upload", {}).ok()
+    assert query(alice, alice.user_id)["master_keys"] == {}
 
 
 def test_authentication_for_some_keys_is_good_for_no_others(alice: User) -> None:

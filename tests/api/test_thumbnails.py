@@ -66,6 +66,15 @@ def test_small_picture_is_its_own_thumbnail(alice: User) -> None:
     result = thumbnail(alice, media, width=32, height=32, method="crop")
     assert result.content == original
     assert result.headers["content-type"] == "image/png"
+    assert result.headers["content-disposition"] == 'inline; filename="thumbnail.png"'
+
+
+def test_thumbnail_is_shown_inline_whatever_its_picture_was_uploaded_as(alice: User) -> None:
+    media = upload(alice, picture(500, 400, "JPEG"), "application/x-unknown")
+    for wanted in (32, 5000):
+        result = thumbnail(alice, media, width=wanted, height=wanted)
+        assert result.headers["content-type"] == "image/jpeg"
+        assert result.headers["content-disposition"] == 'inline; filename="thumbnail.jpeg"'
 
 
 def test_thumbnail_is_never_larger_than_the_picture(alice: User) -> None:
