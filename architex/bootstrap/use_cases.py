@@ -17,17 +17,22 @@ from architex.domain.identifiers import UserId
 from architex.gateways.federation_client import FederationClient
 from architex.gateways.identity_server import HttpIdentityServerClient
 from architex.gateways.passwords import Argon2Passwords
+from architex.projections.base import Projection
 from architex.projections.branch_states import BranchStates
 from architex.projections.device_list_reads import SharedRooms
 from architex.projections.directory_reads import DirectoryReads
 from architex.projections.event_lookup import EventLookup
+from architex.projections.following import CatchUp
 from architex.projections.known_events import KnownEvents
 from architex.projections.member_reads import MemberReads
+from architex.projections.message_search import MessageSearch
 from architex.projections.notice_reads import NoticeReads
+from architex.projections.room_directory import RoomDirectory
 from architex.projections.room_servers import RoomServers
 from architex.projections.room_upgrade_reads import RoomUpgradeReads
 from architex.projections.server_acls import ServerAcls
 from architex.projections.summary_reads import SummaryReads
+from architex.projections.user_profiles import UserProfiles
 from architex.settings import Settings
 from architex.storage.access_tokens import AccessTokenStore
 from architex.storage.account_data import AccountDataStore
@@ -386,6 +391,7 @@ def build_use_cases(
             server_name=settings.server_name,
             policy=directory_policy,
             remote=remote_directory,
+            catch_up=_catch_up(core, RoomDirectory()),
         ),
         push_rules=push_rules,
         pushers=Pushers(PusherStore(database), clock),
@@ -453,7 +459,7 @@ def build_use_cases(
             server_name=settings.server_name,
             clock=clock,
         ),
-        searching=Searching(database, rendering, clock),
+        searching=Searching(_catch_up(core, MessageSearch()), database, rendering, clock),
         sending=Sending(
             commits=commits, events=EventLookup(database), aliases=directory, invites=joining
         ),
@@ -509,9 +515,16 @@ def build_use_cases(
         third_party_identifiers=third_party_identifiers,
         third_party_invites=third_party_invites,
         url_previews=media.url_previews,
-        user_directory=UserDirectory(directory_reads),
+        user_directory=UserDirectory(
+            directory_reads, _catch_up(core, UserProfiles(), RoomDirectory())
+        ),
         whois=Whois(accounts, devices),
     )
+
+
+def _catch_up(core: Core, *projections: Projection) -> CatchUp:
+    """What brings projections up to date before they are read."""
+    return CatchUp(core.database, projections, monotonic=core.clock.monotonic)
 
 
 def _limits(settings: Settings) -> dict[str, RateLimit]:

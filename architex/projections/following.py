@@ -15,6 +15,10 @@ BATCH_SIZE: Final = 500
 SAVE_INTERVAL_S: Final = 2.0
 """How often a position is saved that passed nothing of concern to the projection."""
 
+# What a reader catches up with at most: many may read at once, and each looks for itself.
+_CATCH_UP_SIZE: Final = 200
+_CATCH_UP_STEPS: Final = 2
+
 
 class FollowerOvertaken(Exception):
     """Another process has moved the follower's position: look again where it is."""
@@ -93,6 +97,46 @@ class FollowedProjection:
             apply_facts(connection, self._projection, facts)
         self._saved = up_to
         self._saved_at = self._monotonic()
+
+
+class CatchUp:
+    """Brings followed projections to the end of the log, for somebody who is about to read them.
+
+    Usually their followers were quicker, and it costs one look. A follower that is far behind is
+    not waited for.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        projections: Sequence[Projection],
+        *,
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Remember the collaborators.
+
+        Args:
+            monotonic: a clock for durations, in seconds.
+        """
+        self._database = database
+        self._projections = projections
+        self._monotonic = monotonic
+
+    def __call__(self) -> None:
+        """Apply what facts there are, up to two batches of them."""
+        for projection in self._projections:
+            followed = FollowedProjection(
+                self._database,
+                projection,
+                monotonic=self._monotonic,
+                batch_size=_CATCH_UP_SIZE,
+            )
+            for _ in range(_CATCH_UP_STEPS):
+                try:
+                    if not followed.advance():
+                        break
+                except FollowerOvertaken:
+                    continue
 
 
 def apply_facts(

@@ -381,7 +381,11 @@ class Directory:
 
 @dataclass(frozen=True)
 class PublicRooms:
-    """The list of published rooms: reading it, and who is in it."""
+    """The list of published rooms: reading it, and who is in it.
+
+    Attributes:
+        catch_up: brings what is read to the end of the log.
+    """
 
     published: PublishedRoomStore
     reads: DirectoryReads
@@ -389,6 +393,7 @@ class PublicRooms:
     server_name: ServerName
     policy: DirectoryPolicy
     remote: RemoteDirectory
+    catch_up: Callable[[], None]
 
     def is_published(self, room_id: RoomId) -> bool:
         """Whether a room is in the list.
@@ -438,6 +443,7 @@ class PublicRooms:
         place = None if request.since is None else _parse_place(request.since)
         if request.network is not None:  # a network of an application service, and there is none
             return RoomListPage(chunk=(), total=0)
+        self.catch_up()
         limit = min(request.limit or MAX_LISTED_ROOMS, MAX_LISTED_ROOMS)
         # One more than wanted tells whether there are more.
         found = self.reads.list_rooms(request.room_filter, place, limit + 1)

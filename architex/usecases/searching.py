@@ -5,7 +5,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#server-side-search
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -84,8 +84,13 @@ class _Found:
 
 @dataclass(frozen=True)
 class Searching:
-    """Finds events by their words."""
+    """Finds events by their words.
 
+    Attributes:
+        catch_up: brings the index to the end of the log.
+    """
+
+    catch_up: Callable[[], None]
     database: Database
     rendering: EventRendering
     clock: Clock
@@ -97,6 +102,8 @@ class Searching:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3search
         """
+        # What somebody has just been told is sent can be searched.
+        self.catch_up()
         with self.database.snapshot() as connection:
             return self._search(connection, requester, request)
 

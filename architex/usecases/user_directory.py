@@ -5,7 +5,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#user-directory
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,9 +30,14 @@ class UserSearchResult:
 
 @dataclass(frozen=True)
 class UserDirectory:
-    """Searches among the people that somebody may see."""
+    """Searches among the people that somebody may see.
+
+    Attributes:
+        catch_up: brings what is read to the end of the log.
+    """
 
     reads: DirectoryReads
+    catch_up: Callable[[], None]
 
     def search(
         self, requester: Requester, search_term: str, limit: int = DEFAULT_RESULTS
@@ -45,6 +50,7 @@ class UserDirectory:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3user_directorysearch
         """
+        self.catch_up()
         limit = max(0, min(limit, MAX_RESULTS))
         found = self.reads.find_users(search_term, requester.user_id, limit + 1)
         return UserSearchResult(found[:limit], len(found) > limit)

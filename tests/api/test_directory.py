@@ -19,7 +19,6 @@ from tests.api.client import (
     stop_server,
 )
 from tests.conftest import DatabaseFactory
-from tests.following import follow_to_the_end
 
 
 def alias_path(localpart: str, server_name: str = SERVER_NAME) -> str:
@@ -37,7 +36,6 @@ def make_admin(server: Server, user: User) -> None:
 
 
 def public_rooms(user: User, body: Mapping[str, Any] | None = None) -> Any:
-    follow_to_the_end(user.server.core.database)
     return user.post("/publicRooms", body or {}).ok()
 
 
@@ -252,7 +250,6 @@ def test_published_room_is_listed_with_what_it_shows(server_with: Any) -> None:
     )
     bare = alice.create_room(visibility="public")
     alice.create_room(name="Secret")
-    follow_to_the_end(server.core.database)
     listed = server.request("GET", "/publicRooms").ok()
     assert listed == {
         "chunk": [
@@ -364,7 +361,6 @@ def test_odd_questions_about_the_list_are_refused(
 
 def test_list_of_this_server_may_be_asked_for_by_name(alice: User) -> None:
     room_id = alice.create_room(visibility="public")
-    follow_to_the_end(alice.server.core.database)
     listed = alice.get("/publicRooms", server=SERVER_NAME).ok()["chunk"]
     assert room_id in [room["room_id"] for room in listed]
     alice.get("/publicRooms", server="elsewhere.example").refused(502, "M_UNKNOWN")

@@ -9,12 +9,10 @@ import pytest
 from architex.api.client.search import MAX_CONTEXT
 from tests.api.client import User
 from tests.api.test_receipts import send
-from tests.following import follow_to_the_end
 
 
 def search(user: User, term: str, next_batch: str | None = None, **criteria: Any) -> Any:
-    """The results; everything that was sent before is known to the search."""
-    follow_to_the_end(user.server.core.database)
+    """The results, with everything that was sent before."""
     body = {"search_categories": {"room_events": {"search_term": term, **criteria}}}
     params = {} if next_batch is None else {"next_batch": next_batch}
     return user.post("/search", body, **params).ok()["search_categories"]["room_events"]

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from tests.api.client import SERVER_NAME, Server, User, segment
-from tests.following import follow_to_the_end
 
 
 def named(server: Server, displayname: str) -> User:
@@ -19,7 +18,6 @@ def named(server: Server, displayname: str) -> User:
 
 def found(user: User, term: str, **more: Any) -> list[str]:
     """The user IDs that a search finds."""
-    follow_to_the_end(user.server.core.database)
     body = {"search_term": term, **more}
     answer = user.post("/user_directory/search", body).ok()
     return [result["user_id"] for result in answer["results"]]
@@ -46,7 +44,6 @@ def test_result_shows_the_profile(server: Server, bob: User) -> None:
     yan = named(server, "Yan Xerxes")
     yan.put(f"/profile/{yan.path}/avatar_url", {"avatar_url": "mxc://a/b"}).ok()
     yan.create_room(preset="public_chat")
-    follow_to_the_end(server.core.database)
     answer = bob.post("/user_directory/search", {"search_term": "xerxes"}).ok()
     assert answer == {
         "results": [
@@ -108,7 +105,6 @@ def test_name_for_one_room_is_not_told_elsewhere(server: Server, bob: User) -> N
     private = sam.create_room(preset="private_chat")
     content = {"membership": "join", "displayname": "Secretagent"}
     sam.put(f"/rooms/{segment(private)}/state/m.room.member/{sam.path}", content).ok()
-    follow_to_the_end(server.core.database)
     assert found(bob, "secretagent") == []
     answer = bob.post("/user_directory/search", {"search_term": sam.user_id}).ok()
     assert answer["results"] == [{"user_id": sam.user_id, "display_name": "Sam Known"}]
@@ -118,7 +114,6 @@ def test_search_says_when_there_are_more(server: Server, bob: User) -> None:
     rex = [named(server, "Rex Many") for _ in range(3)]
     for user in rex:
         user.create_room(preset="public_chat")
-    follow_to_the_end(server.core.database)
     for limit, limited in ((2, True), (3, False)):
         answer = bob.post("/user_directory/search", {"search_term": "rex", "limit": limit}).ok()
         assert len(answer["results"]) == limit

@@ -7,7 +7,7 @@ import pytest
 from architex.bootstrap import Core
 from architex.domain.room.aggregate import EventDraft
 from architex.projections.current_state import CurrentState
-from architex.projections.following import FollowedProjection, FollowerOvertaken
+from architex.projections.following import CatchUp, FollowedProjection, FollowerOvertaken
 from architex.projections.rebuilding import rebuild_projection
 from architex.projections.room_directory import RoomDirectory
 from tests.core import ALICE, append, create_room, send_message
@@ -63,6 +63,25 @@ def test_two_followers_at_once_apply_each_fact_once(core: Core) -> None:
     name_room(core, room_id, "Kitchen")
     second.advance()
     assert core.database.fetch_all("SELECT name FROM room_directory") == [("Kitchen",)]
+
+
+def test_who_reads_catches_up_and_is_held_up_by_no_long_way(core: Core) -> None:
+    follower = followed(core)
+    follower.advance()
+    catch_up = CatchUp(core.database, [RoomDirectory()], monotonic=core.clock.monotonic)
+    room_id = create_room(core)
+    name_room(core, room_id, "Garden")
+    catch_up()
+    assert core.database.fetch_all("SELECT name FROM room_directory") == [("Garden",)]
+    for number in range(450):
+        name_room(core, room_id, f"Room {number}")
+    catch_up()
+    assert core.database.fetch_all("SELECT name FROM room_directory") != [("Room 449",)]
+    with pytest.raises(FollowerOvertaken):
+        follower.advance()
+    while follower.advance():
+        pass
+    assert core.database.fetch_all("SELECT name FROM room_directory") == [("Room 449",)]
 
 
 def test_follower_goes_on_after_a_rebuild(core: Core) -> None:
