@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from architex.domain.room.events import ACCEPTED, RecordedFact
+from architex.domain.room_summary import plain_topic
 from architex.projections.base import Execute, Projection, Row, Timing
 
 _LABELS: Final[Mapping[str, tuple[str, str]]] = {
@@ -63,7 +64,15 @@ def _text_of(r: RecordedFact) -> str | None:
         return None
     key, _ = _LABELS[r.pdu.type]
     text: Any = r.content.get(key)
+    if r.pdu.type == "m.room.topic":
+        text = _topic_of(r.content)
     if not isinstance(text, str) or not text.strip():
         return None
     # PostgreSQL's text cannot hold it.
     return text.replace("\0", " ")
+
+
+def _topic_of(content: Mapping[str, Any]) -> str:
+    """All words of a topic in plain text: clients of different age read it at different places."""
+    told = (content.get("topic"), plain_topic(content))
+    return "\n".join(dict.fromkeys(text for text in told if isinstance(text, str)))

@@ -113,3 +113,13 @@ def list_best_matches(
 def list_words(connection: PgConnection, term: str) -> list[str]:
     """The words of a search as they are compared."""
     return [word for (word,) in connection.execute(_WORDS, (term.replace("\0", " "),)).fetchall()]
+
+
+def list_encrypted_rooms(connection: PgConnection, room_nids: Collection[int]) -> set[int]:
+    """The numbers of those of the rooms that are encrypted."""
+    rows = connection.execute(
+        "SELECT room_nid FROM current_state WHERE room_nid = ANY(%s)"
+        " AND type = 'm.room.encryption' AND state_key = '' AND valid_to = 9223372036854775807",
+        (list(room_nids),),
+    ).fetchall()
+    return {room_nid for (room_nid,) in rows}

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from architex.domain.client_event import RecordedEvent
 from architex.domain.event_filter import RoomEventFilter
+from architex.domain.identifiers import RoomId
 from architex.domain.room.visibility import EVER
 from architex.domain.sync_token import format_pagination_token
 from architex.gateways.clock import Clock
@@ -21,11 +22,13 @@ from architex.projections.room_reads import (
     find_position,
     list_room_views,
     list_state,
+    list_state_entries,
 )
 from architex.projections.search_reads import (
     Match,
     Search,
     list_best_matches,
+    list_encrypted_rooms,
     list_recent_matches,
     list_words,
 )
@@ -33,6 +36,7 @@ from architex.storage.pool import Database, PgConnection
 from architex.usecases.event_rendering import EventRendering
 from architex.usecases.requester import Requester
 from architex.usecases.room_reader import RoomReader
+from architex.usecases.room_succession import find_predecessor
 
 #: What can be searched → its label in `message_search`.
 SEARCH_KEYS: Final[Mapping[str, str]] = {
@@ -42,6 +46,8 @@ SEARCH_KEYS: Final[Mapping[str, str]] = {
 }
 MAX_COUNTED: Final = 1000
 """How many matches are looked at for their number: it is approximate by the specification."""
+MAX_PREDECESSORS: Final = 10
+"""How far the rooms that a room replaced are followed back."""
 MAX_ROUNDS: Final = 5
 """How often more matches are looked for when few of them may be seen."""
 
@@ -110,13 +116,7 @@ class Searching:
     def _search(
         self, connection: PgConnection, requester: Requester, request: SearchRequest
     ) -> dict[str, Any]:
-        views = {
-            view.room_nid: view
-            for view in list_room_views(connection, requester.user_id, ["join", "leave", "ban"])
-            if (view.is_joined or view.left_position is not None)
-            and not view.is_forgotten
-            and request.event_filter.is_room_included(view.room_id)
-        }
+        views = self._rooms(connection, requester, request.event_filter)
         words = list_words(connection, request.term)
         results: dict[str, Any] = {"count": 0, "highlights": words, "results": []}
         if not views or not words or request.event_filter.passes_nothing:
@@ -151,6 +151,42 @@ class Searching:
         if begin is not None:
             results["next"] = begin
         return results
+
+    def _rooms(
+        self, connection: PgConnection, requester: Requester, event_filter: RoomEventFilter
+    ) -> dict[int, RoomView]:
+        """The rooms that are searched, by number; encrypted ones are not.
+
+        A room that is asked for goes on from the one that it replaced.
+        """
+        views = {
+            view.room_id: view
+            for view in list_room_views(connection, requester.user_id, ["join", "leave", "ban"])
+            if (view.is_joined or view.left_position is not None) and not view.is_forgotten
+        }
+        wanted = {room_id for room_id in views if event_filter.is_room_included(room_id)}
+        if event_filter.rooms is not None:
+            new = wanted
+            for _ in range(MAX_PREDECESSORS):
+                nids = [views[room_id].room_nid for room_id in new]
+                new = self._predecessors(connection, nids) & views.keys()
+                new -= wanted | set(event_filter.not_rooms)
+                wanted |= new
+        nids = [views[room_id].room_nid for room_id in wanted]
+        encrypted = list_encrypted_rooms(connection, nids)
+        return {
+            views[room_id].room_nid: views[room_id]
+            for room_id in wanted
+            if views[room_id].room_nid not in encrypted
+        }
+
+    def _predecessors(self, connection: PgConnection, room_nids: Sequence[int]) -> set[RoomId]:
+        """The rooms that some rooms say they replaced."""
+        spans = [StateSpan(room_nid, EVER, EVER) for room_nid in room_nids]
+        rows = list_state_entries(connection, [(span, "m.room.create", "") for span in spans])
+        events = self.rendering.load(connection, [row.reference for row in rows])
+        found = {find_predecessor(event.content) for event in events.values()}
+        return {room_id for room_id in found if room_id is not None}
 
     def _look(
         self,

@@ -167,3 +167,35 @@ def test_odd_terms_do_no_harm(alice: User, room_id: str, term: str) -> None:
 def test_bad_criteria_are_refused(alice: User, criteria: dict[str, Any]) -> None:
     body = {"search_categories": {"room_events": {"search_term": "x", **criteria}}}
     assert alice.post("/search", body).status == 400
+
+
+def test_room_that_was_upgraded_is_searched_with_the_one_before(alice: User) -> None:
+    old = alice.create_room(room_version="10")
+    before = send(alice, old, body="sourdough before")
+    upgrade = alice.post(f"/rooms/{old}/upgrade", {"new_version": "11"}).ok()
+    new = upgrade["replacement_room"]
+    after = send(alice, new, body="sourdough after")
+    send(alice, alice.create_room(), body="sourdough elsewhere")
+    found = ids(search(alice, "sourdough", filter={"rooms": [new]}))
+    assert sorted(found) == sorted([before, after])
+    assert ids(search(alice, "sourdough", filter={"rooms": [old]})) == [before]
+    only = {"rooms": [new], "not_rooms": [old]}
+    assert ids(search(alice, "sourdough", filter=only)) == [after]
+
+
+def test_encrypted_rooms_are_not_searched(alice: User, room_id: str) -> None:
+    send(alice, room_id, body="sourdough")
+    assert search(alice, "sourdough")["count"] == 1
+    path = f"/rooms/{room_id}/state/m.room.encryption"
+    alice.put(path, {"algorithm": "m.megolm.v1.aes-sha2"}).ok()
+    assert search(alice, "sourdough")["count"] == 0
+
+
+def test_topics_are_found_by_what_either_field_says(alice: User, room_id: str) -> None:
+    texts = [{"body": "<b>rye</b>", "mimetype": "text/html"}, {"body": "baguettes"}]
+    content = {"topic": "spelt", "m.topic": {"m.text": texts}}
+    path = f"/rooms/{room_id}/state/m.room.topic"
+    event_id = alice.put(path, content).ok()["event_id"]
+    for word in ("spelt", "baguettes"):
+        assert ids(search(alice, word, keys=["content.topic"])) == [event_id]
+    assert ids(search(alice, "rye")) == []
