@@ -5,6 +5,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#using-access-tokens
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,11 +35,13 @@ class Authenticator:
 
     Attributes:
         servers: for requests of other servers; None when this one does not federate.
+        activity: notes that a user does something, for the user's presence.
     """
 
     sessions: Sessions
     rate_limits: RateLimits
     servers: ServerFinder | None = None
+    activity: Callable[[Requester], None] = lambda requester: None
 
     def requester(self, req: falcon.Request, *, even_locked: bool = False) -> Requester:
         """The user of the request's access token.
@@ -64,6 +67,10 @@ class Authenticator:
             )
             req.env[_FOUND] = found
         return found
+
+    def note_active(self, requester: Requester) -> None:
+        """Note that a user does something."""
+        self.activity(requester)
 
     def count(self, requester: Requester, kind: str) -> None:
         """Count an action of a kind that is limited.

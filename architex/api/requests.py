@@ -38,6 +38,9 @@ class RequesterFinder(Protocol):
     def requester(self, req: falcon.Request) -> Requester:
         """The user of the request's access token; raises MissingToken, UnknownToken."""
 
+    def note_active(self, requester: Requester) -> None:
+        """Note that a user does something."""
+
     def count(self, requester: Requester, kind: str) -> None:
         """Count an action of a kind that is limited; raises LimitExceeded."""
 
@@ -49,7 +52,12 @@ class RequesterFinder(Protocol):
 
 
 def require_user(
-    req: falcon.Request, *, guests: bool = False, suspended: bool = True, limit: str | None = None
+    req: falcon.Request,
+    *,
+    guests: bool = False,
+    suspended: bool = True,
+    limit: str | None = None,
+    active: bool = False,
 ) -> Requester:
     """Who is asking.
 
@@ -58,6 +66,7 @@ def require_user(
         suspended: whether suspended users may.
         limit: the kind of rate limit that the request counts to, per user; if left out, what
             is more than reading counts as one of `changes`.
+        active: whether this shows a person at work, not only their client.
 
     Raises:
         MissingToken, UnknownToken: there is no valid access token.
@@ -75,6 +84,8 @@ def require_user(
         finder.count(requester, limit)
     elif req.method not in _READING:
         finder.count(requester, "changes")
+    if active:
+        finder.note_active(requester)
     return requester
 
 

@@ -80,5 +80,7 @@ def build_app(
     ]
     if settings.federation.enabled:
         routes += federation_routes(use_cases, core.clock, __version__)
-    authenticator = Authenticator(use_cases.sessions, use_cases.rate_limits, servers)
+    authenticator = Authenticator(
+        use_cases.sessions, use_cases.rate_limits, servers, use_cases.presence.note_active
+    )
     return create_app(authenticator, routes, counted=settings.metrics.port is not None)

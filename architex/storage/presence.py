@@ -91,30 +91,17 @@ class PresenceStore:
         )
         return None if row is None else Presence(*row)
 
-    def touch(
-        self,
-        user_id: UserId,
-        now_ms: int,
-        *,
-        active: bool,
-        online_devices: Mapping[str, int],
-    ) -> None:
-        """Note that a user's client asked for news; nobody is told.
-
-        Args:
-            active: whether that shows the user to be active.
-            online_devices: as in `Presence`.
-        """
+    def touch(self, presence: Presence) -> None:
+        """Keep what nobody is told: when the user did something, and which device when."""
         self._database.execute(
-            "UPDATE presence SET last_sync_ts = %(now)s, last_active_ts ="
-            " CASE WHEN %(active)s THEN %(now)s ELSE last_active_ts END,"
-            " online_devices = %(devices)s WHERE user_id = %(user)s",
-            {
-                "user": user_id,
-                "now": now_ms,
-                "active": active,
-                "devices": _jsonb(online_devices),
-            },
+            "UPDATE presence SET last_active_ts = greatest(last_active_ts, %s),"
+            " last_sync_ts = greatest(last_sync_ts, %s), online_devices = %s WHERE user_id = %s",
+            (
+                presence.last_active_ts,
+                presence.last_sync_ts,
+                _jsonb(presence.online_devices),
+                presence.user_id,
+            ),
         )
 
     def list_silent(self, before_ms: int, *, limit: int = 500) -> list[Presence]:

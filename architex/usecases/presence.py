@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from architex.domain.errors import Forbidden, InvalidParam, NotFound
 from architex.domain.identifiers import UserId
@@ -19,8 +19,8 @@ from architex.usecases.requester import Requester
 
 STATES: Final = ("online", "offline", "unavailable")
 
-CURRENTLY_ACTIVE_MS: Final = 60_000
-"""For so long after doing something a user counts as currently active."""
+IDLE_AFTER_MS: Final = 5 * 60_000
+"""For so long after doing something a user counts as currently active, and is idle then."""
 
 SILENT_AFTER_MS: Final = 90_000
 """Whose clients asked for nothing for so long is offline. Longer than a usual long poll."""
@@ -31,10 +31,15 @@ TOUCH_EVERY_MS: Final = 30_000
 REMOTE_SILENT_AFTER_MS: Final = 30 * 60_000
 """Users of another server of whom it tells nothing for so long are offline."""
 
+ACTIVE_EVERY_MS: Final = 30_000
+"""What a user does is noted at most so often."""
+
 MAX_STATUS_BYTES: Final = 4096
 MAX_NOTED: Final = 20_000
 
 _Device: TypeAlias = tuple[UserId, str]
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,8 @@ class PresenceUpdates:
     enabled: bool = True
     # Device → the state lately noted by this process and when: most syncs change nothing.
     _noted: OrderedDict[_Device, tuple[str, int]] = field(default_factory=OrderedDict)
+    # User → when this process lately noted that they did something.
+    _active: OrderedDict[UserId, int] = field(default_factory=OrderedDict)
 
     def set_status(
         self, requester: Requester, user_id: UserId, presence: str, status_msg: str | None
@@ -94,6 +101,7 @@ class PresenceUpdates:
         device = requester.device_id or ""
         devices = {**_online_devices(held, now_ms), device: now_ms} if is_online else {}
         self._noted.pop((user_id, device), None)
+        self._active.pop(user_id, None)
         self._announce(
             Presence(user_id, presence, status_msg, last_active_ts, last_sync_ts, devices)
         )
@@ -149,7 +157,8 @@ class PresenceUpdates:
     def note_sync(self, requester: Requester, set_presence: str) -> None:
         """A client of a user asks for news, and with that sets the user's presence.
 
-        While one device is active, another that is idle changes nothing.
+        While one device is active, another that is idle changes nothing. Coming online is
+        something a user does; waiting for news is not: after IDLE_AFTER_MS the user is idle.
 
         Args:
             set_presence: `offline` leaves the presence alone.
@@ -161,29 +170,48 @@ class PresenceUpdates:
         noted, noted_ts = self._noted.get((user_id, device), ("", 0))
         if noted == set_presence and now_ms - noted_ts < TOUCH_EVERY_MS:
             return
-        self._remember((user_id, device), set_presence, now_ms)
+        _remember(self._noted, (user_id, device), (set_presence, now_ms))
         held = self.store.find_presence(user_id)
-        is_active = set_presence == "online"
         devices = _online_devices(held, now_ms)
-        devices.pop(device, None)
-        if is_active:
+        was_online = devices.pop(device, None) is not None
+        if set_presence == "online":
             devices[device] = now_ms
-        presence = "online" if devices else "unavailable"
-        if held is None:
-            self._announce(Presence(user_id, presence, None, now_ms, now_ms, devices))
-        elif held.presence != presence:
-            active_ts = now_ms if is_active else held.last_active_ts
-            self._announce(
-                replace(
-                    held,
-                    presence=presence,
-                    last_active_ts=active_ts,
-                    last_sync_ts=now_ms,
-                    online_devices=devices,
-                )
-            )
+        comes_online = set_presence == "online" and not was_online
+        active_ts = now_ms if held is None or comes_online else held.last_active_ts
+        shown = Presence(
+            user_id,
+            "online" if devices and now_ms - active_ts < IDLE_AFTER_MS else "unavailable",
+            None if held is None else held.status_msg,
+            active_ts,
+            now_ms,
+            devices,
+        )
+        if held is None or held.presence != shown.presence:
+            self._announce(shown)
         else:
-            self.store.touch(user_id, now_ms, active=is_active, online_devices=devices)
+            self.store.touch(shown)
+
+    def note_active(self, requester: Requester) -> None:
+        """A user does something, which ends being idle; who is not to be seen stays so.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#last-active-ago
+        """
+        if not self.enabled:
+            return
+        now_ms = self.clock.now_ms()
+        user_id = requester.user_id
+        if now_ms - self._active.get(user_id, 0) < ACTIVE_EVERY_MS:
+            return
+        _remember(self._active, user_id, now_ms)
+        held = self.store.find_presence(user_id)
+        if held is None:
+            return
+        active = replace(held, last_active_ts=now_ms)
+        if held.presence != "unavailable":
+            self.store.touch(active)
+            return
+        devices = {**_online_devices(held, now_ms), requester.device_id or "": now_ms}
+        self._announce(replace(active, presence="online", online_devices=devices))
 
     def announce_profile(self, user_id: UserId) -> None:
         """Tell again how a user of ours is to be seen, who has another name or avatar now.
@@ -207,12 +235,6 @@ class PresenceUpdates:
             self._announce(replace(held, presence="offline", online_devices={}))
         return len(silent)
 
-    def _remember(self, device: _Device, set_presence: str, now_ms: int) -> None:
-        self._noted[device] = (set_presence, now_ms)
-        self._noted.move_to_end(device)
-        while len(self._noted) > MAX_NOTED:
-            self._noted.popitem(last=False)
-
     def _announce(self, presence: Presence) -> None:
         self.commits.write_rows(
             lambda execute, position: put_presence(execute, position, presence),
@@ -232,7 +254,7 @@ def presence_content(presence: Presence, now_ms: int) -> dict[str, Any]:
     if presence.last_active_ts:
         content["last_active_ago"] = ago_ms
     if presence.presence == "online":
-        content["currently_active"] = ago_ms < CURRENTLY_ACTIVE_MS
+        content["currently_active"] = ago_ms < IDLE_AFTER_MS
     if presence.status_msg is not None:
         content["status_msg"] = presence.status_msg
     return content
@@ -244,6 +266,13 @@ def presence_event(shown: ShownPresence, now_ms: int) -> dict[str, Any]:
     names = {"displayname": shown.displayname, "avatar_url": shown.avatar_url}
     content |= {key: name for key, name in names.items() if name is not None}
     return {"type": "m.presence", "sender": shown.presence.user_id, "content": content}
+
+
+def _remember(noted: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
+    noted[key] = value
+    noted.move_to_end(key)
+    while len(noted) > MAX_NOTED:
+        noted.popitem(last=False)
 
 
 def _online_devices(held: Presence | None, now_ms: int) -> dict[str, int]:

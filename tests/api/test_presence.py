@@ -27,6 +27,26 @@ def test_only_ones_own_presence_can_be_set(alice: User, bob: User) -> None:
     bob.put(path, {"presence": "online"}).refused(403, "M_FORBIDDEN")
 
 
+def test_whoever_does_something_is_online(alice: User) -> None:
+    room_id = alice.create_room()
+    path = f"/rooms/{room_id}"
+    message = {"msgtype": "m.text", "body": "hi"}
+    event_id = alice.put(f"{path}/send/m.room.message/1", message).ok()["event_id"]
+    for act in (
+        lambda: alice.put(f"{path}/send/m.room.message/2", message),
+        lambda: alice.put(f"{path}/state/m.room.topic", {"topic": "x"}),
+        lambda: alice.put(f"{path}/redact/{event_id}/3"),
+        lambda: alice.post(f"{path}/receipt/m.read/{event_id}"),
+        lambda: alice.post(f"{path}/read_markers", {"m.fully_read": event_id}),
+        lambda: alice.put(f"{path}/typing/{alice.path}", {"typing": True}),
+    ):
+        alice.put(f"/presence/{alice.path}/status", {"presence": "unavailable"}).ok()
+        alice.get("/joined_rooms").ok()
+        assert alice.get(f"/presence/{alice.path}/status").ok()["presence"] == "unavailable"
+        act().ok()
+        assert alice.get(f"/presence/{alice.path}/status").ok()["presence"] == "online"
+
+
 @pytest.mark.parametrize(
     ("body", "errcode"),
     [

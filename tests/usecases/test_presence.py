@@ -7,7 +7,12 @@ import pytest
 from architex.bootstrap import Core
 from architex.storage.pool import Database
 from architex.storage.presence import PresenceStore
-from architex.usecases.presence import SILENT_AFTER_MS, TOUCH_EVERY_MS, PresenceUpdates
+from architex.usecases.presence import (
+    IDLE_AFTER_MS,
+    SILENT_AFTER_MS,
+    TOUCH_EVERY_MS,
+    PresenceUpdates,
+)
 from architex.usecases.requester import Requester
 from tests.core import ALICE, make_core
 from tests.fakes.clock import FakeClock
@@ -59,7 +64,7 @@ def test_polling_on_keeps_the_user_online_without_news(
 ) -> None:
     presence.note_sync(PHONE, "online")
     told = core.event_log.position()
-    for _ in range(10):
+    for _ in range(IDLE_AFTER_MS // TOUCH_EVERY_MS - 1):
         clock.pass_seconds(TOUCH_EVERY_MS / 1000)
         presence.note_sync(PHONE, "online")
         assert presence.announce_silent() == 0
@@ -109,6 +114,51 @@ def test_active_device_that_falls_silent_hides_an_idle_one_no_more(
     clock.pass_seconds(SILENT_AFTER_MS / 1000 + 1)
     presence.note_sync(PHONE, "unavailable")
     assert state(presence) == "unavailable"
+
+
+def poll(presence: PresenceUpdates, clock: FakeClock, seconds: float) -> None:
+    """Alice's phone asks for news for so long."""
+    for _ in range(int(seconds * 1000 / TOUCH_EVERY_MS)):
+        clock.pass_seconds(TOUCH_EVERY_MS / 1000)
+        presence.note_sync(PHONE, "online")
+
+
+def test_who_does_nothing_is_idle_until_they_do_something(
+    presence: PresenceUpdates, clock: FakeClock
+) -> None:
+    presence.note_sync(PHONE, "online")
+    poll(presence, clock, IDLE_AFTER_MS / 1000 - 30)
+    status = presence.get_status(PHONE, ALICE)
+    assert (status["presence"], status["currently_active"]) == ("online", True)
+    assert status["last_active_ago"] == IDLE_AFTER_MS - 30_000
+    poll(presence, clock, 60)
+    assert state(presence) == "unavailable"
+    presence.note_active(DESK)
+    assert presence.get_status(PHONE, ALICE)["last_active_ago"] == 0
+    poll(presence, clock, 60)
+    assert state(presence) == "online"
+
+
+def test_doing_something_now_and_then_keeps_the_user_active_without_news(
+    presence: PresenceUpdates, clock: FakeClock, core: Core
+) -> None:
+    presence.note_sync(PHONE, "online")
+    told = core.event_log.position()
+    for _ in range(5):
+        poll(presence, clock, IDLE_AFTER_MS / 1000 - 60)
+        presence.note_active(PHONE)
+    assert state(presence) == "online"
+    assert core.event_log.position() == told
+
+
+def test_who_is_not_to_be_seen_is_not_shown_by_what_they_do(
+    presence: PresenceUpdates,
+) -> None:
+    presence.note_active(PHONE)
+    assert state(presence) == "offline"
+    presence.set_status(PHONE, ALICE, "offline", None)
+    presence.note_active(PHONE)
+    assert state(presence) == "offline"
 
 
 def test_server_without_presence_keeps_none(core: Core, clock: FakeClock) -> None:

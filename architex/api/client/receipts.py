@@ -30,7 +30,7 @@ class ReceiptResource:
         event_id: str,
     ) -> None:
         """Note that the requester has read up to an event."""
-        requester = require_user(req, guests=True)
+        requester = require_user(req, guests=True, active=True)
         thread_id = json_body(req, optional=True).get("thread_id")
         # The specification has M_INVALID_PARAM for a thread_id that is no string, too.
         if thread_id is not None and not isinstance(thread_id, str):
@@ -55,7 +55,7 @@ class ReadMarkersResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Set the read marker, and receipts with it."""
-        requester = require_user(req, guests=True)
+        requester = require_user(req, guests=True, active=True)
         body = json_body(req)
         load(ReadMarkersSchema(), body)
         markers: dict[str, str] = {kind: body[kind] for kind in RECEIPT_TYPES if kind in body}
@@ -80,7 +80,7 @@ class TypingResource:
         self, req: falcon.Request, resp: falcon.Response, room_id: str, user_id: str
     ) -> None:
         """Say that the requester is typing, or has stopped."""
-        requester = require_user(req, guests=True)
+        requester = require_user(req, guests=True, active=True)
         body = load(TypingSchema(), json_body(req))
         self._typing.set_typing(
             requester, user_id, room_id, typing=body["typing"], timeout_ms=body["timeout"]

@@ -37,7 +37,7 @@ class SendMessageResource:
         txn_id: str,
     ) -> None:
         """Send an event that is not state."""
-        requester = require_user(req, guests=True, suspended=False, limit="messages")
+        requester = require_user(req, guests=True, suspended=False, limit="messages", active=True)
         with counted_in_room(req, room_id, "messages"):
             event_id = self._sending.send_message(
                 requester,
@@ -66,7 +66,7 @@ class RedactResource:
         self, req: falcon.Request, resp: falcon.Response, room_id: str, event_id: str, txn_id: str
     ) -> None:
         """Strip an event of its content."""
-        requester = require_user(req, limit="messages")
+        requester = require_user(req, limit="messages", active=True)
         body = json_body(req, optional=True)
         load(RedactSchema(), body)
         with counted_in_room(req, room_id, "messages"):
@@ -89,7 +89,7 @@ class StateEventResource:
         state_key: str = "",
     ) -> None:
         """Set an entry of the room's state."""
-        requester = require_user(req, guests=True, suspended=False, limit="messages")
+        requester = require_user(req, guests=True, suspended=False, limit="messages", active=True)
         content = json_body(req)
         if event_type == "m.room.member" and content.get("membership") == "invite":
             require_user(req, guests=True, suspended=False, limit="invites")
