@@ -43,11 +43,14 @@ class Authenticator:
     servers: ServerFinder | None = None
     activity: Callable[[Requester], None] = lambda requester: None
 
-    def requester(self, req: falcon.Request, *, even_locked: bool = False) -> Requester:
+    def requester(
+        self, req: falcon.Request, *, even_locked: bool = False, with_news: bool = False
+    ) -> Requester:
         """The user of the request's access token.
 
         Args:
             even_locked: also let in users whose account is locked: for logging out.
+            with_news: tell what is new for the device, too: for /sync.
 
         Raises:
             MissingToken: the request has no access token.
@@ -64,6 +67,7 @@ class Authenticator:
                 address=client_address(req),
                 user_agent=req.user_agent or "",
                 even_locked=even_locked,
+                with_news=with_news,
             )
             req.env[_FOUND] = found
         return found

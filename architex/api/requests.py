@@ -35,8 +35,12 @@ _READING: Final = frozenset({"GET", "HEAD"})
 class RequesterFinder(Protocol):
     """Says who sent a request."""
 
-    def requester(self, req: falcon.Request) -> Requester:
-        """The user of the request's access token; raises MissingToken, UnknownToken."""
+    def requester(self, req: falcon.Request, *, with_news: bool = False) -> Requester:
+        """The user of the request's access token; raises MissingToken, UnknownToken.
+
+        Args:
+            with_news: tell what is new for the device, too.
+        """
 
     def note_active(self, requester: Requester) -> None:
         """Note that a user does something."""
@@ -58,6 +62,7 @@ def require_user(
     suspended: bool = True,
     limit: str | None = None,
     active: bool = False,
+    with_news: bool = False,
 ) -> Requester:
     """Who is asking.
 
@@ -67,6 +72,7 @@ def require_user(
         limit: the kind of rate limit that the request counts to, per user; if left out, what
             is more than reading counts as one of `changes`.
         active: whether this shows a person at work, not only their client.
+        with_news: tell what is new for the device, too.
 
     Raises:
         MissingToken, UnknownToken: there is no valid access token.
@@ -75,7 +81,7 @@ def require_user(
         LimitExceeded: the requester has done this too often lately.
     """
     finder: RequesterFinder = req.env["architex.authenticator"]
-    requester = finder.requester(req)
+    requester = finder.requester(req, with_news=with_news)
     if requester.is_guest and not guests:
         raise GuestAccessForbidden("Guests may not do this; register an account for it.")
     if requester.is_suspended and not suspended:

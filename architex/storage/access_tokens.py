@@ -4,24 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import Final, LiteralString
 
 from architex.domain.identifiers import UserId
 from architex.storage.gathering import Gathering
-from architex.storage.pool import Database, PgConnection
+from architex.storage.one_time_keys import KeySupply
+from architex.storage.pool import Database, PgConnection, Row
 
 TokenHash = bytes
 """The SHA-256 of a token, 32 bytes."""
 
 # The hot path of every request: one statement by primary keys.
-_FIND = (
-    "SELECT t.token_hash, t.token_id, t.user_id, t.device_id, t.expires_ts, t.unused,"
-    " u.is_admin, u.is_guest, u.locked, u.suspended, d.last_seen_ts, d.last_seen_ip,"
-    " d.last_seen_user_agent IS NOT NULL, (SELECT position FROM log_position)"
-    " FROM access_tokens t JOIN users u ON u.user_id = t.user_id"
-    " JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id"
-    " WHERE t.token_hash = ANY(%s) AND u.deactivated_ts IS NULL"
-)
+_FIND: Final = """
+SELECT t.token_hash, t.token_id, t.user_id, t.device_id, t.expires_ts, t.unused,
+    u.is_admin, u.is_guest, u.locked, u.suspended, d.last_seen_ts, d.last_seen_ip,
+    d.last_seen_user_agent IS NOT NULL, (SELECT position FROM log_position){more}
+FROM access_tokens t JOIN users u ON u.user_id = t.user_id
+JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id
+WHERE t.token_hash = {which} AND u.deactivated_ts IS NULL"""
+
+# And of every /sync.
+_NEWS: Final = """,
+    (SELECT jsonb_object_agg(algorithm, held) FROM (SELECT algorithm, count(*) AS held
+        FROM one_time_keys o WHERE o.user_id = t.user_id AND o.device_id = t.device_id
+        AND claimed_ts IS NULL GROUP BY algorithm) k),
+    ARRAY(SELECT algorithm FROM fallback_keys f WHERE f.user_id = t.user_id
+        AND f.device_id = t.device_id AND NOT used ORDER BY algorithm),
+    EXISTS (SELECT FROM to_device_messages m WHERE m.user_id = t.user_id
+        AND m.device_id = t.device_id)"""
+
+_FIND_ONE: Final = _FIND.format(which="%s", more="")
+_FIND_SOME: Final = _FIND.format(which="ANY(%s)", more="")
+_FIND_ONE_WITH_NEWS: Final = _FIND.format(which="%s", more=_NEWS)
+_FIND_SOME_WITH_NEWS: Final = _FIND.format(which="ANY(%s)", more=_NEWS)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNews:
+    """What /sync asks of a device besides who it is.
+
+    Attributes:
+        supply: what it has for others to claim.
+        has_messages: whether messages to it wait, or wait to be deleted.
+    """
+
+    supply: KeySupply
+    has_messages: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +62,7 @@ class TokenOwner:
         last_seen_ts: when the device was last noted, in milliseconds since 1970.
         user_agent_known: the device has said which program it runs.
         log_position: how far the log had come at this look-up; spares /sync a question.
+        device_news: spares it two more; None when nobody asked for it.
     """
 
     token_id: int
@@ -49,6 +78,7 @@ class TokenOwner:
     last_seen_ip: str | None
     user_agent_known: bool
     log_position: int
+    device_news: DeviceNews | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +106,35 @@ class AccessTokenStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._owners = Gathering(self._find_owners)
+        self._owners_with_news = Gathering(self._find_owners_with_news)
 
-    def find_owner(self, access_token: TokenHash) -> TokenOwner | None:
-        """Who the token stands for; None when it is unknown or its user is deactivated."""
-        return self._owners.find(access_token)
+    def find_owner(self, access_token: TokenHash, *, with_news: bool = False) -> TokenOwner | None:
+        """Who the token stands for; None when it is unknown or its user is deactivated.
+
+        Args:
+            with_news: and what is new for the device.
+        """
+        return (self._owners_with_news if with_news else self._owners).find(access_token)
 
     def _find_owners(self, access_tokens: Sequence[TokenHash]) -> dict[TokenHash, TokenOwner]:
-        rows = self._database.fetch_all(_FIND, (list(access_tokens),))
+        rows = self._ask(_FIND_ONE, _FIND_SOME, access_tokens)
         return {bytes(row[0]): TokenOwner(*row[1:]) for row in rows}
+
+    def _find_owners_with_news(
+        self, access_tokens: Sequence[TokenHash]
+    ) -> dict[TokenHash, TokenOwner]:
+        found: dict[TokenHash, TokenOwner] = {}
+        rows = self._ask(_FIND_ONE_WITH_NEWS, _FIND_SOME_WITH_NEWS, access_tokens)
+        for token, *owner, counts, unused, has_messages in rows:
+            owner.append(DeviceNews(KeySupply(counts or {}, unused), has_messages))
+            found[bytes(token)] = TokenOwner(*owner)
+        return found
+
+    def _ask(self, one: str, some: str, access_tokens: Sequence[TokenHash]) -> list[Row]:
+        # Usually it is one, and a list costs more.
+        if len(access_tokens) == 1:
+            return self._database.fetch_all(one, (access_tokens[0],))
+        return self._database.fetch_all(some, (list(access_tokens),))
 
     def open_session(
         self,

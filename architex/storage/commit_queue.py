@@ -76,6 +76,8 @@ GAP: Final = 2**20
 MAX_NOTIFICATION_BYTES: Final = 7800
 GIVE_UP_AFTER_SECONDS: Final = 15.0
 CHANNEL: Final = "architex_log"
+"""Where commits are announced: {"p": position, "r": room numbers, "u": user IDs}, or {"p": …,
+"all": true}; and changed supplies of keys: {"k": user IDs, or null for everybody's}."""
 
 # Everybody waits for whoever holds the position row. If that process stands still (stopped,
 # swapped out, its machine paused), PostgreSQL ends its transaction, and the others go on; the

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 K = TypeVar("K")
@@ -25,7 +25,7 @@ class _Asking(Generic[K, V]):
     """Somebody who waits for an answer, or for their turn to ask."""
 
     key: K
-    woken: threading.Event = field(default_factory=threading.Event)
+    woken: threading.Event | None = None
     found: Mapping[K, V] | None = None
 
 
@@ -55,9 +55,10 @@ class Gathering(Generic[K, V]):
                 self._is_busy = True
                 group = [mine]
             else:
+                mine.woken = threading.Event()
                 self._waiting.append(mine)
                 group = []
-        if not group:
+        if mine.woken is not None:
             mine.woken.wait(PATIENCE_S)
             group = self._take_turn(mine)
         if group:
@@ -91,4 +92,5 @@ class Gathering(Generic[K, V]):
                 self._is_busy = False
                 woken = [*group, *self._waiting[:1]]
             for asking in woken:
-                asking.woken.set()
+                if asking.woken is not None:
+                    asking.woken.set()

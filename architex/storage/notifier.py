@@ -67,6 +67,11 @@ class Notifier:
         self._newest: OrderedDict[int | UserId, int] = OrderedDict()
         self._floor = 0
         self._position = 0
+        # The same of changed keys, counted as they are heard of.
+        self._key_changes = 0
+        self._keys_changed: OrderedDict[UserId, int] = OrderedDict()
+        self._keys_floor = 0
+        self._is_listening = False
         self._started = False
         self._stopped = False
 
@@ -110,6 +115,12 @@ class Notifier:
             with self._lock:
                 watch.waiting.discard(woken)
 
+    def is_waited_for(self, user_id: UserId) -> bool:
+        """Whether a request of a user waits."""
+        with self._lock:
+            watch = self._watches.get(user_id)
+            return watch is not None and bool(watch.waiting)
+
     def find_announced(
         self, user_id: UserId, room_nids: Collection[int], after: int
     ) -> Announced | None:
@@ -125,6 +136,24 @@ class Notifier:
                 self._position,
                 newest.get(user_id, 0) > after,
                 tuple(r for r in room_nids if newest.get(r, 0) > after),
+            )
+
+    @property
+    def key_changes(self) -> int | None:
+        """How many announcements that devices' keys have changed were heard; None: not known."""
+        return self._key_changes if self._is_listening else None
+
+    def are_keys_unchanged(self, user_id: UserId, since: int) -> bool:
+        """Whether all is known that was announced of a user's keys, and nothing was.
+
+        Args:
+            since: the `key_changes` from which on.
+        """
+        with self._lock:
+            return (
+                self._is_listening
+                and self._keys_floor <= since
+                and self._keys_changed.get(user_id, 0) <= since
             )
 
     def on_position(self, listener: Callable[[int], None]) -> None:
@@ -194,8 +223,13 @@ class Notifier:
                     self._catch_up(connection)
                     pause = 0.1
                     for notification in connection.notifies():
-                        self._announce(orjson.loads(notification.payload))
+                        news = orjson.loads(notification.payload)
+                        if "k" in news:
+                            self._note_changed_keys(news["k"])
+                        else:
+                            self._announce(news)
             except psycopg.Error as error:
+                self._is_listening = False
                 if self._stopped:
                     return
                 log.warning("The notifier lost its connection; trying again: %s", error)
@@ -209,14 +243,35 @@ class Notifier:
         with self._lock:
             self._floor = max(self._floor, position)
             self._position = position
+            self._forget_keys()
+            self._is_listening = True
         self._wake_all()
         for listener in self._listeners:
             listener(position)
+
+    def _note_changed_keys(self, user_ids: list[UserId] | None) -> None:
+        """Note that the keys of some users' devices have changed; None: of anybody's."""
+        with self._lock:
+            if user_ids is None:
+                self._forget_keys()
+                return
+            self._key_changes += 1
+            for user_id in user_ids:
+                self._keys_changed[user_id] = self._key_changes
+                self._keys_changed.move_to_end(user_id)
+            while len(self._keys_changed) > MAX_REMEMBERED:
+                _, self._keys_floor = self._keys_changed.popitem(last=False)
+
+    def _forget_keys(self) -> None:
+        self._key_changes += 1
+        self._keys_floor = self._key_changes
+        self._keys_changed.clear()
 
     def _announce(self, news: dict[str, Any]) -> None:
         position = news["p"]
         if news.get("all"):
             with self._lock:
+                self._forget_keys()
                 self._floor = max(self._floor, position)
                 self._position = position
             self._wake_all()

@@ -16,7 +16,7 @@ import psycopg
 from architex.domain.canonical_json import encode_canonical_json
 from architex.domain.encryption_keys import OneTimeKey
 from architex.domain.identifiers import UserId
-from architex.storage.commit_queue import Execute
+from architex.storage.commit_queue import CHANNEL, MAX_NOTIFICATION_BYTES, Execute
 from architex.storage.pool import Database, PgConnection
 
 # Oldest upload first. Whoever claims at the same moment takes the next one, and waits for nobody.
@@ -36,6 +36,18 @@ UPDATE fallback_keys k SET used = true
 FROM unnest(%s::text[], %s::text[], %s::text[]) AS w (user_id, device_id, algorithm)
 WHERE k.user_id = w.user_id AND k.device_id = w.device_id AND k.algorithm = w.algorithm
 RETURNING k.user_id, k.device_id, k.algorithm, k.key_id, k.key"""
+
+# Who remembers what a device has to claim hears that it is different now.
+_ANNOUNCED: Final = """
+WITH changed AS ({change}),
+told AS (SELECT pg_notify(%s, CASE WHEN octet_length(news) > %s THEN %s ELSE news END)
+    FROM (SELECT jsonb_build_object('k', jsonb_agg(DISTINCT user_id))::text AS news
+        FROM changed HAVING count(*) > 0) n)
+SELECT changed.* FROM changed LEFT JOIN told ON true"""
+
+_CLAIM_AND_TELL: Final = _ANNOUNCED.format(change=_CLAIM)
+_USE_FALLBACK_AND_TELL: Final = _ANNOUNCED.format(change=_USE_FALLBACK)
+_TELL: Final = "SELECT pg_notify(%s, jsonb_build_object('k', ARRAY[%s::text])::text)"
 
 _COUNT: Final = """
 SELECT algorithm, count(*) FROM one_time_keys
@@ -170,6 +182,7 @@ class OneTimeKeyStore:
                         _UPSERT_FALLBACK,
                         (user_id, device_id, key.algorithm, key.key_id, _encode(key.key)),
                     )
+                connection.execute(_TELL, (CHANNEL, user_id))
                 return count_keys(connection, user_id, device_id)
         except psycopg.errors.ForeignKeyViolation:
             raise NoSuchDevice from None
@@ -186,10 +199,10 @@ class OneTimeKeyStore:
         Where no one-time key is left, the fallback key is given. A one-time key is given out once,
         whatever becomes of the answer.
         """
-        claimed = self._run(_CLAIM, wanted, now_ms)
+        claimed = self._run(_CLAIM_AND_TELL, wanted, now_ms)
         rest = [w for w in wanted if (w.user_id, w.device_id) not in claimed]
         if rest:
-            claimed |= self._run(_USE_FALLBACK, rest)
+            claimed |= self._run(_USE_FALLBACK_AND_TELL, rest)
         return claimed
 
     def forget_claimed(self, claimed_before_ts: int, limit: int = 10_000) -> int:
@@ -210,6 +223,9 @@ class OneTimeKeyStore:
                 [w.user_id for w in wanted],
                 [w.device_id for w in wanted],
                 [w.algorithm for w in wanted],
+                CHANNEL,
+                MAX_NOTIFICATION_BYTES,
+                '{"k":null}',
             ),
         )
         return {
@@ -232,8 +248,8 @@ class KeySupply:
         unused: the algorithms of fallback keys that nobody was given yet.
     """
 
-    counts: dict[str, int]
-    unused: list[str]
+    counts: Mapping[str, int]
+    unused: Sequence[str]
 
 
 def find_key_supplies(
@@ -245,14 +261,18 @@ def find_key_supplies(
         rows = source.fetch_all(_SUPPLY, params)
     else:
         rows = source.execute(_SUPPLY, params).fetchall()
-    found: dict[Device, KeySupply] = {}
+    counts: dict[Device, dict[str, int]] = {}
+    unused: dict[Device, list[str]] = {}
     for user_id, device_id, algorithm, count in rows:
-        supply = found.setdefault((user_id, device_id), KeySupply({}, []))
+        device = (user_id, device_id)
         if count is None:
-            insort(supply.unused, algorithm)
+            insort(unused.setdefault(device, []), algorithm)
         else:
-            supply.counts[algorithm] = count
-    return found
+            counts.setdefault(device, {})[algorithm] = count
+    return {
+        device: KeySupply(counts.get(device, {}), unused.get(device, ()))
+        for device in counts.keys() | unused.keys()
+    }
 
 
 def _insert_keys(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from architex.domain.identifiers import UserId
+from architex.storage.access_tokens import DeviceNews
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class Requester:
         is_suspended: the user may read, but hardly write.
         appservice_id: the application service that asks as this user, if one does.
         log_position: how far the log had come when the requester was found out; None: unknown.
+        device_news: what /sync wants to know of the device, at that moment; None: nobody asked.
     """
 
     user_id: UserId
@@ -27,3 +29,4 @@ class Requester:
     is_suspended: bool = False
     appservice_id: str | None = None
     log_position: int | None = field(default=None, compare=False)
+    device_news: DeviceNews | None = field(default=None, compare=False)

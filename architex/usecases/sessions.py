@@ -128,7 +128,13 @@ class Sessions:
         return session
 
     def find_requester(
-        self, access_token: str, *, address: str, user_agent: str = "", even_locked: bool = False
+        self,
+        access_token: str,
+        *,
+        address: str,
+        user_agent: str = "",
+        even_locked: bool = False,
+        with_news: bool = False,
     ) -> Requester:
         """Who an access token stands for; notes now and then when the device was seen.
 
@@ -136,13 +142,14 @@ class Sessions:
             address: the client's IP address.
             user_agent: the client's program, as it calls itself; empty when it does not say.
             even_locked: also let in users whose account is locked.
+            with_news: tell what is new for the device, too.
 
         Raises:
             UnknownToken: the token is not (or no longer) valid; with soft_logout when it expired.
             UserLocked: the account is locked.
         """
         token_hash = hash_token(access_token)
-        owner = self._tokens.find_owner(token_hash)
+        owner = self._tokens.find_owner(token_hash, with_news=with_news)
         if owner is None:
             raise UnknownToken("Unrecognised access token.", soft_logout=False)
         now_ms = self._clock.now_ms()
@@ -161,6 +168,7 @@ class Sessions:
             is_admin=owner.is_admin,
             is_suspended=owner.suspended,
             log_position=owner.log_position,
+            device_news=owner.device_news,
         )
 
     def refresh(self, refresh_token: str) -> NewSession:

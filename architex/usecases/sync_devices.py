@@ -95,5 +95,5 @@ def put_key_counts(
         return
     supply = find_supply((requester.user_id, requester.device_id))
     counts, unused = ({}, []) if supply is None else (supply.counts, supply.unused)
-    response["device_one_time_keys_count"] = {SIGNED_CURVE25519: 0} | counts
+    response["device_one_time_keys_count"] = {SIGNED_CURVE25519: 0, **counts}
     response["device_unused_fallback_key_types"] = unused

@@ -26,6 +26,8 @@ class SyncRequest:
         full_state: tell all state of joined rooms, at once.
         set_presence: `online`, `unavailable`, or `offline` to leave the presence alone.
         use_state_after: tell state as of the end of the timeline instead of its start.
+        keys_mark: how many changes of keys had been announced before the requester was found out;
+            None: unknown.
         in_pieces: the answer may hold JSON (`orjson.Fragment`), or come as JSON in pieces.
     """
 
@@ -38,6 +40,7 @@ class SyncRequest:
     set_presence: str = "online"
     use_state_after: bool = False
     in_pieces: bool = False
+    keys_mark: int | None = None
 
     @property
     def received(self) -> int:

@@ -108,6 +108,11 @@ class Syncing:
         # The newest position this process has seen: says whether a token is recent.
         self._newest = 0
 
+    def mark_keys(self) -> int | None:
+        """How many changes of keys have been announced; None: not known. For `keys_mark`."""
+        self._notifier.start()
+        return self._notifier.key_changes
+
     def sync(self, request: SyncRequest) -> dict[str, Any]:
         """As `answer`, whole."""
         answer = self.answer(replace(request, in_pieces=False))
@@ -154,7 +159,8 @@ class Syncing:
                 self._alike.note_nothing(request, since, position)
             remaining = deadline - self._clock.monotonic()
             if remaining <= 0 or self._notifier.is_stopped:
-                if knows_all:
+                told = request.requester.device_news
+                if knows_all and (told is None or told.has_messages):
                     self._note_received(request)
                 return self._nothing(request, position)
             self._wait(request, position, remaining)
@@ -185,8 +191,16 @@ class Syncing:
     def _nothing(self, request: SyncRequest, position: int) -> dict[str, Any]:
         """The answer when there is nothing to tell."""
         response = empty_response(position)
-        put_key_counts(self._key_supplies.find, request.requester, response)
+        put_key_counts(partial(self._find_key_supply, request), request.requester, response)
         return response
+
+    def _find_key_supply(self, request: SyncRequest, device: Device) -> KeySupply | None:
+        """What the device has for others to claim: as it was told, if that is still so."""
+        told, mark = request.requester.device_news, request.keys_mark
+        if told is not None and mark is not None:
+            is_current = self._notifier.are_keys_unchanged(device[0], mark)
+            return told.supply if is_current else self._key_supplies.find(device)
+        return self._key_supplies.find(device)
 
     def _note_received(self, request: SyncRequest) -> None:
         """Delete the messages that a device has shown to have received."""

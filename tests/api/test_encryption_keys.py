@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from architex.domain.signing import sign_json
 from tests.api.client import PASSWORD, Server, User
 from tests.device_keys import TestCrossSigning, TestDevice
+from tests.federation.homeserver import eventually
 
 
 def device_of(user: User) -> TestDevice:
@@ -236,6 +238,37 @@ def test_sync_says_so_when_all_one_time_keys_are_claimed(alice: User, bob: User)
     claim(bob, alice)
     idle = alice.get("/sync", since=before["next_batch"]).ok()
     assert idle["device_one_time_keys_count"] == {"signed_curve25519": 0}
+
+
+@pytest.mark.parametrize("change", ["upload", "claim", "use of the fallback key"])
+def test_waiting_sync_counts_the_keys_there_are_when_it_is_answered(
+    server: Server, alice: User, bob: User, change: str
+) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.post(f"/rooms/{room_id}/join").ok()
+    device = device_of(alice)
+    keys: dict[str, Any] = {"fallback_keys": device.one_time_keys(["fb"], fallback=True)}
+    if change == "claim":
+        keys["one_time_keys"] = device.one_time_keys(["a"])
+    alice.post("/keys/upload", keys).ok()
+    since = alice.get("/sync").ok()["next_batch"]
+    # Twice: the first answer may be put together in another way than those after it.
+    for number in range(2):
+        with ThreadPoolExecutor(1) as waiting:
+            answer = waiting.submit(alice.get, "/sync", since=since, timeout=20_000)
+            eventually(lambda: server.core.notifier.is_waited_for(alice.user_id))
+            if number == 1 and change == "upload":
+                more = device.one_time_keys(["b", "c"])
+                alice.post("/keys/upload", {"one_time_keys": more}).ok()
+            elif number == 1:
+                claim(bob, alice)
+            bob.put(f"/rooms/{room_id}/send/m.room.message/{number}", {"body": "hi"}).ok()
+            told = answer.result().ok()
+        since = told["next_batch"]
+    counts = told["device_one_time_keys_count"]["signed_curve25519"]
+    assert counts == {"upload": 2, "claim": 0, "use of the fallback key": 0}[change]
+    unused = told["device_unused_fallback_key_types"]
+    assert unused == ([] if change.startswith("use") else ["signed_curve25519"])
 
 
 def test_claiming_from_nobody_gives_nothing(alice: User) -> None:

@@ -10,8 +10,10 @@ import pytest
 from architex.bootstrap import Core
 from architex.domain.errors import LimitExceeded
 from architex.storage import notifier as notifier_module
+from architex.storage.commit_queue import CHANNEL
 from architex.storage.notifier import Notifier
 from tests.core import ALICE, BOB, append, create_room, member_draft, send_message
+from tests.federation.homeserver import eventually
 
 LONG = 20.0
 
@@ -113,3 +115,43 @@ def test_one_user_waits_with_so_many_requests_only(
     # Another one of theirs waits no more: there is room again.
     for user_id in (ALICE, BOB, ALICE):
         notifier.wait(user_id, [], now, 0.01)
+
+
+def test_whose_keys_changed_is_known_as_long_as_it_is_remembered(
+    core: Core, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tell(news: str) -> int:
+        before = notifier.key_changes
+        core.database.execute("SELECT pg_notify(%s, %s)", (CHANNEL, news))
+        eventually(lambda: notifier.key_changes != before)
+        return notifier.key_changes or 0
+
+    start = notifier.key_changes
+    assert start is not None
+    alone = tell(f'{{"k":["{ALICE}"]}}')
+    assert not notifier.are_keys_unchanged(ALICE, start)
+    assert notifier.are_keys_unchanged(ALICE, alone)
+    assert notifier.are_keys_unchanged(BOB, start)
+    anybody = tell('{"k":null}')
+    assert not notifier.are_keys_unchanged(BOB, alone)
+    assert notifier.are_keys_unchanged(BOB, anybody)
+    monkeypatch.setattr(notifier_module, "MAX_REMEMBERED", 1)
+    tell(f'{{"k":["{ALICE}"]}}')
+    tell('{"k":["@carol:example.org"]}')
+    assert not notifier.are_keys_unchanged(ALICE, anybody)
+    assert not notifier.are_keys_unchanged(BOB, anybody)  # nothing is known of that time
+
+
+def test_whose_keys_changed_is_not_known_while_nobody_listens(
+    core: Core, notifier: Notifier
+) -> None:
+    before = notifier.key_changes
+    assert before is not None
+    core.database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'architex notifier' AND datname = current_database()"
+    )
+    eventually(lambda: not notifier.are_keys_unchanged(ALICE, before))
+    again = eventually(lambda: notifier.key_changes) or 0
+    assert again > before
+    assert notifier.are_keys_unchanged(ALICE, again)

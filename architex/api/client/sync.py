@@ -38,7 +38,8 @@ class SyncResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer what is new, or wait for it."""
-        requester = require_user(req, guests=True)
+        keys_mark = self._syncing.mark_keys()
+        requester = require_user(req, guests=True, with_news=True)
         since = string_param(req, "since")
         set_presence = string_param(req, "set_presence") or "online"
         if set_presence not in STATES:
@@ -54,6 +55,7 @@ class SyncResource:
                 set_presence=set_presence,
                 use_state_after=bool_param(req, "use_state_after"),
                 in_pieces=True,
+                keys_mark=keys_mark,
             )
         )
         if isinstance(answer, dict):
