@@ -153,13 +153,15 @@ class Accounts:
         Raises:
             NotFound: there is no such user.
         """
+        if self.accounts.find_account(user_id) is None:
+            raise NotFound(f"There is no user {user_id}.")
         # While the addresses are known.
         is_unpublished = self.unpublish(user_id, identity_server)
         # While the devices are there, so that others are told that they go.
         self.sessions.log_out_everywhere(user_id)
-        if not self.accounts.deactivate(user_id, self.clock.now_ms(), erase=erase):
-            raise NotFound(f"There is no user {user_id}.")
+        # The account ends last: where something fails, the user can ask again.
         self.leave_all_rooms(user_id)
+        self.accounts.deactivate(user_id, self.clock.now_ms(), erase=erase)
         return is_unpublished
 
     def set_password(self, user_id: UserId, password: str, *, log_out: bool = True) -> None:

@@ -25,7 +25,7 @@ from architex.storage.interactive_auth_sessions import (
 from architex.storage.registration_tokens import RegistrationTokenStore
 from architex.storage.user_addresses import UserAddress, UserAddressStore
 from architex.usecases import email_validation
-from architex.usecases.email_validation import EmailValidations
+from architex.usecases.email_validation import EmailRequest, EmailValidations
 from architex.usecases.password_check import PasswordCheck, user_in_identifier
 from architex.usecases.rate_limits import RateLimits, network_of
 
@@ -258,6 +258,27 @@ class InteractiveAuth:
         proof = self._complete(stage, tuple(session.completed), fields, session.flows, asking)
         self._remember(session_id, stage, proof)
 
+    def send_mail(self, session_id: str, email: str, *, address: str) -> dict[str, str]:
+        """Send the mail of the stage EMAIL, for a browser; returns `threepid_creds` of it.
+
+        Args:
+            address: the browser's IP address.
+
+        Raises:
+            NotFound: the session is unknown or expired, or the stage is in none of its flows.
+            InvalidParam: this is no address that takes mails.
+            LimitExceeded, RemoteFailed: no mail can be sent now.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#fallback
+        """
+        session = self._session_with(session_id, EMAIL)
+        emails, purpose = self._outside.emails, _EMAIL_PURPOSES.get(session.operation)
+        if emails is None or purpose is None:
+            raise NotFound("E-mail addresses count for nothing here.")
+        request = EmailRequest(self._randomness.token_urlsafe(24), email, 1)
+        sid = emails.request_token(purpose, request, address=address)
+        return {"sid": sid, "client_secret": request.client_secret}
+
     def finish(self, authenticated: Authenticated, outcome: str) -> None:
         """Remember what an operation led to, for a client that did not get the answer."""
         if authenticated.session_id is not None:
@@ -397,6 +418,8 @@ class InteractiveAuth:
         if asking.user_id is None:  # or this would be another way to try many users' passwords
             self._rate_limits.spend("logins", asking.who)
         try:
+            # An unknown address is refused like a wrong password, by 401 with what is still to be
+            # done; a 403, as the specification has it, would tell whose addresses are known.
             proven = self._password_check.check_password(user_in_identifier(auth), password)
         except Forbidden as error:
             raise StageFailed(error.errcode, error.message) from None

@@ -7,14 +7,16 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#room-membership
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from architex.domain.errors import (
     BadState,
     CannotLeaveServerNoticeRoom,
+    DatabaseUnavailable,
     Forbidden,
     GuestAccessForbidden,
     InviteBlocked,
@@ -48,6 +50,8 @@ from architex.usecases.restricted_joins import RestrictedJoins
 from architex.usecases.room_succession import RoomSuccession, find_predecessor
 from architex.usecases.sending import unknown_rooms_forbidden
 from architex.usecases.third_party_invites import ThirdPartyInvites
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -364,10 +368,20 @@ class Joining:
         return self.members.list_joined_rooms(requester.user_id)
 
     def leave_all(self, requester: Requester) -> None:
-        """Leave every room and reject every invite, as deactivated users do."""
+        """Leave every room and reject every invite, as deactivated users do.
+
+        Rooms that refuse are passed over.
+
+        Raises:
+            DatabaseUnavailable: not all could be left.
+        """
         for room_id in self.members.list_rooms_to_leave(requester.user_id):
-            with suppress(MatrixError):
+            try:
                 self._leave(requester.user_id, room_id, None, even_notices=True)
+            except DatabaseUnavailable:
+                raise
+            except MatrixError as error:
+                log.warning("%s stays in %s: %s", requester.user_id, room_id, error.message)
 
     # Within
 

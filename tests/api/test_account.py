@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from architex.bootstrap import build_use_cases
+from architex.domain.errors import DatabaseUnavailable
 from architex.storage.pool import Database
-from tests.api.client import PASSWORD, Server, User
+from tests.api.client import PASSWORD, Server, User, settings_for
 
 NEW = "my new password"
 
@@ -150,6 +154,25 @@ def test_deactivated_user_leaves_all_rooms(
         (room_id,),
     )
     assert dict(rows) == {alice.user_id: "leave", bob.user_id: "join"}
+
+
+def test_account_that_could_not_leave_its_rooms_has_not_ended(
+    server: Server, alice: User, bob: User, tmp_path: Path
+) -> None:
+    alice.post(f"/join/{bob.create_room(preset='public_chat')}").ok()
+    accounts = build_use_cases(settings_for(tmp_path), server.core).accounts
+
+    def lose_the_database(user_id: str) -> None:
+        raise DatabaseUnavailable("It is gone.")
+
+    with pytest.raises(DatabaseUnavailable):
+        replace(accounts, leave_all_rooms=lose_the_database).deactivate_user(alice.user_id)
+    # Whoever is logged out by then asks again by the password.
+    alice.get("/account/whoami").refused(401, "M_UNKNOWN_TOKEN")
+    server.request("POST", "/account/deactivate", {"auth": alice.password_auth()}).ok()
+    server.request("POST", "/login", log_in_body(alice, PASSWORD)).refused(
+        403, "M_USER_DEACTIVATED"
+    )
 
 
 def test_erasure_is_noted_and_takes_account_data(alice: User, module_database: Database) -> None:

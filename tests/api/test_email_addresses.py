@@ -6,6 +6,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#legacy-account-management
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -322,6 +323,45 @@ def test_locked_account_gets_no_new_password_by_mail(
     )
     proof = prove(server, mail, RESET, address)
     new_password(server, email_stage(proof)).refused(401, "M_USER_LOCKED")
+
+
+def fallback(server: Server, session: str, form: dict[str, str] | None = None) -> Any:
+    """The page of the stage, for a client that does not know it."""
+    path = "/_matrix/client/v3/auth/m.login.email.identity/fallback/web"
+    return falcon.testing.simulate_request(
+        server.app,
+        "GET" if form is None else "POST",
+        path,
+        params={"session": session},
+        body=None if form is None else urlencode(form),
+        extras={"RAW_URI": path, "REMOTE_ADDR": "127.0.0.1"},
+    )
+
+
+def test_address_is_proven_in_the_browser(
+    server: Server, mail: SmtpServer, alice: User, address: str
+) -> None:
+    add_address(alice, mail, address)
+    begun = server.request("POST", "/account/password", {"new_password": "new one"})
+    session = begun.json["session"]
+    assert 'name="email"' in fallback(server, session).text
+    assert fallback(server, session, {"email": "nobody"}).status_code == 400
+    waiting = fallback(server, session, {"email": address})
+    creds = dict(re.findall(r'name="(sid|client_secret)" value="([^"]+)"', waiting.text))
+    early = fallback(server, session, creds)
+    assert early.status_code == 401
+    assert creds["sid"] in early.text
+    link = mail.last_to(address).link
+    post_form(server, dict(parse_qsl(urlsplit(link).query)))
+    assert "window.onAuthDone()" in fallback(server, session, creds).text
+    new_password(server, {"session": session}).ok()
+    assert log_in(server, address, "new one").ok()["user_id"] == alice.user_id
+
+
+def test_page_asks_for_no_address_where_none_is_needed(server: Server, alice: User) -> None:
+    session = alice.delete("/devices/gone", {}).json["session"]
+    for form in (None, {"email": "a@mail.example"}, {"sid": "a", "client_secret": "b"}):
+        assert fallback(server, session, form).status_code == 404
 
 
 def test_opening_the_link_alone_allows_no_new_password(

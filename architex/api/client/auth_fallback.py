@@ -17,6 +17,7 @@ from architex.api.pages import answer_page, page
 from architex.api.requests import read_body, string_param
 from architex.domain.errors import (
     Forbidden,
+    InvalidParam,
     MatrixError,
     MissingParam,
     NotFound,
@@ -25,6 +26,7 @@ from architex.domain.errors import (
 )
 from architex.usecases.interactive_auth import (
     DUMMY,
+    EMAIL,
     PASSWORD,
     RECAPTCHA,
     REGISTRATION_TOKEN,
@@ -54,6 +56,8 @@ _FIELDS: Final[Mapping[str, str]] = {
 <input id="user" name="user" autocomplete="username" required>
 <label for="password">Password</label>
 <input id="password" name="password" type="password" autocomplete="current-password" required>""",
+    EMAIL: """<label for="email">E-mail address</label>
+<input id="email" name="email" type="email" autocomplete="email" required>""",
     REGISTRATION_TOKEN: """<label for="token">Registration token</label>
 <input id="token" name="token" autocomplete="off" required>""",
 }
@@ -63,6 +67,10 @@ _CAPTCHA: Final = """<script src="https://www.google.com/recaptcha/api.js" async
 
 _TERMS: Final = """<p>Please read <a href="{url}" target="_blank" rel="noreferrer">{name}</a>.</p>
 <label><input name="agreed" type="checkbox" required> I agree to it.</label>"""
+
+_WAITING: Final = """<p>Follow the link in the mail that comes to you. Then continue here.</p>
+<input type="hidden" name="sid" value="{sid}">
+<input type="hidden" name="client_secret" value="{client_secret}">"""
 
 _GOOGLE: Final = "https://www.google.com/recaptcha/ https://www.gstatic.com/recaptcha/"
 
@@ -84,10 +92,24 @@ class AuthFallbackResource:
         """Try to complete the stage with what was filled in."""
         session_id = _session_id(req)
         fields = self._fields(auth_type)
+        given = _form_fields(req)
+        address = client_address(req)
         try:
+            if auth_type == EMAIL and "email" in given:
+                creds = self._interactive_auth.send_mail(
+                    session_id, given["email"], address=address
+                )
+                _answer(resp, _form(_waiting(creds)), auth_type)
+                return
+            if auth_type == EMAIL:
+                fields = _waiting(given)
+                given = {"threepid_creds": given}
             self._interactive_auth.complete_elsewhere(
-                session_id, auth_type, _form_fields(req), address=client_address(req)
+                session_id, auth_type, given, address=address
             )
+        except InvalidParam as error:
+            resp.status = falcon.HTTP_400
+            _answer(resp, _form(fields, error.message), auth_type)
         except StageFailed as failure:
             resp.status = falcon.HTTP_401
             _answer(resp, _form(fields, failure.message), auth_type)
@@ -135,6 +157,14 @@ def _form_fields(req: falcon.Request) -> dict[str, Any]:
         )
     except ValueError:
         raise MatrixError("The form cannot be read.") from None
+
+
+def _waiting(creds: Mapping[str, str]) -> str:
+    """The form of whoever has been sent a mail."""
+    return _WAITING.format(
+        sid=html.escape(creds.get("sid", "")),
+        client_secret=html.escape(creds.get("client_secret", "")),
+    )
 
 
 def _form(fields: str, problem: str | None = None) -> str:
