@@ -74,7 +74,7 @@ def _load_program():
     # signals in its own way.
     warnings.filterwarnings("ignore", category=monkey.MonkeyPatchWarning)
     monkey.patch_all(os=False, signal=False, subprocess=False)
-    importlib.import_module("architex.bootstrap")
+    importlib.import_module("architex.bootstrap.web")
     gc.collect()
     gc.freeze()
 

@@ -2,7 +2,7 @@
 
 import gc
 
-from architex.bootstrap import build_wsgi_app
+from architex.bootstrap.web import build_wsgi_app
 from architex.settings import load_settings
 
 application = build_wsgi_app(load_settings())

@@ -1,4 +1,8 @@
-"""The composition root: the only place where objects are wired together."""
+"""The composition root: the only place where objects are wired together.
+
+The web application is in `bootstrap.web`, by itself: the followers and the commands do without
+Falcon and all its resources, and stay smaller by that.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,10 @@ from architex.bootstrap.federation import (
 from architex.bootstrap.followers import run_followers
 from architex.bootstrap.outside import build_mailer
 from architex.bootstrap.use_cases import build_server_notices, build_use_cases
-from architex.bootstrap.web import build_app, build_wsgi_app
 
 __all__ = [
     "Core",
     "all_projections",
-    "build_app",
     "build_core",
     "build_device_lists",
     "build_federation_check",
@@ -30,7 +32,6 @@ __all__ = [
     "build_mailer",
     "build_server_notices",
     "build_use_cases",
-    "build_wsgi_app",
     "followed_projections",
     "inline_projections",
     "run_followers",

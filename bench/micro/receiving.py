@@ -24,7 +24,8 @@ from typing import Any
 import orjson
 
 from architex.api.middleware import WsgiApp
-from architex.bootstrap import Core, build_app, build_core
+from architex.bootstrap import Core, build_core
+from architex.bootstrap.web import build_app
 from architex.domain.identifiers import EventId, RoomId, ServerName
 from architex.domain.pdu import build_event
 from architex.domain.room.aggregate import EventDraft

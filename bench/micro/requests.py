@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from architex.bootstrap import build_app, build_core
+from architex.bootstrap import build_core
+from architex.bootstrap.web import build_app
 from architex.settings import RateLimitSettings, RegistrationSettings, Settings
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.migrations import migrate

@@ -11,7 +11,8 @@ from urllib.parse import quote
 import falcon.testing
 
 from architex.api.middleware import WsgiApp
-from architex.bootstrap import Core, build_app, build_core
+from architex.bootstrap import Core, build_core
+from architex.bootstrap.web import build_app
 from architex.settings import RegistrationSettings, Settings
 from tests.house.conformity import check_answer
 

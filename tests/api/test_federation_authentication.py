@@ -23,7 +23,8 @@ from architex.api.federation.authentication import (
     signed_content,
 )
 from architex.api.routing import Route
-from architex.bootstrap import build_app, build_core, build_use_cases
+from architex.bootstrap import build_core, build_use_cases
+from architex.bootstrap.web import build_app
 from architex.domain.errors import InvalidParam, MatrixError, Unauthorized
 from architex.settings import FederationSettings
 from tests.api.client import SERVER_NAME, Answer, Server, settings_for, stop_server

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.api.client import User
+from tests.api.client import Answer, User
 
 
 def test_presence_can_be_set_and_read(alice: User, bob: User) -> None:
@@ -32,14 +33,15 @@ def test_whoever_does_something_is_online(alice: User) -> None:
     path = f"/rooms/{room_id}"
     message = {"msgtype": "m.text", "body": "hi"}
     event_id = alice.put(f"{path}/send/m.room.message/1", message).ok()["event_id"]
-    for act in (
+    acts: list[Callable[[], Answer]] = [
         lambda: alice.put(f"{path}/send/m.room.message/2", message),
         lambda: alice.put(f"{path}/state/m.room.topic", {"topic": "x"}),
         lambda: alice.put(f"{path}/redact/{event_id}/3"),
         lambda: alice.post(f"{path}/receipt/m.read/{event_id}"),
         lambda: alice.post(f"{path}/read_markers", {"m.fully_read": event_id}),
         lambda: alice.put(f"{path}/typing/{alice.path}", {"typing": True}),
-    ):
+    ]
+    for act in acts:
         alice.put(f"/presence/{alice.path}/status", {"presence": "unavailable"}).ok()
         alice.get("/joined_rooms").ok()
         assert alice.get(f"/presence/{alice.path}/status").ok()["presence"] == "unavailable"

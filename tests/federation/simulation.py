@@ -18,11 +18,11 @@ from urllib.parse import quote
 
 from architex.bootstrap import (
     all_projections,
-    build_app,
     build_core,
     build_federation_sender,
     build_use_cases,
 )
+from architex.bootstrap.web import build_app
 from architex.domain.identifiers import EventId, RoomId, ServerName, server_name_of
 from architex.domain.room_versions import get_room_version
 from architex.followers.housekeeping import Housekeeping, chores_of_receiving

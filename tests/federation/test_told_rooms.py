@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 import pytest
 
-from architex.bootstrap import all_projections, build_app, build_core
+from architex.bootstrap import all_projections, build_core
+from architex.bootstrap.web import build_app
 from architex.domain.identifiers import EventId, RoomId
 from architex.domain.pdu import Pdu, StateKey, compute_event_id, parse_pdu
 from architex.domain.room.events import StateImported

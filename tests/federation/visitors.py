@@ -11,7 +11,8 @@ from urllib.parse import quote, urlencode
 import falcon.testing
 import orjson
 
-from architex.bootstrap import build_app, build_core
+from architex.bootstrap import build_core
+from architex.bootstrap.web import build_app
 from architex.domain.errors import MatrixError
 from architex.domain.identifiers import EventId, RoomId, ServerName, UserId
 from architex.domain.pdu import compute_event_id

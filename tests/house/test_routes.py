@@ -18,7 +18,8 @@ import falcon.inspect
 import pytest
 
 from architex.api.routing import CLIENT_VERSIONS
-from architex.bootstrap import build_app, build_core
+from architex.bootstrap import build_core
+from architex.bootstrap.web import build_app
 from tests.api.client import settings_for
 
 SPEC_ENDPOINTS: Final = Path(__file__).parent / "spec_endpoints.csv"
