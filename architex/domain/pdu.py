@@ -105,13 +105,18 @@ class Pdu:
 
 
 def parse_pdu(
-    rules: RoomVersionRules, event: Mapping[str, Any], *, event_id: EventId | None = None
+    rules: RoomVersionRules,
+    event: Mapping[str, Any],
+    *,
+    event_id: EventId | None = None,
+    limit_references: bool = True,
 ) -> Pdu:
     """Read an event of the room version.
 
     Args:
         event: the event; the Pdu keeps it, so it must not be changed afterwards.
         event_id: its ID when it comes from our own log; then nothing is checked or hashed again.
+        limit_references: see `check_pdu_format`.
 
     Raises:
         InvalidPdu: it does not have the format of the room version.
@@ -120,7 +125,7 @@ def parse_pdu(
     Spec: https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu
     """
     if event_id is None:
-        check_pdu_format(rules, event)
+        check_pdu_format(rules, event, limit_references=limit_references)
         event_id = compute_event_id(rules, event)
     room_id = event.get("room_id")
     if room_id is None:
@@ -150,10 +155,16 @@ def parse_pdu(
     )
 
 
-def check_pdu_format(rules: RoomVersionRules, event: Mapping[str, Any]) -> bytes:
+def check_pdu_format(
+    rules: RoomVersionRules, event: Mapping[str, Any], *, limit_references: bool = True
+) -> bytes:
     """Check that an event has the format of its room version and keeps the size limits.
 
     Signatures and hashes are looked at for their form only.
+
+    Args:
+        limit_references: whether it may name only so many prev_events and auth_events; not what
+            is backfilled, which may be from before there was a limit.
 
     Returns the event as canonical JSON.
 
@@ -175,8 +186,8 @@ def check_pdu_format(rules: RoomVersionRules, event: Mapping[str, Any]) -> bytes
         raise InvalidPdu("The unsigned data of the event is not an object.")
     _check_hashes(event)
     _check_signatures(event)
-    _check_references(rules, event, "prev_events", MAX_PREV_EVENTS)
-    _check_references(rules, event, "auth_events", MAX_AUTH_EVENTS)
+    _check_references(rules, event, "prev_events", MAX_PREV_EVENTS if limit_references else None)
+    _check_references(rules, event, "auth_events", MAX_AUTH_EVENTS if limit_references else None)
     if rules.event_id_format == "domain":
         event_id = event.get("event_id")
         if not isinstance(event_id, str) or not is_event_id(event_id) or ":" not in event_id:
@@ -422,12 +433,12 @@ def _check_signatures(event: Mapping[str, Any]) -> None:
 
 
 def _check_references(
-    rules: RoomVersionRules, event: Mapping[str, Any], field: str, maximum: int
+    rules: RoomVersionRules, event: Mapping[str, Any], field: str, maximum: int | None
 ) -> None:
     references = event.get(field)
     if not isinstance(references, list):
         raise InvalidPdu(f"The {field} of the event are not a list.")
-    if len(references) > maximum:
+    if maximum is not None and len(references) > maximum:
         raise InvalidPdu(f"The event has more than {maximum} {field}.")
     for reference in references:
         if rules.event_id_format == "domain":

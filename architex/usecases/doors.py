@@ -54,10 +54,17 @@ class Doors:
         verdicts = self.judging.judge(source.room_id, events, find_key, told=told)
         return {pdu.event_id: verdict for pdu, verdict in zip(pdus, verdicts, strict=True)}
 
-    def import_state(self, source: Source, pdus: Fetched) -> dict[EventId, Verdict]:
+    def import_state(
+        self, source: Source, pdus: Fetched, *, is_backfilled: bool = False
+    ) -> dict[EventId, Verdict]:
         """Record events of a state or an auth chain that are not known yet.
 
-        Auth events that lack are fetched. Returns the verdicts on those that were not known.
+        Auth events that lack are fetched.
+
+        Args:
+            is_backfilled: see `Importing.import_state`.
+
+        Returns the verdicts on those that were not known.
 
         Raises:
             RemoteError: they could not be had.
@@ -66,7 +73,7 @@ class Doors:
         lacking = self.known.list_unknown(source.room_id, named - pdus.keys())
         if lacking:
             self.fetch_auth_events(source, lacking, list(pdus))
-        return self._import(source, pdus)
+        return self._import(source, pdus, is_backfilled=is_backfilled)
 
     def import_history(self, source: Source, pdus: Fetched) -> dict[EventId, Verdict]:
         """See `Importing.import_history`; the events that authorise others come in first.
@@ -76,7 +83,7 @@ class Doors:
         """
         named = {auth for pdu in pdus.values() for auth in pdu.auth_events}
         among = {event_id: pdus[event_id] for event_id in named & pdus.keys()}
-        self.import_state(source, among)
+        self.import_state(source, among, is_backfilled=True)
         lacking = self.known.list_unknown(source.room_id, named - pdus.keys())
         if lacking:
             self.fetch_auth_events(source, lacking, list(pdus))
@@ -119,12 +126,16 @@ class Doors:
             source.rules, events, timeout_s=min(left_s, _KEYS_TIMEOUT_S)
         )
 
-    def _import(self, source: Source, pdus: Fetched) -> dict[EventId, Verdict]:
+    def _import(
+        self, source: Source, pdus: Fetched, *, is_backfilled: bool = False
+    ) -> dict[EventId, Verdict]:
         unknown = self.known.list_unknown(source.room_id, pdus.keys())
         if not unknown:
             return {}
         event_ids = [event_id for event_id in pdus if event_id in unknown]
         events = [pdus[event_id].event for event_id in event_ids]
         find_key = self.find_keys(source, events)
-        verdicts = self.importing.import_state(source.room_id, events, find_key)
+        verdicts = self.importing.import_state(
+            source.room_id, events, find_key, is_backfilled=is_backfilled
+        )
         return dict(zip(event_ids, verdicts, strict=True))

@@ -112,6 +112,9 @@ class FetchingEvents:
     def fetch_backfill(self, source: Source, event_ids: Sequence[EventId], limit: int) -> Fetched:
         """Events and what comes before them; at most MAX_BACKFILLED.
 
+        "the response of backfill MUST NOT be validated on these specific restrictions": how many
+        prev_events and auth_events there are.
+
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1backfillroomid
         """
         limit = min(limit, MAX_BACKFILLED)
@@ -122,7 +125,7 @@ class FetchingEvents:
             timeout_s=self._timeout_s(source),
             max_bytes=MAX_BACKFILLED * MAX_PDU_BYTES + _SLACK_BYTES,
         )
-        return self._read(source, answer.get("pdus"), MAX_BACKFILLED)
+        return self._read(source, answer.get("pdus"), MAX_BACKFILLED, limit_references=False)
 
     def fetch_state_ids(self, source: Source, event_id: EventId) -> ToldState:
         """The state before an event.
@@ -230,10 +233,14 @@ class FetchingEvents:
             raise RemoteTimedOut(source.server_name, "The time for asking it is over.")
         return min(left_s, _REQUEST_TIMEOUT_S)
 
-    def _read(self, source: Source, events: object, limit: int) -> Fetched:
+    def _read(
+        self, source: Source, events: object, limit: int, *, limit_references: bool = True
+    ) -> Fetched:
         if not isinstance(events, list):
             raise RemoteUnintelligible(source.server_name, "It tells no list of events.")
-        return read_events(source.rules, source.room_id, events[:limit])
+        return read_events(
+            source.rules, source.room_id, events[:limit], limit_references=limit_references
+        )
 
 
 def is_passing(error: RemoteError) -> bool:
@@ -243,14 +250,24 @@ def is_passing(error: RemoteError) -> bool:
     return isinstance(error, RemoteUnreachable)
 
 
-def read_events(rules: RoomVersionRules, room_id: RoomId, events: Iterable[object]) -> Fetched:
-    """Those among some JSON values that are events of a room, by their IDs, in their order."""
+def read_events(
+    rules: RoomVersionRules,
+    room_id: RoomId,
+    events: Iterable[object],
+    *,
+    limit_references: bool = True,
+) -> Fetched:
+    """Those among some JSON values that are events of a room, by their IDs, in their order.
+
+    Args:
+        limit_references: see `check_pdu_format`.
+    """
     found: Fetched = {}
     for event in events:
         if not isinstance(event, dict):
             continue
         try:
-            pdu = parse_pdu(rules, event)
+            pdu = parse_pdu(rules, event, limit_references=limit_references)
         except MatrixError:
             continue
         if pdu.room_id == room_id:

@@ -56,11 +56,14 @@ class Importing:
         room_id: RoomId,
         events: Sequence[Mapping[str, Any]],
         find_verify_key: FindEventKey,
+        *,
+        is_backfilled: bool = False,
     ) -> list[Verdict]:
         """Remember events of a state or an auth chain, each alone, as outliers.
 
         Args:
             events: in any order; those that they are authorised by are among them or known.
+            is_backfilled: they came as history, and may name any number of events.
 
         Returns a verdict for each, in their order.
 
@@ -68,7 +71,12 @@ class Importing:
             UnknownRoom: this server does not know the room.
         """
         rules = self.commits.event_log.rules_of(room_id)
-        formed = [check_form(rules, room_id, event, find_verify_key) for event in events]
+        formed = [
+            check_form(
+                rules, room_id, event, find_verify_key, limit_references=not is_backfilled
+            )
+            for event in events
+        ]
         verdicts = self.record_state(room_id, [pdu for pdu in formed if isinstance(pdu, Pdu)])
         return [
             verdicts.get(pdu.event_id, Verdict(Outcome.DROPPED, reason="It authorises itself."))
@@ -129,7 +137,10 @@ class Importing:
             UnknownRoom: this server does not know the room.
         """
         rules = self.commits.event_log.rules_of(room_id)
-        formed = [check_form(rules, room_id, event, find_verify_key) for event in events]
+        formed = [
+            check_form(rules, room_id, event, find_verify_key, limit_references=False)
+            for event in events
+        ]
         pdus = [pdu for pdu in formed if isinstance(pdu, Pdu)]
         verdicts: list[Verdict] = []
         for start in range(0, len(pdus), MAX_AT_ONCE):

@@ -217,6 +217,8 @@ class RemoteInvites:
     ) -> Pdu:
         """The event, if it is what the path says, an invite of a user of ours by one of theirs.
 
+        Errors as of `Resident`, where no specific one is mandated either.
+
         Raises:
             BadJson, InvalidParam, TooLarge, Forbidden: it is not.
         """

@@ -245,6 +245,10 @@ class Resident:
     ) -> Pdu:
         """The event that was sent, if it is the change of its sender's own membership.
 
+        "A specific error code is not mandated": who sends what is not theirs, or what they did not
+        sign, is told M_FORBIDDEN, as servers in use and their tests have it, and not
+        M_INVALID_PARAM.
+
         Raises:
             BadJson, TooLarge: it does not have the format of the room version.
             InvalidParam: it is something else.

@@ -67,6 +67,25 @@ def test_whole_history_is_fetched_piece_by_piece(core: Core, version: str) -> No
     assert not history.fill(world.room.room_id, -EVER, EVER, 10)
 
 
+def test_history_from_before_references_were_limited_is_taken(core: Core) -> None:
+    def live(world: World) -> None:
+        begin = world.room.heads
+        ends = [
+            world.room.add(
+                world.room.compose(BOB, "m.room.message", {"body": str(n)}, prev_events=begin)
+            )
+            for n in range(25)
+        ]
+        world.room.heads = tuple(end.event_id for end in ends)
+        world.room.send_state(ALICE, "m.room.topic", {"topic": "Where 25 ends meet"})
+
+    world = make_world(core, "6", before=live)
+    history = make_history(world)
+    for _ in range(5):
+        history.fill(world.room.room_id, -EVER, EVER, 50)
+    assert set(timeline(world)) == set(world.room.pdus)
+
+
 def test_no_more_is_fetched_than_about_what_is_wanted(core: Core) -> None:
     world = world_with_past(core)
     assert make_history(world).fill(world.room.room_id, -EVER, EVER, 5)

@@ -67,17 +67,20 @@ def check_form(
     room_id: RoomId,
     event: Mapping[str, Any],
     find_verify_key: FindEventKey,
+    *,
+    limit_references: bool = True,
 ) -> Verdict | Pdu:
     """Checks 1 to 3: is it an event of this room, signed, and whole?
 
     Args:
         find_verify_key: gives only keys that counted when the event was made.
+        limit_references: see `check_pdu_format`.
 
     Returns the event, or the verdict that it is dropped.
     """
     try:
         # 1. Is a valid event, otherwise it is dropped.
-        pdu = parse_pdu(rules, event)
+        pdu = parse_pdu(rules, event, limit_references=limit_references)
         if pdu.room_id != room_id:
             raise InvalidPdu(f"The event is of another room, {pdu.room_id}.")
     except MatrixError as error:

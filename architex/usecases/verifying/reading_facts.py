@@ -133,7 +133,7 @@ class FactReading:
                     return None
             check_envelope(event.state)
             fact = decode_fact(event, self._at.rules)
-            parse_pdu(self._at.rules, fact.pdu.event)
+            parse_pdu(self._at.rules, fact.pdu.event, limit_references=not fact.is_outlier)
         except (ValueError, LookupError, TypeError, AttributeError, MatrixError) as error:
             self._at.problem(stored, f"It cannot be read: {type(error).__name__} {error}", RESTORE)
             return None
