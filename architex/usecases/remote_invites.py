@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
+from architex.domain.auth_rules import check_state_dependent_auth_rules
 from architex.domain.errors import (
     Forbidden,
     IncompatibleRoomVersion,
@@ -169,7 +170,8 @@ class RemoteInvites:
         """Take an event of a room that this server is not in, if it ends an invite or a knock.
 
         One of our users was uninvited or their knock refused. That is believed of the server by
-        whose word we know of the room, and of users of the inviter's server.
+        whose word we know of the room, of users of the inviter's server, and, where this server
+        has left the room, of who was allowed to do it then.
 
         Args:
             event: as it came in a transaction of `origin`.
@@ -357,8 +359,9 @@ class RemoteInvites:
         user_id, room_nid = pdu.key[1], session.head.room_nid
         told = list_stripped_states(session.connection, user_id, [room_nid]).get(room_nid)
         believed = {server_name_of(current.sender)} | ({told.told_by} if told else set())
-        # Of a knock, the sender's server is ours.
-        if not (believed - {self.server_name}) & {origin, server_name_of(pdu.sender)}:
+        # Of a knock, the sender's server is ours; so may the inviter's be, who has left since.
+        is_believed = (believed - {self.server_name}) & {origin, server_name_of(pdu.sender)}
+        if not is_believed and not _was_allowed(session, pdu):
             return False
         session.record(_outside_fact(session, pdu, current))
         session.also(drop_stripped_state(user_id, room_nid))
@@ -370,6 +373,17 @@ class RemoteInvites:
             return True
         found = self.branches.find_pdus(session.connection, session.room.rules, [pdu.event_id])
         return bool(found)
+
+
+def _was_allowed(session: RoomSession, pdu: Pdu) -> bool:
+    """Whether the state of the room allows an event, as this server knew it when it left."""
+    if session.find_state("m.room.create") is None:
+        return False  # it never was in the room
+    try:
+        check_state_dependent_auth_rules(session.room.rules, pdu, session.find_state)
+    except Forbidden:
+        return False
+    return True
 
 
 def _outside_fact(session: RoomSession, pdu: Pdu, current: Pdu | None) -> StateImported:

@@ -318,12 +318,13 @@ class SyncRooms:
 
     def _cut_at_gaps(self, connection: PgConnection, plans: Iterable[RoomPlan]) -> None:
         """Let timelines begin after the last gap in what this server has of their rooms."""
-        # What follows a gap does not follow the end of the room as we knew it.
+        # What follows a gap does not follow the end of the room as we knew it; but for the joins by
+        # which this server came (back), with the state of the room imported before.
         suspects = {
             (row.room_nid, row.position): plan
             for plan in plans
             for row in plan.rows
-            if row.state_at is not None
+            if row.state_at is not None or row.type == _MEMBER
         }
         if not suspects:
             return

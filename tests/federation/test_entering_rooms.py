@@ -187,6 +187,44 @@ def test_user_comes_back_to_a_room_that_went_on_without_them(two: Simulation) ->
     assert here.state(room_id) == there.state(room_id)
 
 
+def test_timeline_begins_after_what_was_missed_while_nobody_was_there(two: Simulation) -> None:
+    here, there = two.servers
+    bob, carol, alice = here.users[0], here.users[1], there.users[0]
+    room_id = alice.create_room(preset="public_chat")
+    room = f"/rooms/{segment(room_id)}"
+    join(bob, room_id, there.name)
+    bob.put(f"{room}/send/m.room.message/1", {"body": "seen"}).ok()
+    bob.post(f"{room}/leave").ok()
+    two.settle()
+    alice.put(f"{room}/send/m.room.message/1", {"body": "missed"}).ok()
+    since = carol.get("/sync").ok()["next_batch"]
+    join(carol, room_id, there.name)
+    for params in ({"since": since}, {}):
+        timeline = carol.get("/sync", **params).ok()["rooms"]["join"][room_id]["timeline"]
+        assert timeline["limited"] is True
+        assert [event["state_key"] for event in timeline["events"]] == [carol.user_id]
+    page = carol.get(f"{room}/messages", dir="b", **{"from": timeline["prev_batch"]}).ok()
+    bodies = [event["content"].get("body") for event in page["chunk"]]
+    assert bodies[0] == "missed"
+    assert "seen" in bodies
+
+
+def test_invite_is_taken_back_though_the_inviter_has_left(two: Simulation) -> None:
+    here, there = two.servers
+    bob, carol, alice = here.users[0], here.users[1], there.users[0]
+    room_id = alice.create_room(preset="private_chat", invite=[bob.user_id])
+    room = f"/rooms/{segment(room_id)}"
+    join(bob, room_id)
+    bob.post(f"{room}/invite", {"user_id": carol.user_id}).ok()
+    bob.post(f"{room}/leave").ok()
+    two.settle()
+    since = carol.get("/sync").ok()["next_batch"]
+    alice.post(f"{room}/kick", {"user_id": carol.user_id}).ok()
+    two.settle()
+    assert membership(here, room_id, carol) == "leave"
+    assert room_id in carol.get("/sync", since=since).ok()["rooms"]["leave"]
+
+
 def restrict(owner: User, room_id: str, *allowed: str) -> None:
     allow = [{"type": "m.room_membership", "room_id": allowed_id} for allowed_id in allowed]
     content = {"join_rule": "restricted", "allow": allow}
