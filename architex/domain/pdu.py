@@ -160,7 +160,8 @@ def check_pdu_format(
 ) -> bytes:
     """Check that an event has the format of its room version and keeps the size limits.
 
-    Signatures and hashes are looked at for their form only.
+    Signatures and hashes are looked at for their form only, and of the type and the state key the
+    characters are counted: see `check_field_sizes`.
 
     Args:
         limit_references: whether it may name only so many prev_events and auth_events; not what
@@ -204,6 +205,22 @@ def check_pdu_format(
         raise InvalidPdu(error.message) from error
     check_pdu_size(event_json)
     return event_json
+
+
+def check_field_sizes(event: Mapping[str, Any]) -> None:
+    """Check the bytes of the type and the state key of an event that has the format.
+
+    Other servers counted characters once. The events that they let pass then are followed by
+    others, so they are not dropped like what has no format, but rejected.
+
+    Raises:
+        TooLarge: one has more than 255 bytes.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#size-limits
+    """
+    for field in ("type", "state_key"):
+        if not fits_identifier(event.get(field, "")):
+            raise TooLarge(f"The {field} of the event is longer than {MAX_FIELD_BYTES} bytes.")
 
 
 def check_pdu_size(event_json: bytes) -> None:
@@ -381,7 +398,7 @@ def _check_sender_and_type(event: Mapping[str, Any]) -> None:
         # Nothing in the spec forbids it, but no database of homeservers can keep it as text.
         if "\0" in value:
             raise InvalidPdu(f"The {field} of the event holds a NUL.")
-        if not fits_identifier(value):
+        if len(value) > MAX_FIELD_BYTES:
             raise TooLarge(f"The {field} of the event is longer than {MAX_FIELD_BYTES} bytes.")
 
 

@@ -14,12 +14,14 @@ from architex.domain.pdu import Pdu
 from architex.domain.room.pdu_checks import Verdict
 from architex.domain.signing import FindEventKey
 from architex.gateways.clock import Clock
+from architex.gateways.errors import RemoteRefused
 from architex.projections.known_events import KnownEvents
 from architex.usecases.fetching_events import (
     MAX_SINGLE_EVENTS,
     Fetched,
     FetchingEvents,
     Source,
+    is_passing,
     parents_first,
 )
 from architex.usecases.importing import Importing
@@ -108,7 +110,12 @@ class Doors:
         for _ in range(MAX_AUTH_ROUNDS):
             if len(found) + len(lacking) > MAX_SINGLE_EVENTS:
                 break
-            fetched = self.fetching.fetch_events(source, lacking)
+            try:
+                fetched = self.fetching.fetch_events(source, lacking)
+            except RemoteRefused as refusal:
+                if is_passing(refusal):
+                    raise
+                break  # who rejects an event does not tell it, but has it in chains
             found |= fetched
             named = {auth for one in fetched.values() for auth in one.auth_events}
             lacking = self.known.list_unknown(source.room_id, named - found.keys())

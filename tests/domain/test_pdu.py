@@ -11,6 +11,7 @@ from architex.domain.errors import InvalidPdu, TooLarge
 from architex.domain.pdu import (
     MAX_PDU_BYTES,
     build_event,
+    check_field_sizes,
     check_pdu_format,
     compute_event_id,
     encode_event_json,
@@ -100,9 +101,13 @@ def test_an_event_of_the_wrong_format_is_invalid(version: str, change: Change) -
 @pytest.mark.parametrize("field", ["type", "state_key"])
 def test_a_field_has_at_most_255_bytes(field: str) -> None:
     event = message_event("11") | {field: "é" * 127}
-    check_pdu_format(ROOM_VERSIONS["11"], event)
+    check_field_sizes(event)
+    for too_long in ("é" * 128, "é" * 255):
+        check_pdu_format(ROOM_VERSIONS["11"], event | {field: too_long})
+        with pytest.raises(TooLarge):
+            check_field_sizes(event | {field: too_long})
     with pytest.raises(TooLarge):
-        check_pdu_format(ROOM_VERSIONS["11"], event | {field: "é" * 128})
+        check_pdu_format(ROOM_VERSIONS["11"], event | {field: "é" * 256})
 
 
 @pytest.mark.parametrize("version", ["1", "11"])

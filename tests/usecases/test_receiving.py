@@ -354,6 +354,29 @@ def test_missing_events_are_fetched_in_several_rounds(world: World) -> None:
     assert world.peer.count("state_ids") == 0
 
 
+def test_event_of_who_counts_characters_is_rejected_and_followed(world: World) -> None:
+    large = world.room.send_state(ALICE, "x.emoji", {}, "\N{BEER MUG}" * 70)
+    message = world.room.message(BOB)
+    assert world.send(message) == {message.event_id: {}}
+    assert world.is_accepted(message)
+    assert world.known()[large.event_id] == (2, False)
+    assert large.key not in world.state(world.room)
+
+
+def test_auth_events_that_are_not_told_alone_are_asked_for_as_a_chain(world: World) -> None:
+    # Those who reject an event do not tell it, but what it authorises has it in its chain.
+    rejected = world.room.add(
+        world.room.compose(BOB, "m.room.power_levels", {"users": {BOB: 100}}, state_key="")
+    )
+    world.room.heads = rejected.prev_events
+    message = world.room.message(BOB)
+    assert rejected.event_id in message.auth_events
+    world.peer.twisted["event"] = lambda _: RemoteRefused(PEER, 404, {"errcode": "M_NOT_FOUND"})
+    assert world.send(message) == {message.event_id: {}}
+    assert world.known()[rejected.event_id] == (2, True)
+    assert world.known()[message.event_id] == (2, False)
+
+
 def test_event_whose_sender_does_not_tell_what_it_follows_is_refused(world: World) -> None:
     hidden = world.room.message(BOB, "hidden")
     last = world.room.message(BOB, "last")

@@ -25,6 +25,7 @@ from architex.domain.pdu import (
     Pdu,
     StateKey,
     build_event,
+    check_field_sizes,
     check_pdu_format,
     compute_reference_hash,
     parse_pdu,
@@ -135,6 +136,7 @@ class Room:
         )
         event, event_id = sign_event(self.rules, unsigned_event, signer.server_name, signer.key)
         check_pdu_format(self.rules, event)
+        check_field_sizes(event)
         pdu = parse_pdu(self.rules, event, event_id=event_id)
         self._check(pdu, auth_events, find_state)
         return pdu
@@ -388,6 +390,7 @@ def compose_create_event(
     )
     event, event_id = sign_event(rules, unsigned_event, signer.server_name, signer.key)
     check_pdu_format(rules, event)
+    check_field_sizes(event)
     pdu = parse_pdu(rules, event, event_id=event_id)
     check_state_independent_auth_rules(rules, pdu, [])
     return pdu

@@ -19,9 +19,9 @@ from architex.domain.auth_rules import (
     check_state_independent_auth_rules,
     find_state_among,
 )
-from architex.domain.errors import Forbidden, InvalidPdu, MatrixError
+from architex.domain.errors import Forbidden, InvalidPdu, MatrixError, TooLarge
 from architex.domain.identifiers import EventId, RoomId
-from architex.domain.pdu import Pdu, has_valid_content_hash, parse_pdu
+from architex.domain.pdu import Pdu, check_field_sizes, has_valid_content_hash, parse_pdu
 from architex.domain.redaction import redact_event
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import FindEventKey, servers_that_must_sign, verify_event_signatures
@@ -136,6 +136,7 @@ def check_authorisation(
         find_current: the current state of the room.
     """
     try:
+        check_field_sizes(pdu.event)
         # 4. Passes authorization rules based on the event's auth events, otherwise it is rejected.
         check_state_independent_auth_rules(
             rules, pdu, auth_events, create=create, rejected=rejected
@@ -147,7 +148,7 @@ def check_authorisation(
             # 5. Passes authorization rules based on the state before the event, otherwise it is
             # rejected.
             check_state_dependent_auth_rules(rules, pdu, find_before)
-    except Forbidden as error:
+    except (Forbidden, TooLarge) as error:
         return Verdict(Outcome.REJECTED, pdu, error.message)
     try:
         # 6. Passes authorization rules based on the current state of the room, otherwise it is
@@ -172,6 +173,7 @@ def check_imported(
     Returns why it is rejected; None when its auth events allow it.
     """
     try:
+        check_field_sizes(pdu.event)
         check_state_independent_auth_rules(
             rules, pdu, auth_events, create=create, rejected=rejected
         )
@@ -179,6 +181,6 @@ def check_imported(
             check_state_dependent_auth_rules(
                 rules, pdu, find_state_among(auth_events, create=create)
             )
-    except Forbidden as error:
+    except (Forbidden, TooLarge) as error:
         return error.message
     return None
