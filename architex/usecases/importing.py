@@ -72,9 +72,7 @@ class Importing:
         """
         rules = self.commits.event_log.rules_of(room_id)
         formed = [
-            check_form(
-                rules, room_id, event, find_verify_key, limit_references=not is_backfilled
-            )
+            check_form(rules, room_id, event, find_verify_key, limit_references=not is_backfilled)
             for event in events
         ]
         verdicts = self.record_state(room_id, [pdu for pdu in formed if isinstance(pdu, Pdu)])

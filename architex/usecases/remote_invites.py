@@ -170,8 +170,9 @@ class RemoteInvites:
         """Take an event of a room that this server is not in, if it ends an invite or a knock.
 
         One of our users was uninvited or their knock refused. That is believed of the server by
-        whose word we know of the room, of users of the inviter's server, and, where this server
-        has left the room, of who was allowed to do it then.
+        whose word we know of the room, of users of the inviter's server and of those of whom we
+        were told with the invite or knock that they set the room up; and, where this server has
+        left the room, of who was allowed to do it then.
 
         Args:
             event: as it came in a transaction of `origin`.
@@ -358,7 +359,9 @@ class RemoteInvites:
             return False
         user_id, room_nid = pdu.key[1], session.head.room_nid
         told = list_stripped_states(session.connection, user_id, [room_nid]).get(room_nid)
-        believed = {server_name_of(current.sender)} | ({told.told_by} if told else set())
+        believed = {server_name_of(current.sender)}
+        if told is not None:
+            believed |= {told.told_by, *(server_name_of(e["sender"]) for e in told.events)}
         # Of a knock, the sender's server is ours; so may the inviter's be, who has left since.
         is_believed = (believed - {self.server_name}) & {origin, server_name_of(pdu.sender)}
         if not is_believed and not _was_allowed(session, pdu):

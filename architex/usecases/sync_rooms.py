@@ -742,9 +742,9 @@ def _needs_summary(plan: RoomPlan) -> bool:
 def _own_events_outside(
     request: RoomsRequest, plans: Iterable[RoomPlan], found: Collection[tuple[int, int]]
 ) -> list[TimelineRow]:
-    """The user's own leaving of rooms that this server is not in, which have no timeline here.
+    """The user's own leaving of rooms that this server is not in: it is in no timeline here.
 
-    So are invites rejected, or taken back, and knocks.
+    So are invites rejected, or taken back, and knocks; also of those who were in the room before.
     """
     event_filter = request.filter.room.timeline
     return [
@@ -762,7 +762,6 @@ def _own_events_outside(
         )
         for plan in plans
         if (view := plan.view).membership in ("leave", "ban")
-        and view.left_position is None
         and view.position > plan.low
         and (view.room_nid, view.position) not in found
         and event_filter.includes("m.room.member", view.sender)

@@ -225,6 +225,50 @@ def test_invite_is_taken_back_though_the_inviter_has_left(two: Simulation) -> No
     assert room_id in carol.get("/sync", since=since).ok()["rooms"]["leave"]
 
 
+@pytest.mark.parametrize("deed", ["rejected", "taken back"])
+def test_end_of_an_invite_is_shown_to_who_was_in_the_room_before(
+    two: Simulation, deed: str
+) -> None:
+    here, there = two.servers
+    alice, bob = here.users[0], there.users[0]
+    room_id = alice.create_room(preset="public_chat")
+    room = f"/rooms/{segment(room_id)}"
+    join(bob, room_id, here.name)
+    bob.post(f"{room}/leave").ok()
+    two.settle()
+    alice.post(f"{room}/invite", {"user_id": bob.user_id}).ok()
+    told = bob.get("/sync").ok()
+    assert room_id in told["rooms"]["invite"]
+    if deed == "rejected":
+        bob.post(f"{room}/leave").ok()
+    else:
+        alice.post(f"{room}/kick", {"user_id": bob.user_id}).ok()
+        two.settle()
+    left = bob.get("/sync", since=told["next_batch"]).ok()["rooms"]["leave"][room_id]
+    memberships = [e["content"]["membership"] for e in left["timeline"]["events"]]
+    assert memberships == ["leave"]
+
+
+def test_knock_is_refused_by_who_set_the_room_up(
+    make_database: DatabaseFactory, tmp_path: Path
+) -> None:
+    with simulation("calm", make_database, tmp_path, count=3) as run:
+        founder, guest, away = run.servers
+        alice, bob, carol = founder.users[0], guest.users[0], away.users[0]
+        rules = {"type": "m.room.join_rules", "content": {"join_rule": "knock"}}
+        room_id = alice.create_room(invite=[bob.user_id], initial_state=[rules])
+        room = f"/rooms/{segment(room_id)}"
+        join(bob, room_id)
+        run.settle()
+        path, params = f"/knock/{segment(room_id)}", {"via": [guest.name]}
+        away.server.request("POST", path, {}, token=carol.token, params=params).ok()
+        bob.post(f"{room}/leave").ok()
+        run.settle()
+        alice.post(f"{room}/kick", {"user_id": carol.user_id}).ok()
+        run.settle()
+        assert membership(away, room_id, carol) == "leave"
+
+
 def restrict(owner: User, room_id: str, *allowed: str) -> None:
     allow = [{"type": "m.room_membership", "room_id": allowed_id} for allowed_id in allowed]
     content = {"join_rule": "restricted", "allow": allow}
