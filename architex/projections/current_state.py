@@ -12,6 +12,7 @@ from architex.domain.room_versions import get_room_version
 from architex.projections.base import Execute, Params, Projection, Row, Timing
 from architex.projections.earlier_members import (
     SELECT_FACTS,
+    SaidMember,
     earlier_members,
     memberships_said,
 )
@@ -48,7 +49,7 @@ class CurrentState(Projection):
                 self._apply(execute, run[0], said)
 
     def _apply(
-        self, execute: Execute, r: RecordedFact, said: Mapping[EventId, str | None]
+        self, execute: Execute, r: RecordedFact, said: Mapping[EventId, SaidMember]
     ) -> None:
         changes = r.fact.state_changes
         if changes:
@@ -96,7 +97,7 @@ class CurrentState(Projection):
         execute: Execute,
         r: RecordedFact,
         entries: Sequence[tuple[str, str, EventId]],
-        said: Mapping[EventId, str | None],
+        said: Mapping[EventId, SaidMember],
     ) -> None:
         """Let events of earlier facts stand again."""
         execute(
@@ -111,7 +112,10 @@ class CurrentState(Projection):
                 "types": [type_ for type_, _, _ in entries],
                 "keys": [key for _, key, _ in entries],
                 "events": [event_id for _, _, event_id in entries],
-                "memberships": [said.get(event_id) for _, _, event_id in entries],
+                "memberships": [
+                    told.membership if (told := said.get(event_id)) else None
+                    for _, _, event_id in entries
+                ],
             },
         )
 

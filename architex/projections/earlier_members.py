@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
-from architex.domain.identifiers import EventId
+from architex.domain.identifiers import EventId, UserId
 from architex.domain.room.events import Fact, RecordedFact
 from architex.projections.base import Row
 
@@ -26,15 +26,23 @@ def earlier_members(facts: Iterable[Fact]) -> list[EventId]:
     ]
 
 
+class SaidMember(NamedTuple):
+    """What a member event says."""
+
+    membership: str | None
+    sender: UserId
+
+
 def memberships_said(
     recorded: Iterable[RecordedFact], rows: Sequence[Row]
-) -> Mapping[EventId, str | None]:
-    """Event ID → membership, of the recorded facts and of those that SELECT_FACTS found."""
+) -> Mapping[EventId, SaidMember]:
+    """What member events say, of the recorded facts and of those that SELECT_FACTS found."""
     said = {
-        r.pdu.event_id: r.content.get("membership")
+        r.pdu.event_id: SaidMember(r.content.get("membership"), r.pdu.sender)
         for r in recorded
         if r.pdu.type == "m.room.member"
     }
     for event_id, state in rows:
-        said[event_id] = orjson.loads(state)["pdu"]["content"].get("membership")
+        pdu = orjson.loads(state)["pdu"]
+        said[event_id] = SaidMember(pdu["content"].get("membership"), pdu["sender"])
     return said

@@ -83,7 +83,10 @@ class Memberships(Projection):
                 if type_ != "m.room.member":
                     continue
                 old, joined, left = before.get((user_id, r.room_nid), (None, None, None))
-                new = "leave" if event_id is None else said.get(event_id)
+                told = None if event_id is None else said.get(event_id)
+                new = "leave" if event_id is None else told and told.membership
+                # Of a membership that stands again, or was told with another event, whose it is.
+                sender = r.pdu.sender if told is None else told.sender
                 if new == "join":
                     joined = joined if old == "join" else r.position
                 else:
@@ -91,7 +94,7 @@ class Memberships(Projection):
                     joined = None
                 before[user_id, r.room_nid] = (new, joined, left)
                 written[user_id, r.room_nid] = (
-                    user_id, r.room_nid, new, r.position, r.pdu.sender, joined, left,
+                    user_id, r.room_nid, new, r.position, sender, joined, left,
                 )  # fmt: skip
                 if (new == "join") != (old == "join"):
                     servers.append((r.room_nid, user_id, 1 if new == "join" else -1, r.position))

@@ -318,8 +318,8 @@ class SyncRooms:
 
     def _cut_at_gaps(self, connection: PgConnection, plans: Iterable[RoomPlan]) -> None:
         """Let timelines begin after the last gap in what this server has of their rooms."""
-        # What follows a gap does not follow the end of the room as we knew it; but for the joins by
-        # which this server came (back), with the state of the room imported before.
+        # What follows a gap does not follow the end of the room as we knew it; but for the joins
+        # by which this server came (back), with the state of the room imported before.
         suspects = {
             (row.room_nid, row.position): plan
             for plan in plans

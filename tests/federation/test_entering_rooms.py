@@ -269,6 +269,19 @@ def test_knock_is_refused_by_who_set_the_room_up(
         assert membership(away, room_id, carol) == "leave"
 
 
+def test_invite_that_others_still_know_of_is_shown_as_the_inviters(two: Simulation) -> None:
+    here, there = two.servers
+    bob, carol, alice = here.users[0], here.users[1], there.users[0]
+    room_id = alice.create_room(preset="public_chat", invite=[bob.user_id])
+    two.network.down.add(there.name)
+    bob.post(f"/rooms/{segment(room_id)}/leave").ok()
+    two.network.down.clear()
+    join(carol, room_id, there.name)
+    events = bob.get("/sync").ok()["rooms"]["invite"][room_id]["invite_state"]["events"]
+    members = {event["state_key"] for event in events if event["type"] == "m.room.member"}
+    assert members == {alice.user_id, bob.user_id}
+
+
 def restrict(owner: User, room_id: str, *allowed: str) -> None:
     allow = [{"type": "m.room_membership", "room_id": allowed_id} for allowed_id in allowed]
     content = {"join_rule": "restricted", "allow": allow}
