@@ -113,8 +113,12 @@ _ERRCODE: Final = re.compile(r"[A-Za-z0-9_.]{1,100}", re.ASCII)
 # "If M_MISSING_PARAM or M_INVALID_PARAM is returned …, the Client-Server API request SHOULD fail
 # with a 5xx error rather than being passed through."
 _OUR_FAULTS: Final = ("M_MISSING_PARAM", "M_INVALID_PARAM")
-# Refusals that another server of the room would only repeat.
-_FINAL: Final = (errors.Forbidden, errors.IncompatibleRoomVersion, errors.BadState)
+# Refusals that another server of the room would only repeat. M_FORBIDDEN is none: a server may
+# have something against ours that the room has not.
+_FINAL: Final = (errors.IncompatibleRoomVersion, errors.BadState)
+# What counts most of what several servers said.
+_WEIGHTIEST: Final = errors.Forbidden
+_LIGHTEST: Final = errors.NotFound
 
 
 @dataclass(frozen=True)
@@ -541,7 +545,8 @@ class RemoteMembership:
         """What the first of some servers gives that does not fail.
 
         Raises:
-            MatrixError: what the first of them refused with, if all failed.
+            MatrixError: what the first of them refused with, if all failed; rather that the user
+                may not than that the room is not known there.
         """
         ends = self.clock.monotonic() + _ASK_FOR_S
         failures: list[MatrixError] = []
@@ -567,6 +572,7 @@ class RemoteMembership:
             failures.append(failure)
         # What somebody says counts for more than that others say nothing.
         said = [failure for failure in failures if not isinstance(failure, RemoteFailed)]
+        said.sort(key=lambda one: isinstance(one, _LIGHTEST) - isinstance(one, _WEIGHTIEST))
         for failure in (*said, *failures):
             raise failure
         raise NotFound("No server is known that is in the room.")

@@ -656,6 +656,7 @@ def test_version_that_the_resident_needs_is_named(alice: User, host: Host) -> No
         RemoteTimedOut("other", "No answer in time."),
         RemoteRefused("other", 500),
         RemoteRefused("other", 404, {"errcode": "M_NOT_FOUND"}),
+        RemoteRefused("other", 403, {"errcode": "M_FORBIDDEN", "error": "Not your server."}),
         RemoteRefused("other", 400, {"errcode": "M_UNABLE_TO_AUTHORISE_JOIN"}),
         RemoteRefused("other", 400, {"errcode": "M_UNABLE_TO_GRANT_JOIN"}),
         RemoteRefused("other", 429, {"errcode": "M_LIMIT_EXCEEDED"}),
@@ -672,6 +673,21 @@ def test_next_server_is_asked_when_one_cannot_help(
     params = {"via": [helper.name, host.name]}
     alice.server.request("POST", path, {}, token=alice.token, params=params).ok()
     assert_joined(alice, host)
+
+
+@pytest.mark.parametrize("other", [404, 400, 503])
+def test_that_the_user_may_not_counts_for_more_than_what_others_say(
+    hosts: Hosts, alice: User, host: Host, other: int
+) -> None:
+    helper = hosts.add(Host(host.room, helps="helper.example"))
+    errcode = {404: "M_NOT_FOUND", 400: "M_UNABLE_TO_AUTHORISE_JOIN", 503: "M_UNKNOWN"}[other]
+    helper.failures["make_join"] = RemoteRefused("helper", other, {"errcode": errcode})
+    host.failures["make_join"] = RemoteRefused("host", 403, {"errcode": "M_FORBIDDEN"})
+    path = f"/join/{segment(host.room.room_id)}"
+    for via in ([helper.name, host.name], [host.name, helper.name]):
+        answer = alice.server.request("POST", path, {}, token=alice.token, params={"via": via})
+        answer.refused(403, "M_FORBIDDEN")
+    assert_nothing_happened(alice, host)
 
 
 def test_next_server_is_asked_when_one_lies(hosts: Hosts, alice: User, host: Host) -> None:
