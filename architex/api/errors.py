@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 STATUS_OF: Final[Mapping[type[MatrixError], int]] = {
     errors.Forbidden: 403,
+    errors.MalformedEvent: 400,
     errors.NotFound: 404,
     errors.Unrecognized: 404,
     errors.MethodNotAllowed: 405,
@@ -53,7 +54,7 @@ STATUS_OF: Final[Mapping[type[MatrixError], int]] = {
     errors.UnableToGrantJoin: 400,
     errors.RemoteFailed: 502,
     errors.BadAlias: 400,
-    errors.BadState: 400,
+    errors.BadState: 403,
     errors.CannotLeaveServerNoticeRoom: 403,
     errors.UnknownPosition: 400,
     errors.NotImplementedHere: 501,

@@ -461,7 +461,7 @@ def build_use_cases(
         ),
         searching=Searching(_catch_up(core, MessageSearch()), database, rendering, clock),
         sending=Sending(
-            commits=commits, events=EventLookup(database), aliases=directory, invites=joining
+            commits=commits, events=EventLookup(database), aliases=directory, memberships=joining
         ),
         serving_history=ServingHistory(
             database, room_servers, server_acls, clock, settings.server_name, rate_limits

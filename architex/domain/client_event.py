@@ -185,10 +185,10 @@ def render_client_event(
     unsigned: dict[str, Any] = {"age": viewer.now_ms - event.pdu["origin_server_ts"]}
     if membership is not None:
         unsigned["membership"] = membership
-    if event.replaces is not None and event.redacted_by is None:
+    if event.replaces is not None:
         unsigned["replaces_state"] = event.replaces
-        if replaced is not None:
-            unsigned["prev_content"] = replaced.content
+    if replaced is not None and event.redacted_by is None:
+        unsigned["prev_content"] = replaced.content
     if relations:
         unsigned["m.relations"] = relations
     device = event.sender_device

@@ -31,6 +31,12 @@ class Forbidden(MatrixError):
     errcode = "M_FORBIDDEN"
 
 
+class MalformedEvent(Forbidden):
+    """An event that the authorization rules take from nobody: it lacks the form they ask for."""
+
+    errcode = "M_BAD_JSON"
+
+
 class NotFound(MatrixError):
     """There is no such thing, or it may not be seen."""
 

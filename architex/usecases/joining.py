@@ -58,8 +58,11 @@ T = TypeVar("T")
 MAX_CANDIDATES: Final = 10
 """Servers of a room that are asked for their help."""
 
-# Others check these, or act on them: no client sets them by joining.
-_SERVER_SET_KEYS: Final = frozenset({"membership", "third_party_invite", AUTHORISED_VIA, "reason"})
+# Servers vouch for these: no client sets them by joining.
+_VOUCHED_KEYS: Final = frozenset({"third_party_invite", AUTHORISED_VIA})
+_SERVER_SET_KEYS: Final = _VOUCHED_KEYS | {"membership", "reason"}
+
+_LEAVE: Final[Mapping[str, Any]] = {"membership": "leave"}
 
 _USUAL_KEYS: Final[frozenset[StateKey]] = frozenset(
     {("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.join_rules", "")}
@@ -122,6 +125,36 @@ class Joining:
         if third_party_signed is not None:
             with _remote_errors_named():
                 self.third_party_invites.claim(room_id, user_id, third_party_signed)
+        self._join(requester, room_id, content, via)
+        return room_id
+
+    def join_with(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        content: Mapping[str, Any],
+        origin_server_ts: int | None = None,
+    ) -> EventId:
+        """As `join`, with the content of the m.room.member event; returns that event.
+
+        Raises: as `join`; Forbidden for a room of which nobody here knows.
+        """
+        user_id = requester.user_id
+        if not self._is_here(room_id) and not self._candidates(user_id, room_id, ()):
+            raise Forbidden("You are not in this room.")
+        kept = {key: value for key, value in content.items() if key not in _VOUCHED_KEYS}
+        self._join(requester, room_id, kept, (), origin_server_ts)
+        return self._membership_event(user_id, room_id)
+
+    def _join(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        content: Mapping[str, Any],
+        via: Sequence[ServerName],
+        origin_server_ts: int | None = None,
+    ) -> None:
+        user_id = requester.user_id
 
         def decide(session: RoomSession) -> RoomId | None:
             if _membership(session, user_id) == "join":
@@ -132,7 +165,7 @@ class Joining:
             authoriser = self.restricted.find_authoriser(session, user_id)
             if authoriser is not None:
                 join_content[AUTHORISED_VIA] = authoriser
-            session.append(_member_draft(user_id, user_id, join_content))
+            session.append(_member_draft(user_id, user_id, join_content, origin_server_ts))
             session.also(self.forgotten.remember_again(user_id, room_id))
             create = session.find_state("m.room.create")
             return None if create is None else find_predecessor(create.content)
@@ -143,7 +176,7 @@ class Joining:
                 if requester.is_guest:
                     self._check_guests_can_join(requester, room_id)
                 self._note_joined(user_id, room_id)
-                return room_id
+                return
         try:
             predecessor = self._write(room_id, [user_id], decide)
         except (UnableToAuthoriseJoin, UnableToGrantJoin):
@@ -154,10 +187,9 @@ class Joining:
             if requester.is_guest:
                 self._check_guests_can_join(requester, room_id)
             self._note_joined(user_id, room_id)
-            return room_id
+            return
         if predecessor is not None:
             self.succession.follow(user_id, predecessor, room_id)
-        return room_id
 
     def knock(
         self,
@@ -251,6 +283,10 @@ class Joining:
         """Whether a user is one of this server."""
         return server_name_of(user_id) == self.server_name
 
+    def is_joined(self, user_id: UserId, room_id: RoomId) -> bool:
+        """Whether a user is in a room, as far as this server knows."""
+        return self.members.is_joined_to_any(user_id, [room_id])
+
     def invite_content(
         self, user_id: UserId, *, reason: str | None = None, is_direct: bool = False
     ) -> dict[str, Any]:
@@ -274,32 +310,50 @@ class Joining:
             Forbidden: the user never was in the room, or is banned.
             CannotLeaveServerNoticeRoom: it is an invite to the user's server notice room.
         """
-        self._leave(requester.user_id, room_id, reason)
+        content = _with_reason({"membership": "leave"}, reason)
+        self._leave(requester.user_id, room_id, content)
+
+    def leave_with(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        content: Mapping[str, Any],
+        origin_server_ts: int | None = None,
+    ) -> EventId:
+        """As `leave`, with the content of the m.room.member event; returns that event."""
+        return self._leave(requester.user_id, room_id, content, origin_server_ts)
 
     def _leave(
-        self, user_id: UserId, room_id: RoomId, reason: str | None, *, even_notices: bool = False
-    ) -> None:
+        self,
+        user_id: UserId,
+        room_id: RoomId,
+        content: Mapping[str, Any],
+        origin_server_ts: int | None = None,
+        *,
+        even_notices: bool = False,
+    ) -> EventId:
         """Leave.
 
         Args:
             even_notices: also reject an invite to the server notice room.
         """
-        content = _with_reason({"membership": "leave"}, reason)
 
-        def decide(session: RoomSession) -> None:
-            membership = _membership(session, user_id)
-            if membership is None:
+        def decide(session: RoomSession) -> EventId:
+            member = session.find_state("m.room.member", user_id)
+            if member is None:
                 raise Forbidden("You are not in this room.")
-            if membership == "invite" and not even_notices:
+            if member.membership == "invite" and not even_notices:
                 self._check_may_reject(session, user_id)
-            if membership != "leave":
-                session.append(_member_draft(user_id, user_id, content))
+            if member.membership == "leave":
+                return member.event_id
+            draft = _member_draft(user_id, user_id, content, origin_server_ts)
+            return session.append(draft).event_id
 
         if self._is_invited_elsewhere(user_id, room_id):
             self.remote.leave(user_id, room_id, content, self._candidates(user_id, room_id, ()))
-            return
+            return self._membership_event(user_id, room_id)
         with unknown_rooms_forbidden():
-            self._write(room_id, [user_id], decide)
+            return self._write(room_id, [user_id], decide)
 
     def kick(
         self, requester: Requester, room_id: RoomId, user_id: UserId, *, reason: str | None = None
@@ -377,7 +431,7 @@ class Joining:
         """
         for room_id in self.members.list_rooms_to_leave(requester.user_id):
             try:
-                self._leave(requester.user_id, room_id, None, even_notices=True)
+                self._leave(requester.user_id, room_id, _LEAVE, even_notices=True)
             except DatabaseUnavailable:
                 raise
             except MatrixError as error:
@@ -424,6 +478,18 @@ class Joining:
         self, user_id: UserId, membership: str, reason: str | None
     ) -> dict[str, Any]:
         return member_content(self.profiles.find_profile(user_id) or {}, membership, reason)
+
+    def _membership_event(self, user_id: UserId, room_id: RoomId) -> EventId:
+        """The event that says how a user stands to a room, which we know to be there."""
+        key = ("m.room.member", user_id)
+
+        def read(session: RoomSession) -> EventId:
+            member = session.find_state(*key)
+            if member is None:
+                raise Forbidden("You are not in this room.")
+            return member.event_id
+
+        return self.commits.write_room(RoomCommand(room_id, read, frozenset({key})))
 
     def _is_here(self, room_id: RoomId) -> bool:
         """Whether what happens in a room is decided here: this server is in it, or nobody is.
@@ -516,8 +582,19 @@ def _with_reason(content: dict[str, Any], reason: str | None) -> dict[str, Any]:
     return content if reason is None else {**content, "reason": reason}
 
 
-def _member_draft(sender: UserId, user_id: UserId, content: Mapping[str, Any]) -> EventDraft:
-    return EventDraft(type="m.room.member", sender=sender, content=content, state_key=user_id)
+def _member_draft(
+    sender: UserId,
+    user_id: UserId,
+    content: Mapping[str, Any],
+    origin_server_ts: int | None = None,
+) -> EventDraft:
+    return EventDraft(
+        type="m.room.member",
+        sender=sender,
+        content=content,
+        state_key=user_id,
+        origin_server_ts=origin_server_ts,
+    )
 
 
 def _membership(session: RoomSession, user_id: UserId) -> str | None:

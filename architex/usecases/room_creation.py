@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
 
+from architex.domain.canonical_json import MAX_CANONICAL_INTEGER
 from architex.domain.errors import (
     Forbidden,
     InvalidParam,
@@ -51,6 +52,7 @@ MAX_INITIAL_STATE: Final = 500
 """Events; they are made in one transaction, for which others wait."""
 MAX_ADDRESS_INVITES: Final = 10
 ADMIN_LEVEL: Final = 100
+_TOMBSTONE_LEVEL: Final = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,8 @@ class RoomCreation:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom
         """
-        rules = get_room_version(request.room_version or self.default_version)
+        wanted = request.room_version
+        rules = get_room_version(self.default_version if wanted is None else wanted)
         creator = requester.user_id
         if request.visibility == "public":
             self.directory.check_may_publish(requester)
@@ -241,7 +244,6 @@ def power_levels_content(
         users[creator] = ADMIN_LEVEL
         if request.preset == "trusted_private_chat":
             users.update(dict.fromkeys(request.invite, ADMIN_LEVEL))
-    tombstone_level = ADMIN_LEVEL + 50 if rules.privileged_creators else ADMIN_LEVEL
     content: dict[str, Any] = {
         "users": users,
         "users_default": 0,
@@ -251,7 +253,7 @@ def power_levels_content(
             "m.room.history_visibility": ADMIN_LEVEL,
             "m.room.canonical_alias": 50,
             "m.room.avatar": 50,
-            "m.room.tombstone": tombstone_level,
+            "m.room.tombstone": ADMIN_LEVEL,
             "m.room.server_acl": ADMIN_LEVEL,
             "m.room.encryption": ADMIN_LEVEL,
         },
@@ -263,8 +265,26 @@ def power_levels_content(
         "invite": 0,
         "historical": ADMIN_LEVEL,
     }
-    content.update(request.power_level_content_override)
+    override = request.power_level_content_override
+    content.update(override)
+    events, named = content["events"], override.get("events", {})
+    if (
+        rules.privileged_creators
+        and isinstance(events, dict)
+        and "m.room.tombstone" not in named
+        and type(content["state_default"]) is int
+    ):
+        level = above_other_state(content["state_default"])
+        content["events"] = {**events, "m.room.tombstone": level}
     return content
+
+
+def above_other_state(state_default: int) -> int:
+    """The power level that m.room.tombstone takes in rooms whose creators stand above all levels.
+
+    Spec: https://spec.matrix.org/v1.19/client-server-api/#mroompower_levels
+    """
+    return max(_TOMBSTONE_LEVEL, min(state_default, MAX_CANONICAL_INTEGER - 1) + 1)
 
 
 def _drafts(

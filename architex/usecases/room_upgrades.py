@@ -23,7 +23,12 @@ from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.usecases.directory import Directory
 from architex.usecases.joining import Joining, member_content
 from architex.usecases.requester import Requester
-from architex.usecases.room_creation import RoomRequest, create_content, new_opaque_room_id
+from architex.usecases.room_creation import (
+    RoomRequest,
+    above_other_state,
+    create_content,
+    new_opaque_room_id,
+)
 from architex.usecases.room_succession import RoomSuccession
 from architex.usecases.sending import power_levels
 
@@ -59,7 +64,6 @@ _BANS_AT_ONCE: Final = 200
 _ADMIN_LEVEL: Final = 100
 _OLD_ROOM_LEVEL: Final = 50
 _STATE_DEFAULT: Final = 50
-_TOMBSTONE_LEVEL: Final = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +351,7 @@ def _with_tombstone_level(rules: RoomVersionRules, content: Mapping[str, Any]) -
     events = _levels_in(rules, content.get("events"))
     state_default = content.get("state_default", _STATE_DEFAULT)
     if events.get("m.room.tombstone", state_default) <= state_default:
-        events["m.room.tombstone"] = max(_TOMBSTONE_LEVEL, state_default + 1)
+        events["m.room.tombstone"] = above_other_state(state_default)
     return events
 
 

@@ -14,6 +14,7 @@ from architex.domain.pdu import StateKey
 from architex.domain.relations import find_relation
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.events import SenderDevice
+from architex.domain.room.handshakes import AUTHORISED_VIA
 from architex.projections.event_lookup import EventLookup
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.transactions import TransactionKey
@@ -39,8 +40,8 @@ class AliasChecker(Protocol):
         """Raise BadAlias or InvalidParam unless every new alias points at the room."""
 
 
-class Inviter(Protocol):
-    """Invites users."""
+class Memberships(Protocol):
+    """What follows when somebody's membership changes, besides the event."""
 
     def invite_with(
         self,
@@ -51,6 +52,27 @@ class Inviter(Protocol):
     ) -> EventId:
         """Send an m.room.member event with that content; by way of the user's server."""
 
+    def is_joined(self, user_id: UserId, room_id: RoomId) -> bool:
+        """Whether a user is in a room."""
+
+    def join_with(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        content: Mapping[str, Any],
+        origin_server_ts: int | None = None,
+    ) -> EventId:
+        """Join, if the room lets the requester in, with an m.room.member event of that content."""
+
+    def leave_with(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        content: Mapping[str, Any],
+        origin_server_ts: int | None = None,
+    ) -> EventId:
+        """Leave, or reject an invite, with an m.room.member event of that content."""
+
 
 @dataclass(frozen=True)
 class Sending:
@@ -59,7 +81,7 @@ class Sending:
     commits: CommitQueue
     events: EventLookup
     aliases: AliasChecker
-    invites: Inviter
+    memberships: Memberships
 
     def send_message(
         self,
@@ -170,12 +192,26 @@ class Sending:
             Forbidden: the sender is not in the room, or may not set this.
             BadAlias: an m.room.canonical_alias names an alias of another room.
             InviteBlocked: an m.room.member invites somebody who wants no invites.
+            GuestAccessForbidden: a guest joins by it, and the room lets none in.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
         """
         _check_tombstone(type, content, room_id)
-        if type == "m.room.member" and content.get("membership") == "invite":
-            return self.invites.invite_with(requester, room_id, state_key, content)
+        if type == "m.room.member":
+            # Whom it names has to sign the event: nobody says it but servers that let users in.
+            content = {key: value for key, value in content.items() if key != AUTHORISED_VIA}
+            membership = content.get("membership")
+            if membership == "invite":
+                return self.memberships.invite_with(requester, room_id, state_key, content)
+            if state_key == requester.user_id:
+                if membership == "leave":
+                    return self.memberships.leave_with(
+                        requester, room_id, content, origin_server_ts
+                    )
+                if self.is_joining(requester, room_id, type, state_key, content):
+                    return self.memberships.join_with(
+                        requester, room_id, content, origin_server_ts
+                    )
         draft = EventDraft(
             type=type,
             sender=requester.user_id,
@@ -200,6 +236,22 @@ class Sending:
             room_id,
             decide,
             prefetch=_USUAL_KEYS | {("m.room.member", requester.user_id), (type, state_key)},
+        )
+
+    def is_joining(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        type: str,
+        state_key: str,
+        content: Mapping[str, Any],
+    ) -> bool:
+        """Whether setting an entry of the state means that the requester joins the room."""
+        return (
+            type == "m.room.member"
+            and state_key == requester.user_id
+            and content.get("membership") == "join"
+            and not self.memberships.is_joined(requester.user_id, room_id)
         )
 
     # Within

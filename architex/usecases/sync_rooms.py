@@ -233,14 +233,16 @@ class SyncRooms:
         plans = []
         for view in views:
             standing = standings[view.room_nid]
+            low = -EVER if since is None else since
             # One's own leaving is always told, whatever the history visibility.
             own_event = Stretch(view.room_nid, view.position - 1, view.position)
-            low = -EVER if since is None else since
+            extra = (own_event,) if view.position > low else ()
             state_since = since
             access = standing.access
             if since is not None and access is not None and view.left_position is not None:
                 if view.left_position <= since:
-                    end = None  # told before; only the own event is news
+                    # Told before; only the own event is news.
+                    end = view.left_position if request.full_state else None
                 elif access.membership_at(since) == "join":
                     end = view.left_position
                 else:
@@ -260,7 +262,7 @@ class SyncRooms:
                     high=view.position,
                     end=end,
                     state_since=None if request.full_state else state_since,
-                    extra=(own_event,),
+                    extra=extra,
                 )
             )
         return plans

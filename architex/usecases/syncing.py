@@ -486,18 +486,18 @@ class _Reading:
     def _views(self, news: News, *, recent: bool) -> list[RoomView]:
         """The rooms to look at."""
         connection, user_id, since = self._connection, self._user_id, self.since
+        memberships = ["join", "invite", "knock"]
+        if self._filter.room.include_leave:
+            memberships += ["leave", "ban"]
         if since is None:
-            memberships = ["join", "invite", "knock"]
-            if self._filter.room.include_leave:
-                memberships += ["leave", "ban"]
             return list_room_views(connection, user_id, memberships)
         views: list[RoomView] = []
         if news.rooms:
             views = list_changed_room_views(connection, user_id, since, recent=recent)
         if self._request.full_state:
             seen = {view.room_nid for view in views}
-            joined = list_room_views(connection, user_id, ["join"])
-            views += [view for view in joined if view.room_nid not in seen]
+            every = list_room_views(connection, user_id, memberships)
+            views += [view for view in every if view.room_nid not in seen]
         return views
 
     def _rooms_request(self, ignored: frozenset[UserId]) -> RoomsRequest:

@@ -28,3 +28,14 @@ def test_event_of_another_room_cannot_be_redacted(alice: User) -> None:
     event_id = sent.ok()["event_id"]
     alice.put(f"/rooms/{here}/redact/{event_id}/2").refused(400, "M_INVALID_PARAM")
     alice.put(f"/rooms/{there}/redact/{event_id}/3").ok()
+
+
+def test_ban_that_is_none_cannot_be_lifted(alice: User, bob: User) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    unban = f"/rooms/{room_id}/unban"
+    alice.post(unban, {"user_id": bob.user_id}).refused(403, "M_BAD_STATE")
+    bob.post(f"/join/{room_id}").ok()
+    alice.post(unban, {"user_id": bob.user_id}).refused(403, "M_BAD_STATE")
+    alice.post(f"/rooms/{room_id}/ban", {"user_id": bob.user_id}).ok()
+    alice.post(unban, {"user_id": bob.user_id}).ok()
+    bob.post(f"/join/{room_id}").ok()

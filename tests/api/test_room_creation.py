@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from tests.api.client import settings_for, start_server, stop_server
+import pytest
+
+from tests.api.client import User, settings_for, start_server, stop_server
 from tests.fakes.clock import FakeClock
 
 
@@ -22,3 +25,26 @@ def test_rooms_made_in_one_moment_are_as_many_rooms(
         assert sorted(joined) == sorted(rooms)
     finally:
         stop_server(server)
+
+
+@pytest.mark.parametrize(
+    ("override", "level"),
+    [
+        ({}, 150),
+        ({"users_default": 10}, 150),
+        ({"events": {"m.room.name": 10}}, 150),
+        ({"state_default": 200}, 201),
+        ({"events": {"m.room.tombstone": 100}}, 100),
+    ],
+)
+def test_tombstones_need_more_than_other_state_unless_the_creator_says_otherwise(
+    alice: User, override: dict[str, Any], level: int
+) -> None:
+    room_id = alice.create_room(power_level_content_override=override)
+    content = alice.get(f"/rooms/{room_id}/state/m.room.power_levels").ok()
+    assert content["events"]["m.room.tombstone"] == level
+
+
+def test_room_version_without_characters_is_none(alice: User) -> None:
+    answer = alice.post("/createRoom", {"room_version": ""})
+    answer.refused(400, "M_UNSUPPORTED_ROOM_VERSION")

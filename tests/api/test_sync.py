@@ -144,6 +144,29 @@ def test_full_state_tells_everything_also_of_unchanged_rooms(alice: User) -> Non
     assert {"m.room.create", "m.room.member", "m.room.power_levels", "m.room.name"} <= types
 
 
+def test_full_state_tells_invites_and_knocks_again_and_rooms_left_when_asked_for(
+    alice: User, bob: User
+) -> None:
+    left = public_room(alice, name="Den")
+    join(bob, left)
+    bob.post(f"/rooms/{left}/leave").ok()
+    set_state(alice, left, "m.room.name", {"name": "secret"})
+    invited = alice.create_room(invite=[bob.user_id])
+    knocked = public_room(alice)
+    set_state(alice, knocked, "m.room.join_rules", {"join_rule": "knock"})
+    bob.post(f"/knock/{knocked}").ok()
+    since = sync(bob)["next_batch"]
+    rooms = sync(bob, since, full_state="true")["rooms"]
+    assert (rooms["invite"].keys(), rooms["knock"].keys()) == ({invited}, {knocked})
+    assert rooms["leave"] == {}
+    wanted = {"room": {"include_leave": True}}
+    room = sync(bob, since, full_state="true", filter=wanted)["rooms"]["leave"][left]
+    assert room["timeline"]["events"] == []
+    names = [e["content"]["name"] for e in room["state"]["events"] if e["type"] == "m.room.name"]
+    assert names == ["Den"]
+    assert sync(bob, since, filter=wanted)["rooms"]["leave"] == {}
+
+
 def test_newly_joined_room_comes_with_its_state_and_history(alice: User, bob: User) -> None:
     room_id = public_room(alice, name="Den")
     for number in range(4):
@@ -252,6 +275,16 @@ def test_redacted_event_comes_without_its_content(alice: User) -> None:
     redacted = next(e for e in events if e["event_id"] == event_id)
     assert redacted["content"] == {}
     assert redacted["unsigned"]["redacted_because"]["content"]["reason"] == "typo"
+
+
+def test_redacted_state_still_tells_which_event_it_replaced(alice: User) -> None:
+    room_id = alice.create_room()
+    first = set_state(alice, room_id, "m.room.topic", {"topic": "one"})
+    second = set_state(alice, room_id, "m.room.topic", {"topic": "two"})
+    alice.put(f"/rooms/{room_id}/redact/{second}/1").ok()
+    unsigned = alice.get(f"/rooms/{room_id}/event/{second}").ok()["unsigned"]
+    assert unsigned["replaces_state"] == first
+    assert "prev_content" not in unsigned
 
 
 def test_redacted_prev_content_is_not_told(alice: User) -> None:

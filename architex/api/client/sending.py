@@ -93,6 +93,8 @@ class StateEventResource:
         content = json_body(req)
         if event_type == "m.room.member" and content.get("membership") == "invite":
             require_user(req, guests=True, suspended=False, limit="invites")
+        if self._sending.is_joining(requester, room_id, event_type, state_key, content):
+            require_user(req, guests=True, suspended=False, limit="joins")
         with counted_in_room(req, room_id, "messages"):
             event_id = self._sending.send_state(
                 requester,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from architex.domain.auth_rules.power_levels import creators_of
 from architex.domain.auth_rules.room_state import AuthState
-from architex.domain.errors import Forbidden
+from architex.domain.errors import Forbidden, MalformedEvent
 from architex.domain.identifiers import UserId, is_user_id
 from architex.domain.pdu import Pdu
 from architex.domain.room_versions import RoomVersionRules
@@ -18,13 +18,14 @@ def check_member_event(rules: RoomVersionRules, pdu: Pdu, state: AuthState) -> N
     """Check an m.room.member event: rule 4 (rule 5 in v1 to v5 and v12).
 
     Raises:
+        MalformedEvent: it names no membership.
         Forbidden: the membership may not change like this.
 
     Spec: https://spec.matrix.org/v1.19/rooms/v11/#authorisation-rules
     """
     # 4.1 If there is no state_key property, or no membership property in content, reject.
     if pdu.state_key is None or "membership" not in pdu.content:
-        raise Forbidden("A membership needs a user and a value.")
+        raise MalformedEvent("A membership needs a user and a value.")
     # v8, 4.2 If content has a join_authorised_via_users_server key: if the event is not validly
     # signed by the homeserver of the user ID denoted by the key, reject. (Signatures were checked
     # on receipt: see servers_that_must_sign. Nobody can sign for what is no user ID.)
@@ -46,7 +47,8 @@ def check_member_event(rules: RoomVersionRules, pdu: Pdu, state: AuthState) -> N
             _check_knock(rules, pdu, target, state)
         case _:
             # 4.8 Otherwise, the membership is unknown. Reject.
-            raise Forbidden("This membership is not known in the room's version.")
+            refusal = Forbidden if pdu.membership == "knock" else MalformedEvent
+            raise refusal("This membership is not known in the room's version.")
 
 
 def _check_join(rules: RoomVersionRules, pdu: Pdu, target: UserId, state: AuthState) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from architex.domain.errors import Forbidden
+from architex.domain.errors import Forbidden, MalformedEvent
 from architex.domain.identifiers import UserId, is_user_id
 from architex.domain.pdu import Pdu
 from architex.domain.room_versions import RoomVersionRules
@@ -179,7 +179,8 @@ def check_power_levels_event(
         current: the room's m.room.power_levels event so far, None when it has none.
 
     Raises:
-        Forbidden: it is malformed, or changes what its sender is not above.
+        MalformedEvent: nobody could send it.
+        Forbidden: it changes what its sender is not above.
 
     Spec: https://spec.matrix.org/v1.19/rooms/v12/#authorisation-rules
     """
@@ -192,7 +193,7 @@ def check_power_levels_event(
     if rules.privileged_creators:
         for creator in creators_of(rules, create):
             if creator in content.get("users", _EMPTY):
-                raise Forbidden(f"{creator} is a creator of the room and has no power level.")
+                raise MalformedEvent(f"{creator} is a creator of the room and has no power level.")
     # 9.4 If there is no previous m.room.power_levels event in the room, allow.
     if current is None:
         return
@@ -228,7 +229,7 @@ def _check_levels_are_integers(content: Mapping[str, Any]) -> None:
     # kick, or invite in content are present and not an integer, reject.
     for name in _DEFAULTS:
         if name in content and type(content[name]) is not int:
-            raise Forbidden(f"The power level {name} is not an integer.")
+            raise MalformedEvent(f"The power level {name} is not an integer.")
     # v10, 9.2 If either of the properties events or notifications in content are present and not
     # an object with values that are integers, reject.
     for name in ("events", "notifications"):
@@ -237,7 +238,7 @@ def _check_levels_are_integers(content: Mapping[str, Any]) -> None:
             if not isinstance(table, dict) or any(
                 type(level) is not int for level in table.values()
             ):
-                raise Forbidden(f"The power levels of {name} are not integers.")
+                raise MalformedEvent(f"The power levels of {name} are not integers.")
 
 
 def _check_users(rules: RoomVersionRules, content: Mapping[str, Any]) -> None:
@@ -245,12 +246,12 @@ def _check_users(rules: RoomVersionRules, content: Mapping[str, Any]) -> None:
     # values that are integers (v1 to v9: or a string that is an integer), reject.
     users = content.get("users", _EMPTY)
     if not isinstance(users, Mapping):
-        raise Forbidden("The power levels of users are not an object.")
+        raise MalformedEvent("The power levels of users are not an object.")
     for user_id, level in users.items():
         if not is_user_id(user_id):
-            raise Forbidden("The power levels name somebody who is not a user ID.")
+            raise MalformedEvent("The power levels name somebody who is not a user ID.")
         if parse_level(rules, level) is None:
-            raise Forbidden(f"The power level of {user_id} is not an integer.")
+            raise MalformedEvent(f"The power level of {user_id} is not an integer.")
 
 
 def _table_alterations(
@@ -271,7 +272,7 @@ def _alterations(
     """Yield (name, current level, new level) where they differ; None for one that is not there.
 
     Raises:
-        Forbidden: the new value is no level; only what was already there may be malformed.
+        MalformedEvent: the new value is no level; only what was already there may be malformed.
     """
     for name in names:
         if name in new and name in current and _is_same(new[name], current[name]):
@@ -279,7 +280,7 @@ def _alterations(
         old_level = parse_level(rules, current.get(name))
         new_level = parse_level(rules, new.get(name))
         if new_level is None and name in new:
-            raise Forbidden(f"The power level of {name} is not an integer.")
+            raise MalformedEvent(f"The power level of {name} is not an integer.")
         if old_level != new_level:
             yield name, old_level, new_level
 
