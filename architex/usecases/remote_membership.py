@@ -442,6 +442,7 @@ class RemoteMembership:
 
         Raises:
             Forbidden: the inviter may not, or the other server wants no such invite.
+            UnsupportedRoomVersion: the other server does not have the version of the room.
             BadJson, RemoteFailed: the other server does not answer as it should; nobody is
                 invited.
             UnknownRoom: this server does not know the room.
@@ -464,10 +465,15 @@ class RemoteMembership:
 
         invite, stripped = self.commits.write_room(RoomCommand(room_id, decide))
         rules = self.commits.event_log.rules_of(room_id)
-        answer = self._ask_each(
-            [invited_server],
-            lambda server: self._send_invite(server, rules, invite, stripped),
-        )
+        try:
+            answer = self._ask_each(
+                [invited_server],
+                lambda server: self._send_invite(server, rules, invite, stripped),
+            )
+        except errors.IncompatibleRoomVersion as error:
+            raise errors.UnsupportedRoomVersion(
+                f"{invited_server} does not have the version of the room."
+            ) from error
         event = self._co_signed(rules, invite, user_id, answer.get("event"))
         find_key = self.key_ring.for_events(rules, [event])
         verdict = self.judging.judge(room_id, [event], find_key)[0]

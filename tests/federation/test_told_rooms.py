@@ -782,6 +782,32 @@ def test_invited_user_joins_through_the_server_of_who_invited(alice: User, host:
     assert_joined(alice, host)
 
 
+def test_invited_user_joins_by_a_state_event(alice: User, host: Host) -> None:
+    invite = host.room.invite(host.room.creator, alice.user_id)
+    remember_invite(alice.server, host, invite)
+    path = f"/rooms/{segment(host.room.room_id)}/state/m.room.member/{alice.path}"
+    join = alice.put(path, {"membership": "join", "displayname": "Al"}).ok()["event_id"]
+    assert host.room.state["m.room.member", alice.user_id] == join
+    assert_joined(alice, host)
+
+
+def test_invite_is_rejected_by_a_state_event(alice: User, host: Host) -> None:
+    invite = host.room.invite(host.room.creator, alice.user_id)
+    remember_invite(alice.server, host, invite)
+    path = f"/rooms/{segment(host.room.room_id)}/state/m.room.member/{alice.path}"
+    leave = alice.put(path, {"membership": "leave"}).ok()["event_id"]
+    assert host.room.state["m.room.member", alice.user_id] == leave
+    assert host.room.room_id not in alice.get("/sync").ok()["rooms"]["invite"]
+
+
+def test_server_without_the_version_of_a_room_cannot_be_invited(alice: User, host: Host) -> None:
+    body = {"errcode": "M_INCOMPATIBLE_ROOM_VERSION", "error": "New.", "room_version": "12"}
+    host.failures["invite"] = RemoteRefused(host.name, 400, body)
+    invited = {"user_id": f"@somebody:{host.name}"}
+    answer = alice.post(f"/rooms/{segment(alice.create_room())}/invite", invited)
+    answer.refused(400, "M_UNSUPPORTED_ROOM_VERSION")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _log_stays_whole(server: Server) -> Iterator[None]:
     """Whatever was told: `architex verify` finds nothing wrong in the end."""
