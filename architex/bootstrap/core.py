@@ -20,6 +20,7 @@ from architex.projections.message_search import MessageSearch
 from architex.projections.relations import Relations
 from architex.projections.room_directory import RoomDirectory
 from architex.projections.timeline import Timeline
+from architex.projections.typing_ends import TypingEnds
 from architex.projections.user_profiles import UserProfiles
 from architex.settings import Settings
 from architex.storage.commit_queue import CommitQueue
@@ -73,6 +74,7 @@ class Core:
             inline=(
                 *inline_projections(),
                 FederationOutbox(self.server_name),
+                TypingEnds(),
                 *([ForgettingOnLeave(self.server_name)] if self.forget_on_leave else []),
             ),
             states=CurrentStateFinder(),

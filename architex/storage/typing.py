@@ -8,7 +8,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#typing-notifications
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from architex.domain.identifiers import ServerName, UserId
@@ -56,6 +56,20 @@ def stop_expired_typing(execute: Execute, position: int, *, now_ms: int) -> None
         "UPDATE typing SET expires_ts = 0, position = %s"
         " WHERE expires_ts > 0 AND expires_ts <= %s",
         (position, now_ms),
+    )
+
+
+def stop_typing_of_leavers(execute: Execute, left: Sequence[tuple[UserId, int, int]]) -> None:
+    """Announce that users who left a room stopped typing there, if they were.
+
+    Args:
+        left: user, number of the room, position of the event by which they left.
+    """
+    execute(
+        "UPDATE typing t SET expires_ts = 0, position = l.position"
+        " FROM unnest(%s::text[], %s::int8[], %s::int8[]) AS l (user_id, room_nid, position)"
+        " WHERE t.user_id = l.user_id AND t.room_nid = l.room_nid AND t.expires_ts > 0",
+        [list(column) for column in zip(*left, strict=True)],
     )
 
 

@@ -663,6 +663,24 @@ def test_typing_is_told_when_it_begins_and_ends(alice: User, bob: User) -> None:
     ]
 
 
+def test_who_leaves_or_is_kicked_types_no_more(alice: User, bob: User) -> None:
+    room_id = public_room(alice)
+    path = f"/rooms/{room_id}/typing/{bob.path}"
+    ends = (
+        lambda: bob.post(f"/rooms/{room_id}/leave"),
+        lambda: alice.post(f"/rooms/{room_id}/kick", {"user_id": bob.user_id}),
+        lambda: alice.post(f"/rooms/{room_id}/ban", {"user_id": bob.user_id}),
+    )
+    for end in ends:
+        join(bob, room_id)
+        bob.put(path, {"typing": True, "timeout": 30000}).ok()
+        since = sync(alice)["next_batch"]
+        end().ok()
+        room = sync(alice, since)["rooms"]["join"][room_id]
+        nobody = [{"type": "m.typing", "content": {"user_ids": []}}]
+        assert room["ephemeral"]["events"] == nobody
+
+
 def test_presence_of_others_in_the_room_is_told(alice: User, bob: User) -> None:
     room_id = public_room(alice)
     since = sync(alice, set_presence="online")["next_batch"]
