@@ -150,7 +150,8 @@ class Sending:
         draft = EventDraft(
             type="m.room.redaction",
             sender=requester.user_id,
-            content=content or {},
+            # The room's version says where `redacts` is.
+            content={key: value for key, value in (content or {}).items() if key != "redacts"},
             redacts=event_id,
             device=_sender_device(requester, txn_id),
         )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
 from tests.api.client import User
 
 
@@ -28,6 +32,32 @@ def test_event_of_another_room_cannot_be_redacted(alice: User) -> None:
     event_id = sent.ok()["event_id"]
     alice.put(f"/rooms/{here}/redact/{event_id}/2").refused(400, "M_INVALID_PARAM")
     alice.put(f"/rooms/{there}/redact/{event_id}/3").ok()
+
+
+@pytest.mark.parametrize(("version", "is_in_content"), [("1", False), ("10", False), ("11", True)])
+def test_redaction_names_its_event_where_the_version_keeps_that(
+    alice: User, version: str, is_in_content: bool
+) -> None:
+    room_id = alice.create_room(room_version=version)
+    send = f"/rooms/{room_id}/send"
+    first, second = (
+        alice.put(f"{send}/m.room.message/{number}", {"body": "x"}).ok()["event_id"]
+        for number in range(2)
+    )
+    body = {"redacts": first, "reason": "why"}
+    alice.put(f"{send}/m.room.redaction/3", body).ok()
+    alice.put(f"/rooms/{room_id}/redact/{second}/4", body).ok()
+    wanted = {"event_format": "federation", "room": {"timeline": {"types": ["m.room.redaction"]}}}
+    told = alice.get("/sync", filter=json.dumps(wanted)).ok()["rooms"]["join"][room_id]
+    redactions = told["timeline"]["events"]
+    assert [event["content"].get("redacts") for event in redactions] == (
+        [first, second] if is_in_content else [None, None]
+    )
+    assert [event.get("redacts") for event in redactions] == (
+        [None, None] if is_in_content else [first, second]
+    )
+    for event_id in (first, second):
+        assert alice.get(f"/rooms/{room_id}/event/{event_id}").ok()["content"] == {}
 
 
 def test_ban_that_is_none_cannot_be_lifted(alice: User, bob: User) -> None:
