@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from architex.domain.auth_rules.power_levels import PowerLevels
-from architex.domain.errors import Forbidden, InvalidParam, MatrixError, UnknownRoom, UserSuspended
+from architex.domain.errors import Forbidden, InvalidParam, UnknownRoom, UserSuspended
 from architex.domain.identifiers import EventId, RoomId, UserId, parse_event_id
 from architex.domain.pdu import StateKey
 from architex.domain.relations import find_relation
@@ -300,10 +300,14 @@ def unknown_rooms_forbidden() -> Iterator[None]:
 
 
 def power_levels(session: RoomSession) -> PowerLevels:
-    """The power levels of the session's room as of now."""
+    """The power levels of the session's room as of now.
+
+    Raises:
+        Forbidden: nothing is known of the room but who is invited to it.
+    """
     create = session.find_state("m.room.create")
     if create is None:
-        raise MatrixError("The room has no create event.")
+        raise Forbidden("This server is not in the room.")
     return PowerLevels(session.room.rules, create, session.find_state("m.room.power_levels"))
 
 

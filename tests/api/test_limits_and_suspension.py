@@ -115,3 +115,22 @@ def test_suspended_user_may_read_and_leave(suspended: tuple[User, str]) -> None:
     user.log_in_again().get("/account/whoami").ok()
     user.post(f"/rooms/{room_id}/leave").ok()
     user.post("/logout").ok()
+
+
+def test_suspended_user_redacts_own_events_only_by_either_way(
+    alice: User, bob: User, module_database: Database
+) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.post(f"/join/{room_id}").ok()
+    send = f"/rooms/{room_id}/send"
+    *own, others = [
+        user.put(f"{send}/m.room.message/{number}", MESSAGE).ok()["event_id"]
+        for number, user in enumerate((alice, alice, bob))
+    ]
+    module_database.execute(
+        "UPDATE users SET suspended = true WHERE user_id = %s", (alice.user_id,)
+    )
+    alice.put(f"{send}/m.room.redaction/1", {"redacts": own[0]}).ok()
+    alice.put(f"/rooms/{room_id}/redact/{own[1]}/2").ok()
+    answer = alice.put(f"{send}/m.room.redaction/3", {"redacts": others})
+    answer.refused(403, "M_USER_SUSPENDED")

@@ -37,7 +37,11 @@ class SendMessageResource:
         txn_id: str,
     ) -> None:
         """Send an event that is not state."""
-        requester = require_user(req, guests=True, suspended=False, limit="messages", active=True)
+        # Suspended users still redact what they said; `Sending.redact` knows what is theirs.
+        is_redaction = event_type == "m.room.redaction"
+        requester = require_user(
+            req, guests=True, suspended=is_redaction, limit="messages", active=True
+        )
         with counted_in_room(req, room_id, "messages"):
             event_id = self._sending.send_message(
                 requester,
