@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.api.client import Server, User, segment
+from tests.api.client import Answer, Server, User, segment
 
 Json = dict[str, Any]
 
@@ -666,7 +667,7 @@ def test_typing_is_told_when_it_begins_and_ends(alice: User, bob: User) -> None:
 def test_who_leaves_or_is_kicked_types_no_more(alice: User, bob: User) -> None:
     room_id = public_room(alice)
     path = f"/rooms/{room_id}/typing/{bob.path}"
-    ends = (
+    ends: tuple[Callable[[], Answer], ...] = (
         lambda: bob.post(f"/rooms/{room_id}/leave"),
         lambda: alice.post(f"/rooms/{room_id}/kick", {"user_id": bob.user_id}),
         lambda: alice.post(f"/rooms/{room_id}/ban", {"user_id": bob.user_id}),
