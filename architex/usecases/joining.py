@@ -179,10 +179,10 @@ class Joining:
                 return
         try:
             predecessor = self._write(room_id, [user_id], decide)
-        except (UnableToAuthoriseJoin, UnableToGrantJoin):
+        except (UnableToAuthoriseJoin, UnableToGrantJoin) as error:
             others = self._candidates(user_id, room_id, via)
             if not others:
-                raise
+                raise Forbidden(error.message) from error
             self.remote.join_authorised(user_id, room_id, content, others)
             if requester.is_guest:
                 self._check_guests_can_join(requester, room_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,20 @@ def test_event_of_another_room_cannot_be_redacted(alice: User) -> None:
     event_id = sent.ok()["event_id"]
     alice.put(f"/rooms/{here}/redact/{event_id}/2").refused(400, "M_INVALID_PARAM")
     alice.put(f"/rooms/{there}/redact/{event_id}/3").ok()
+
+
+@pytest.mark.parametrize("allow", [["!unknown:else.where"], [], None])
+def test_restricted_room_is_closed_when_nobody_can_tell_who_may_come(
+    alice: User, bob: User, allow: list[str] | None
+) -> None:
+    rule: dict[str, Any] = {"join_rule": "restricted"}
+    if allow is not None:
+        rule["allow"] = [{"type": "m.room_membership", "room_id": room_id} for room_id in allow]
+    state = [{"type": "m.room.join_rules", "content": rule}]
+    room_id = alice.create_room(initial_state=state)
+    bob.post(f"/join/{room_id}").refused(403, "M_FORBIDDEN")
+    alice.post(f"/rooms/{room_id}/invite", {"user_id": bob.user_id}).ok()
+    bob.post(f"/join/{room_id}").ok()
 
 
 @pytest.mark.parametrize(("version", "is_in_content"), [("1", False), ("10", False), ("11", True)])
