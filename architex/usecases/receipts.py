@@ -85,7 +85,7 @@ class Receipts:
             raise InvalidParam("thread_id must name a thread, and m.fully_read has none.")
         with self.database.connection() as connection:
             place = self._find_event(connection, requester, room_id, event_id)
-            if thread_id is not None and thread_id != self._thread_of(connection, place):
+            if thread_id is not None and thread_id not in self._threads_of(connection, place):
                 raise InvalidParam("The event is not in this thread.")
             is_behind = receipt_type != FULLY_READ and self._is_behind(
                 connection, requester.user_id, receipt_type, thread_id or UNTHREADED, place
@@ -111,10 +111,10 @@ class Receipts:
                 places = self.event_reads.find_places(connection, one.event_ids).values()
                 here = [p for p in places if p.room_nid == view.room_nid and p.verdict == 0]
                 place = max(here, key=_ordering, default=None)
-                if place is None or one.thread_id not in (
-                    None,
-                    self._thread_of(connection, place),
-                ):
+                if place is None:
+                    continue
+                threads = self._threads_of(connection, place)
+                if one.thread_id is not None and one.thread_id not in threads:
                     continue
                 held.append(
                     (
@@ -185,23 +185,28 @@ class Receipts:
         held = find_own_receipt(connection, place.room_nid, receipt_type, user_id, thread_id)
         return held is not None and held >= _ordering(place)
 
-    def _thread_of(self, connection: PgConnection, place: EventPlace) -> str:
-        """The thread an event is in.
+    def _threads_of(self, connection: PgConnection, place: EventPlace) -> set[str]:
+        """The threads that an event may be read in.
+
+        What is in no thread is in the main timeline; but who reads a thread from its beginning has
+        read its root there, and what belongs to that: clients send receipts of both kinds.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#threaded-read-receipts
         """
+        threads = {MAIN_THREAD}
         at: EventPlace | None = place
         for _ in range(MAX_HOPS + 1):
             if at is None or at.room_nid != place.room_nid:
                 break
             event = self.event_reads.load_events(connection, [at.reference])[at.position]
             rel_type, target = _relation_of(event)
+            if rel_type == "m.thread" and target is not None:
+                return {target}
+            threads.add(event.event_id)
             if target is None:
                 break
-            if rel_type == "m.thread":
-                return target
             at = self.event_reads.find_places(connection, [target]).get(target)
-        return MAIN_THREAD
+        return threads
 
     def _put_receipt(
         self, requester: Requester, receipt_type: str, thread_id: str, place: EventPlace

@@ -58,8 +58,16 @@ def test_thread_of_a_receipt_must_be_that_of_the_event(alice: User) -> None:
     reply = send(alice, room_id, **related("m.thread", root))
     edit = send(alice, room_id, **related("m.replace", reply))
     reaction = send(alice, room_id, **related("m.annotation", root))
-    for event_id, thread in ((root, "main"), (reply, root), (edit, root), (reaction, "main")):
-        wrong = root if thread == "main" else "main"
+    for event_id, thread, wrong in (
+        (root, "main", reply),
+        (reply, root, "main"),
+        (edit, root, "main"),
+        (edit, root, reply),
+        (reaction, "main", reply),
+        # Where a thread begins is in both; and what belongs to that.
+        (root, root, reaction),
+        (reaction, root, edit),
+    ):
         path = receipt_path(room_id, event_id)
         alice.post(path, {"thread_id": wrong}).refused(400, "M_INVALID_PARAM")
         alice.post(path, {"thread_id": thread}).ok()
