@@ -6,7 +6,7 @@ Each function asks one statement for any number of rooms.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from architex.domain.identifiers import UserId
@@ -244,6 +244,46 @@ def list_own_names(
         for room_nid, version, state in rows.fetchall()
     }
     return {room_nid: name for room_nid, name in names.items() if isinstance(name, str)}
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """When a user was in a room without a break, or the moment when they were invited.
+
+    Attributes:
+        since, until: orderings; the m.room.member event stands at `since`.
+    """
+
+    room_nid: int
+    is_invite: bool
+    since: int
+    until: int
+
+
+def list_stays(
+    connection: PgConnection, user_id: UserId, room_nids: Collection[int]
+) -> list[Stay]:
+    """A user's stays in rooms, and the invites to them, in the order of rooms and time."""
+    rows = connection.execute(
+        "SELECT room_nid, membership = 'invite', valid_from, valid_to - 1 FROM current_state"
+        " WHERE room_nid = ANY(%s) AND type = 'm.room.member' AND state_key = %s"
+        " AND membership IN ('join', 'invite') ORDER BY room_nid, valid_from",
+        (list(room_nids), user_id),
+    )
+    stays: list[Stay] = []
+    for row in rows.fetchall():
+        stay, before = Stay(*row), stays[-1] if stays else None
+        if stay.is_invite:
+            stay = replace(stay, until=stay.since)
+        elif (
+            before is not None
+            and not before.is_invite
+            and (before.room_nid, before.until + 1) == (stay.room_nid, stay.since)
+        ):
+            # A profile that changes in between is no new stay.
+            stay = replace(stays.pop(), until=stay.until)
+        stays.append(stay)
+    return stays
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#listing-notifications
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,9 +19,11 @@ from architex.projections.sync_reads import list_ignored_users
 from architex.projections.unread_reads import (
     NotifyingEvent,
     SpecialEvent,
+    Stay,
     UnreadSpan,
     list_newest,
     list_spoken_up_to,
+    list_stays,
 )
 from architex.storage.pool import Database, PgConnection
 from architex.storage.push_rules import list_changed_push_rules
@@ -82,13 +84,12 @@ class Notifications:
         only_highlights: bool,
     ) -> NotificationsPage:
         user_id = requester.user_id
-        views = list_room_views(connection, user_id, ["join"])
         rooms = {
-            v.room_nid: RoomToCount(
-                v.room_nid, v.room_id, v.room_version, v.join_position or v.position
-            )
-            for v in views
+            v.room_nid: RoomToCount(v.room_nid, v.room_id, v.room_version, v.position)
+            for v in list_room_views(connection, user_id, ["join", "leave", "ban", "invite"])
+            if not v.is_forgotten
         }
+        stays = list_stays(connection, user_id, list(rooms))
         evaluator = PushEvaluator(
             effective_push_rules(user_id, list_changed_push_rules(connection, user_id))
         )
@@ -106,7 +107,7 @@ class Notifications:
         looked = 0
         following: int | None = high
         while following is not None and len(found) < limit and looked < MAX_LOOKED_AT:
-            spans = [UnreadSpan(nid, room.since, following) for nid, room in rooms.items()]
+            spans = [span for stay in stays if (span := _span_of(stay, following)) is not None]
             size = min(MAX_LOOKED_AT, limit * 2)
             candidates = list_newest(connection, user_id, spans, classes, ignored, size)
             looked += len(candidates)
@@ -125,31 +126,39 @@ class Notifications:
                     following = found[-1][0].ordering - 1
                     break
                 found.append((candidate, outcome))
-        return NotificationsPage(self._render(connection, requester, rooms, found), following)
+        rendered = self._render(connection, requester, rooms, stays, found, ignored)
+        return NotificationsPage(rendered, following)
 
     def _render(
         self,
         connection: PgConnection,
         requester: Requester,
-        rooms: dict[int, RoomToCount],
+        rooms: Mapping[int, RoomToCount],
+        stays: Sequence[Stay],
         found: Sequence[tuple[NotifyingEvent, PushOutcome]],
+        ignored: Collection[UserId],
     ) -> list[dict[str, Any]]:
-        events = self.rendering.load(
-            connection, [(event.position, event.redacted_by) for event, _ in found]
-        )
+        events = {
+            position: event
+            for position, event in self.rendering.load(
+                connection, [(event.position, event.redacted_by) for event, _ in found]
+            ).items()
+            if event.type != "m.room.member" or event.sender not in ignored
+        }
         places = self.rendering.event_reads.find_places(
             connection, [event.event_id for event in events.values()]
         )
         spoken = _find_spoken(connection, requester.user_id, [event for event, _ in found])
-        standings = {nid: Standing(nid, room.since) for nid, room in rooms.items()}
+        standings = _Standings(stays)
         viewer = Viewer(requester.user_id, requester.device_id, self.clock.now_ms())
         rendered = self.rendering.render(
             connection,
             viewer,
             [
-                Shown(standings[event.room_nid], events[event.position], place)
+                Shown(standings.find(event), events[event.position], place)
                 for event, _ in found
-                if (place := places.get(events[event.position].event_id)) is not None
+                if event.position in events
+                and (place := places.get(events[event.position].event_id)) is not None
             ],
         )
         return [
@@ -167,6 +176,33 @@ class Notifications:
             for event, outcome in found
             if event.position in rendered
         ]
+
+
+class _Standings:
+    """How a user stood to rooms in each of their stays."""
+
+    def __init__(self, stays: Sequence[Stay]) -> None:
+        self._of_rooms: dict[int, list[Standing]] = {}
+        self._outside: dict[int, Standing] = {}
+        for stay in stays:
+            if not stay.is_invite:
+                standing = Standing(stay.room_nid, stay.since, stay.until)
+                self._of_rooms.setdefault(stay.room_nid, []).append(standing)
+
+    def find(self, event: NotifyingEvent) -> Standing:
+        """In the stay that an event belongs to; of who is not in the room, outside of all."""
+        for standing in self._of_rooms.get(event.room_nid, ()):
+            if standing.is_in_stay(event.ordering):
+                return standing
+        return self._outside.setdefault(event.room_nid, Standing(event.room_nid))
+
+
+def _span_of(stay: Stay, high: int) -> UnreadSpan | None:
+    """The part of the timeline in which a stay's notifications are, up to an ordering."""
+    # An invite notifies by itself; of a stay everything after its beginning may.
+    low = stay.since - 1 if stay.is_invite else stay.since
+    high = min(high, stay.until)
+    return UnreadSpan(stay.room_nid, low, high) if low < high else None
 
 
 def _find_spoken(

@@ -320,3 +320,37 @@ def test_notifications_are_listed_newest_first_and_page_by_page(
     assert "next_token" not in page
     only = alice.get("/notifications", only="highlight").ok()["notifications"]
     assert [n["event"]["event_id"] for n in only] == [sent[3]]
+
+
+def test_notifications_stay_when_the_room_is_left_and_invites_are_some(
+    alice: User, bob: User, room_id: str
+) -> None:
+    first = send(bob, room_id)
+    alice.put(f"/profile/{alice.path}/displayname", {"displayname": "Wonder"}).ok()
+    second = send(bob, room_id)
+    alice.post(f"/rooms/{room_id}/leave", {}).ok()
+    send(bob, room_id)
+    bob.post(f"/rooms/{room_id}/invite", {"user_id": alice.user_id}).ok()
+    told = notifications(alice, room_id)
+    assert told[0]["event"]["content"]["membership"] == "invite"
+    assert told[0]["event"]["unsigned"]["membership"] == "invite"
+    assert [n["event"]["event_id"] for n in told[1:]] == [second, first]
+    alice.post(f"/rooms/{room_id}/join", {}).ok()
+    third = send(bob, room_id)
+    invite = told[0]["event"]["event_id"]
+    ids = [n["event"]["event_id"] for n in notifications(alice, room_id)]
+    assert ids == [third, invite, second, first]
+    page = alice.get("/notifications", limit=2).ok()
+    rest = alice.get("/notifications", limit=2, **{"from": page["next_token"]}).ok()
+    paged = [n["event"]["event_id"] for n in page["notifications"] + rest["notifications"]]
+    assert paged == ids
+    alice.post(f"/rooms/{room_id}/leave", {}).ok()
+    alice.post(f"/rooms/{room_id}/forget", {}).ok()
+    assert notifications(alice, room_id) == []
+
+
+def test_invites_of_ignored_users_are_no_notifications(alice: User, bob: User) -> None:
+    path = f"/user/{segment(alice.user_id)}/account_data/m.ignored_user_list"
+    alice.put(path, {"ignored_users": {bob.user_id: {}}}).ok()
+    bob.create_room(invite=[alice.user_id])
+    assert alice.get("/notifications").ok()["notifications"] == []
