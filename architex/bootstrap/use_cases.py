@@ -418,7 +418,7 @@ def build_use_cases(
                 emails=emails.is_possible,
                 email_required=settings.registration.email_required,
                 captcha=None if settings.recaptcha is None else settings.recaptcha.required,
-                terms=settings.terms is not None,
+                terms=None if settings.terms is None else settings.terms.version,
             ),
             accounts=accounts,
             registration_tokens=tokens,

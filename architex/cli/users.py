@@ -189,6 +189,8 @@ def _line(account: Account, addresses: Sequence[ThirdPartyAddress]) -> str:
         )
         if holds
     ]
+    if account.agreed_terms is not None:
+        notes.append(f"terms:{account.agreed_terms}")
     emails = [one.address for one in addresses]
     return "  ".join([created, account.user_id, *notes, *emails])
 

@@ -14,7 +14,7 @@ from architex.storage.user_addresses import UserAddress, insert_address
 
 _COLUMNS = (
     "user_id, password_hash, created_ts, is_admin, is_guest, locked, suspended, deactivated_ts,"
-    " erased, appservice_id"
+    " erased, appservice_id, agreed_terms"
 )
 
 _TABLES_OF_TOKENS: Final = ("openid_tokens", "login_tokens", "interactive_auth_sessions")
@@ -47,6 +47,8 @@ class Account:
         deactivated_ts: milliseconds since 1970; None while the account is active.
         erased: deactivation asked for the user's content to be hidden from newcomers.
         appservice_id: of the application service that made the user.
+        agreed_terms: the version of the terms that the user agreed to by registering; None when
+            there were none.
     """
 
     user_id: UserId
@@ -59,6 +61,7 @@ class Account:
     deactivated_ts: int | None = None
     erased: bool = False
     appservice_id: str | None = None
+    agreed_terms: str | None = None
 
 
 class SessionSpent(Exception):
@@ -99,7 +102,7 @@ class AccountStore:
                     _spend_registration_token(connection, registration_token, now_ms)
                 connection.execute(
                     "INSERT INTO users (user_id, password_hash, created_ts, is_admin, is_guest,"
-                    " appservice_id) VALUES (%s, %s, %s, %s, %s, %s)",
+                    " appservice_id, agreed_terms) VALUES (%s, %s, %s, %s, %s, %s, %s)",
                     (
                         account.user_id,
                         account.password_hash,
@@ -107,6 +110,7 @@ class AccountStore:
                         account.is_admin,
                         account.is_guest,
                         account.appservice_id,
+                        account.agreed_terms,
                     ),
                 )
                 if address is not None:
@@ -164,21 +168,33 @@ class AccountStore:
         return changed == 1
 
     def upgrade_guest(
-        self, user_id: UserId, password_hash: str | None, address: UserAddress | None = None
+        self,
+        account: Account,
+        *,
+        registration_token: str | None = None,
+        address: UserAddress | None = None,
+        now_ms: int,
     ) -> bool:
         """Make a guest an ordinary user; False when the user is no guest (any more).
 
+        Args:
+            account: what becomes of the guest: the password and the agreed terms count.
+            registration_token, address: as in `create_account`.
+
         Raises:
+            LookupError: the registration token is not valid (any more).
             AddressTaken: the address is another user's.
         """
         with self._database.transaction() as connection:
             changed = connection.execute(
-                "UPDATE users SET is_guest = false, password_hash = %s"
+                "UPDATE users SET is_guest = false, password_hash = %s, agreed_terms = %s"
                 " WHERE user_id = %s AND is_guest AND deactivated_ts IS NULL",
-                (password_hash, user_id),
+                (account.password_hash, account.agreed_terms, account.user_id),
             ).rowcount
+            if changed == 1 and registration_token is not None:
+                _spend_registration_token(connection, registration_token, now_ms)
             if changed == 1 and address is not None:
-                insert_address(connection, user_id, address)
+                insert_address(connection, account.user_id, address)
         return changed == 1
 
     def set_admin(self, user_id: UserId, is_admin: bool) -> bool:

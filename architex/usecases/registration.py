@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from architex.gateways.clock import Clock, Randomness
 from architex.gateways.passwords import Hash, Passwords
 from architex.storage.accounts import Account, AccountStore, SessionSpent
 from architex.storage.registration_tokens import RegistrationToken, RegistrationTokenStore
-from architex.storage.user_addresses import AddressTaken, UserAddress
+from architex.storage.user_addresses import AddressTaken
 from architex.usecases.interactive_auth import (
     DUMMY,
     EMAIL,
@@ -61,7 +62,7 @@ class RegistrationPolicy:
         emails: an e-mail address may be part of it.
         email_required: it must.
         captcha: None for none; else whether it is needed.
-        terms: a document must be agreed to.
+        terms: the version of the terms that must be agreed to; None when there are none.
         shared_secret: who knows it may make accounts, administrators too; None for nobody.
     """
 
@@ -72,7 +73,7 @@ class RegistrationPolicy:
     emails: bool = False
     email_required: bool = False
     captcha: bool | None = None
-    terms: bool = False
+    terms: str | None = None
 
     def flows(self) -> Flows:
         """The ways to authenticate a registration.
@@ -81,7 +82,7 @@ class RegistrationPolicy:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#dummy-auth
         """
-        stages = {RECAPTCHA: self.captcha, TERMS: self.terms}
+        stages = {RECAPTCHA: self.captcha, TERMS: self.terms is not None}
         needed = [stage for stage, is_needed in stages.items() if is_needed]
         if self.tokens_required:
             needed.append(REGISTRATION_TOKEN)
@@ -391,14 +392,13 @@ class Registration:
             guest_id = self._find_guest(guest_token, address)
         if guest_id is not None:
             return self._upgrade_guest(
-                guest_id, request.get("username"), password_hash, authenticated.email
+                guest_id, request.get("username"), password_hash, authenticated
             )
         return self._create_account(
             request.get("username"),
             password_hash=password_hash,
-            registration_token=authenticated.registration_token,
-            email=authenticated.email,
-            auth_session=authenticated.session_id,
+            agreed_terms=self.policy.terms,
+            authenticated=authenticated,
         )
 
     def _create_account(
@@ -408,10 +408,16 @@ class Registration:
         password_hash: Hash | None,
         is_admin: bool = False,
         is_guest: bool = False,
-        registration_token: str | None = None,
-        email: UserAddress | None = None,
-        auth_session: str | None = None,
+        agreed_terms: str | None = None,
+        authenticated: Authenticated | None = None,
     ) -> UserId:
+        """Make an account.
+
+        Args:
+            username: None for any.
+            authenticated: by which stages; None for none.
+        """
+        shown = authenticated or Authenticated(request={}, user_id=None)
         now_ms = self.clock.now_ms()
         while True:
             user_id = self.user_id_for(self._new_localpart() if username is None else username)
@@ -421,21 +427,16 @@ class Registration:
                 created_ts=now_ms,
                 is_admin=is_admin,
                 is_guest=is_guest,
+                agreed_terms=agreed_terms,
             )
-            try:
+            with _refusals_named():
                 created = self.accounts.create_account(
                     account,
-                    registration_token=registration_token,
-                    address=email,
-                    auth_session=auth_session,
+                    registration_token=shown.registration_token,
+                    address=shown.email,
+                    auth_session=shown.session_id,
                     now_ms=now_ms,
                 )
-            except SessionSpent:
-                raise Forbidden("This authentication session has made an account.") from None
-            except AddressTaken:
-                raise ThirdPartyInUse("The address belongs to an account.") from None
-            except LookupError:
-                raise Unauthorized("The registration token is not valid any more.") from None
             if created:
                 return user_id
             if username is not None:
@@ -452,15 +453,19 @@ class Registration:
         guest_id: UserId,
         username: str | None,
         password_hash: Hash,
-        email: UserAddress | None,
+        authenticated: Authenticated,
     ) -> UserId:
         """Make a guest an ordinary user, who starts with a new session."""
         if username is None or self.user_id_for(username) != guest_id:
             raise Forbidden(f"The username must be the guest's: {localpart_of(guest_id)}.")
-        try:
-            is_upgraded = self.accounts.upgrade_guest(guest_id, password_hash, email)
-        except AddressTaken:
-            raise ThirdPartyInUse("The address belongs to an account.") from None
+        now_ms = self.clock.now_ms()
+        with _refusals_named():
+            is_upgraded = self.accounts.upgrade_guest(
+                Account(guest_id, password_hash, now_ms, agreed_terms=self.policy.terms),
+                registration_token=authenticated.registration_token,
+                address=authenticated.email,
+                now_ms=now_ms,
+            )
         if not is_upgraded:
             raise UserInUse("This guest has an account already.")
         self.sessions.log_out_everywhere(guest_id)
@@ -480,6 +485,19 @@ class Registration:
 
     def _new_localpart(self) -> str:
         return "".join(self.randomness.choice(_LOCALPART_LETTERS) for _ in range(12))
+
+
+@contextmanager
+def _refusals_named() -> Iterator[None]:
+    """What keeps an account from being made, in the specification's words."""
+    try:
+        yield
+    except SessionSpent:
+        raise Forbidden("This authentication session has made an account.") from None
+    except AddressTaken:
+        raise ThirdPartyInUse("The address belongs to an account.") from None
+    except LookupError:
+        raise Unauthorized("The registration token is not valid any more.") from None
 
 
 def check_password_strength(password: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from architex.bootstrap import build_use_cases
 from architex.settings import RateLimit, RateLimitSettings, RegistrationSettings
 from architex.storage.pool import Database
 from tests.api.client import (
@@ -376,6 +377,31 @@ def test_registration_token_lets_in_as_many_as_it_says(
         401, "M_UNAUTHORIZED"
     )
     server.request("GET", validity).refused(400, "M_MISSING_PARAM")
+    stop_server(server)
+
+
+def test_guest_spends_a_registration_token_to_become_a_user(
+    database_url: str, tmp_path: Any
+) -> None:
+    registration = RegistrationSettings(
+        enabled=True, guests=True, tokens_required=True, weak_password_hashing=True
+    )
+    settings = settings_for(
+        tmp_path, registration=registration, rate_limits=RateLimitSettings(enabled=False)
+    )
+    server = start_server(database_url, settings)
+    tokens = build_use_cases(settings, server.core).registration
+    tokens.create_token("once", uses_allowed=1, lifetime_ms=None)
+    answers = []
+    for guest in [register_guest(server) for _ in range(2)]:
+        body = {
+            "auth": {"type": "m.login.registration_token", "token": "once"},
+            "username": guest["user_id"][1:].partition(":")[0],
+            "password": PASSWORD,
+            "guest_access_token": guest["access_token"],
+        }
+        answers.append(server.request("POST", "/register", body))
+    assert [answer.status for answer in answers] == [200, 401]
     stop_server(server)
 
 

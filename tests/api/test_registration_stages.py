@@ -23,6 +23,7 @@ from architex.settings import (
     TermsSettings,
     load_settings,
 )
+from architex.storage.accounts import AccountStore
 from architex.storage.start_refusal import StartRefused
 from architex.usecases.registration import RegistrationPolicy
 from tests.api.client import PASSWORD, Answer, Server, settings_for, start_server, stop_server
@@ -173,7 +174,11 @@ def test_terms_are_agreed_to(start: Start) -> None:
     assert 'href="https://x.example/t?a&amp;b"' in page.text
     assert "&lt;Rules&gt;" in page.text
     assert "google" not in page.headers["content-security-policy"]
-    register(server, {"type": TERMS, "session": begun.json["session"]}).ok()
+    told = register(server, {"type": TERMS, "session": begun.json["session"]}).ok()
+    # It is kept which version that was.
+    account = AccountStore(server.core.database).find_account(told["user_id"])
+    assert account is not None
+    assert account.agreed_terms == "2"
 
 
 @pytest.mark.parametrize("stage", [CAPTCHA, TERMS, EMAIL])
@@ -202,13 +207,13 @@ def test_all_that_is_asked_for_is_done_in_order(start: Start) -> None:
 @pytest.mark.parametrize("emails", [False, True])
 @pytest.mark.parametrize("email_required", [False, True])
 @pytest.mark.parametrize("captcha", [None, False, True])
-@pytest.mark.parametrize("terms", [False, True])
+@pytest.mark.parametrize("terms", [None, "1"])
 @pytest.mark.parametrize("tokens_required", [False, True])
 def test_no_flow_is_the_beginning_of_another(
     emails: bool,
     email_required: bool,
     captcha: bool | None,
-    terms: bool,
+    terms: str | None,
     tokens_required: bool,
 ) -> None:
     policy = RegistrationPolicy(

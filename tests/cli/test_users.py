@@ -116,15 +116,16 @@ def test_notice_is_sent(run: Run, database: Database) -> None:
     assert members == [("@alice:test.example", "invite"), ("@notices:test.example", "join")]
 
 
-def test_list_shows_addresses(run: Run, database: Database) -> None:
+def test_list_shows_addresses_and_agreed_terms(run: Run, database: Database) -> None:
     for name in ("alice", "bob"):
         assert run("user", "create", name, "--generate").exit_code == 0
     database.execute(
         "INSERT INTO user_addresses (medium, address, user_id, validated_ts, added_ts)"
         " VALUES ('email', 'alice@mail.example', '@alice:test.example', 1, 1)"
     )
+    database.execute("UPDATE users SET agreed_terms = '1.2' WHERE user_id = '@alice:test.example'")
     lines = run("user", "list").output.splitlines()
     assert [line.split()[1:] for line in lines] == [
-        ["@alice:test.example", "alice@mail.example"],
+        ["@alice:test.example", "terms:1.2", "alice@mail.example"],
         ["@bob:test.example"],
     ]
