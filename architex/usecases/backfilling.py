@@ -23,7 +23,14 @@ from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError, RemoteRefused, RemoteUnreachable
 from architex.storage.event_log import EventLog
 from architex.usecases.doors import Doors
-from architex.usecases.fetching_events import Fetched, Source, parents_first, read_events
+from architex.usecases.fetching_events import (
+    Fetched,
+    Source,
+    ToldState,
+    is_passing,
+    parents_first,
+    read_events,
+)
 from architex.usecases.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -60,6 +67,10 @@ class Arrival:
 
 class _Refused(Exception):
     """What an event needs was asked for and not told. The text says what."""
+
+
+class _NoSuchEvent(_Refused):
+    """The event that was asked for is none that counts."""
 
 
 class Backfilling:
@@ -218,6 +229,8 @@ class _Filling:
         self._pdu = pdu
         self._states_left = MAX_STATES
         self._told: dict[EventId, frozenset[EventId]] = {}
+        # Fetched, and no events that count.
+        self._dropped: set[EventId] = set()
 
     def run(self, verdict: Verdict) -> Verdict:
         """The verdict on the event: MISSING if something still lacks.
@@ -229,6 +242,7 @@ class _Filling:
         lacking = verdict.missing.intersection(self._pdu.prev_events)
         pdus = parents_first(self._pull(lacking)) if lacking else [self._pdu]
         verdicts = self._doors.judge(self._source, pdus)
+        self._dropped = {e for e, one in verdicts.items() if one.outcome is Outcome.DROPPED}
         for pdu in pdus:
             if verdicts[pdu.event_id].outcome is Outcome.MISSING:
                 verdicts[pdu.event_id] = self._supply(pdu)
@@ -273,9 +287,17 @@ class _Filling:
         if verdict.outcome is not Outcome.MISSING:
             return verdict
         parents = set(pdu.prev_events)
-        for event_id in sorted((verdict.missing & parents) | verdict.missing_states):
-            if event_id not in self._told:
-                self._told[event_id] = self._fetch_state(event_id)
+        try:
+            for event_id in sorted((verdict.missing & parents) | verdict.missing_states):
+                if event_id not in self._told:
+                    self._told[event_id] = self._fetch_state(event_id)
+        except (_NoSuchEvent, RemoteRefused) as error:
+            if isinstance(error, RemoteRefused) and is_passing(error):
+                raise
+            # One whose server has no key, perhaps, or whose form we do not take. The room shall
+            # not end there: the state before what follows it can be told, too.
+            self._told[pdu.event_id] = self._fetch_state_before(pdu)
+            return self._judge_one(pdu)
         still = self._known.list_unknown(self._source.room_id, parents)
         if still and len(parents) == 1:
             # It is an event that cannot be authorised, as one of another room names: it changes
@@ -293,26 +315,55 @@ class _Filling:
             RemoteError: it could not be had.
             _Refused: the event itself is not to be had, or too many states were asked for.
         """
-        if self._states_left == 0:
-            raise _Refused("It would need too many states of other servers.")
-        self._states_left -= 1
-        told = self._fetching.fetch_state_ids(self._source, event_id)
+        if event_id in self._dropped:
+            raise _NoSuchEvent(f"{event_id}, which it follows, is dropped.")
+        told = self._fetch_state_ids(event_id)
         wanted = told.state | told.auth_chain | {event_id}
         unknown = self._known.list_unknown(self._source.room_id, wanted)
         found: Fetched = {}
         if event_id in unknown:
             found |= self._fetching.fetch_events(self._source, [event_id])
             if event_id not in found:
-                raise _Refused(f"{event_id}, which it follows, is no event of this room.")
+                raise _NoSuchEvent(f"{event_id}, which it follows, is no event of this room.")
             unknown.discard(event_id)
+        verdict = self._import_state(event_id, unknown, found).get(event_id)
+        if verdict is not None and verdict.outcome is Outcome.DROPPED:
+            raise _NoSuchEvent(f"{event_id}, which it follows, is dropped: {verdict.reason}")
+        return told.state
+
+    def _fetch_state_before(self, pdu: Pdu) -> frozenset[EventId]:
+        """The state before an event that we have, every event of it recorded.
+
+        Raises:
+            RemoteError: it could not be had.
+            _Refused: too many states were asked for.
+        """
+        told = self._fetch_state_ids(pdu.event_id)
+        wanted = (told.state | told.auth_chain) - {pdu.event_id}
+        unknown = self._known.list_unknown(self._source.room_id, wanted)
+        self._import_state(pdu.event_id, unknown, {})
+        return told.state
+
+    def _fetch_state_ids(self, event_id: EventId) -> ToldState:
+        if self._states_left == 0:
+            raise _Refused("It would need too many states of other servers.")
+        self._states_left -= 1
+        return self._fetching.fetch_state_ids(self._source, event_id)
+
+    def _import_state(
+        self, event_id: EventId, unknown: Collection[EventId], found: Fetched
+    ) -> dict[EventId, Verdict]:
+        """Record events of the state before an event.
+
+        Args:
+            unknown: those that are to be fetched.
+            found: those that were.
+        """
         if len(unknown) > _ONE_BY_ONE:
             found |= self._fetching.fetch_state(self._source, event_id, unknown)
         elif unknown:
             found |= self._fetching.fetch_events(self._source, unknown)
-        verdict = self._doors.import_state(self._source, found).get(event_id)
-        if verdict is not None and verdict.outcome is Outcome.DROPPED:
-            raise _Refused(f"{event_id}, which it follows, is dropped: {verdict.reason}")
-        return told.state
+        return self._doors.import_state(self._source, found)
 
 
 def _lacks_key(

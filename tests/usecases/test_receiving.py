@@ -14,8 +14,8 @@ import pytest
 
 from architex.bootstrap import Core
 from architex.domain.errors import BadJson, InvalidParam, LimitExceeded
-from architex.domain.identifiers import EventId, RoomId, ServerName
-from architex.domain.pdu import Pdu
+from architex.domain.identifiers import EventId, RoomId, ServerName, server_name_of
+from architex.domain.pdu import Pdu, parse_pdu
 from architex.domain.signing import SigningKey, sign_event
 from architex.gateways.errors import RemoteRefused, RemoteTimedOut
 from architex.projections.branch_states import BranchStates
@@ -35,7 +35,7 @@ from architex.usecases.rate_limits import RateLimit, RateLimits
 from architex.usecases.receiving import RETRY_S, Receiving
 from architex.usecases.receiving_edus import ReceivingEdus
 from architex.usecases.server_keys import KeyRing
-from tests.builders import ALICE, BOB, DAVE, TEST_KEY, RoomBuilder
+from tests.builders import ALICE, BOB, CAROL, DAVE, TEST_KEY, RoomBuilder
 from tests.core import SERVER_NAME
 from tests.fakes.clock import FakeClock
 from tests.fakes.room_peer import RoomPeer
@@ -352,6 +352,33 @@ def test_missing_events_are_fetched_in_several_rounds(world: World) -> None:
     assert all(world.is_accepted(pdu) for pdu in between)
     assert world.peer.count("get_missing_events") == 4
     assert world.peer.count("state_ids") == 0
+
+
+@pytest.mark.parametrize("version", ["1", "6", "11", "12"])
+@pytest.mark.parametrize("is_told", [True, False])
+def test_room_goes_on_after_an_event_of_a_server_without_a_key(
+    core: Core, version: str, is_told: bool
+) -> None:
+    world = make_world(core, version, before=lambda world: (world.room.join(CAROL), None)[1])
+    message = world.room.message(CAROL, "who is this?")
+    event = dict(message.event)
+    server = server_name_of(CAROL)
+    event["signatures"] = {server: {"ed25519:unknown": "A" * 86}}
+    world.room.pdus[message.event_id] = parse_pdu(world.room.rules, event)
+    first, second = world.room.message(BOB, "first"), world.room.message(BOB, "second")
+    topic = world.room.send_state(ALICE, "m.room.topic", {"topic": "Tea"})
+    if not is_told:
+        world.peer.hidden.add(message.event_id)
+        assert world.send(second) == {second.event_id: {}}
+    else:
+        assert world.send(first) == {first.event_id: {}}
+        assert world.send(second) == {second.event_id: {}}
+    assert world.send(topic) == {topic.event_id: {}}
+    assert world.is_accepted(first)
+    assert world.is_accepted(second)
+    assert message.event_id not in world.known()
+    assert world.state(world.room) == world.room.state
+    assert topic.event_id in world.extremities()
 
 
 def test_event_of_who_counts_characters_is_rejected_and_followed(world: World) -> None:
