@@ -381,7 +381,7 @@ def build_use_cases(
             profiles=profile_store,
             commits=commits,
             list_joined_rooms=members.list_joined_rooms,
-            remote=FederatedProfiles(federation, clock, rate_limits),
+            remote=FederatedProfiles(federation, rate_limits),
             announce=presence.announce_profile,
         ),
         public_rooms=PublicRooms(

@@ -29,10 +29,6 @@ from architex.usecases.timed_cache import TimedCache
 
 T = TypeVar("T")
 
-PROFILE_SECONDS: Final = 300.0
-NO_PROFILE_SECONDS: Final = 60.0
-MAX_PROFILES: Final = 2_000
-
 ALIAS_SECONDS: Final = 60.0
 MAX_ALIASES: Final = 2_000
 MAX_SERVERS_OF_ALIAS: Final = 50
@@ -56,15 +52,14 @@ _ROOM_TEXTS: Final = (
 
 
 class FederatedProfiles:
-    """See architex.usecases.profiles.RemoteProfiles: asks the users' servers."""
+    """See architex.usecases.profiles.RemoteProfiles: asks the users' servers.
 
-    def __init__(self, client: FederationClient, clock: Clock, rate_limits: RateLimits) -> None:
+    Nothing is remembered: people look at a profile to see how it is now.
+    """
+
+    def __init__(self, client: FederationClient, rate_limits: RateLimits) -> None:
         self._client = client
         self._rate_limits = rate_limits
-        # In tuples, because that somebody has no profile is remembered, too.
-        self._profiles: TimedCache[UserId, tuple[Mapping[str, Any] | None]] = TimedCache(
-            clock, max_entries=MAX_PROFILES
-        )
 
     def fetch_profile(self, user_id: UserId) -> Mapping[str, Any] | None:
         """The profile of another server's user; None when there is none.
@@ -76,13 +71,9 @@ class FederatedProfiles:
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1queryprofile
         """
-        known = self._profiles.find(user_id)
-        if known is not None:
-            return known[0]
         self._rate_limits.spend("remote_lookups", server_name_of(user_id))
-        profile: Mapping[str, Any] | None
         try:
-            profile = _ask(
+            told = _ask(
                 lambda: self._client.get(
                     server_name_of(user_id),
                     federation_path("v1", "query", "profile"),
@@ -91,15 +82,13 @@ class FederatedProfiles:
                     max_bytes=MAX_PROFILE_BYTES,
                 )
             )
-            # A field of null is one that is not set.
-            profile = {key: value for key, value in profile.items() if value is not None}
-            for key in ("displayname", "avatar_url"):
-                if not isinstance(profile.get(key, ""), str):
-                    del profile[key]
         except NotFound:
-            profile = None
-        seconds = NO_PROFILE_SECONDS if profile is None else PROFILE_SECONDS
-        self._profiles.remember(user_id, (profile,), seconds=seconds)
+            return None
+        # A field of null is one that is not set.
+        profile = {key: value for key, value in told.items() if value is not None}
+        for key in ("displayname", "avatar_url"):
+            if not isinstance(profile.get(key, ""), str):
+                del profile[key]
         return profile
 
 

@@ -696,7 +696,7 @@ ACCOUNT_ENDPOINTS: Final = [
     E("POST", "/v3/keys/query", {"device_keys": {}}, guests=True),
     E("POST", "/v3/keys/claim", {"one_time_keys": {}}, guests=True),
     E("GET", "/v3/keys/changes", None, MISSING, guests=True),
-    E("POST", "/v3/keys/device_signing/upload", {}, MISSING),
+    E("POST", "/v3/keys/device_signing/upload", {}),
     E("POST", "/v3/keys/signatures/upload", {}),
     E("PUT", "/v3/sendToDevice/m.x/{n}", {"messages": {}}, guests=True),
     E("GET", "/v3/room_keys/version", None, ABSENT),
