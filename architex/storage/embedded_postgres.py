@@ -203,7 +203,7 @@ class EmbeddedPostgres:
         if not self._cluster.exists():
             self._create_cluster(lock, account)
         binaries = _binaries_for(self._cluster)
-        self._remove_stale_pid_file()
+        self._remove_stale_pid_files()
         options = dict(self._options, unix_socket_directories=str(self.socket_directory))
         if binaries.major_version >= 18:
             options = {**_OPTIONS_SINCE_18, **options}
@@ -315,23 +315,27 @@ class EmbeddedPostgres:
             return False
         return len(lines) >= 8 and lines[7].strip() == "ready" and bool(_identity(int(lines[0])))
 
-    def _remove_stale_pid_file(self) -> None:
-        """Remove what a killed server left, so that a stranger with its old number is no harm.
+    def _remove_stale_pid_files(self) -> None:
+        """Remove what a killed server left, so that whoever has its number now is no harm.
 
-        PostgreSQL clears up itself unless another process now has that number. Ours is the lock,
-        so only somebody who started PostgreSQL on these files by hand can still be alive.
+        PostgreSQL clears up itself unless a process has that number: a stranger, or the killed
+        one itself as long as nobody has asked how it ended. Ours is the lock, so only somebody
+        who started PostgreSQL on these files by hand can still be alive.
         """
-        path = self._cluster / "postmaster.pid"
-        try:
-            pid = int(path.read_text().split("\n", 1)[0])
-        except (OSError, ValueError):
-            return
-        try:
-            is_its_own = Path(f"/proc/{pid}/cwd").samefile(self._cluster)
-        except OSError:
-            is_its_own = False
-        if not is_its_own:
-            path.unlink(missing_ok=True)
+        for path in (
+            self._cluster / "postmaster.pid",
+            self.socket_directory / f".s.PGSQL.{_PORT}.lock",
+        ):
+            try:
+                pid = int(path.read_text().split("\n", 1)[0])
+            except (OSError, ValueError):
+                continue
+            try:
+                is_its_own = Path(f"/proc/{pid}/cwd").samefile(self._cluster)
+            except OSError:
+                is_its_own = False
+            if not is_its_own:
+                path.unlink(missing_ok=True)
 
     # ---- directories and users
 

@@ -131,6 +131,20 @@ def test_pid_file_with_the_number_of_a_stranger_is_no_hindrance(directory: Path)
         assert _ask(cluster, "SELECT 1") == 1
 
 
+def test_killed_cluster_that_nobody_has_buried_is_no_hindrance(directory: Path) -> None:
+    killed = EmbeddedPostgres(directory)
+    killed.ensure_running()
+    pid = _postmaster_pid(directory)
+    socket_lock = killed.socket_directory / ".s.PGSQL.5432.lock"
+    os.kill(pid, signal.SIGKILL)  # a child of ours, whose number is kept until we ask for it
+    _wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z", "it is dead")
+    assert int(socket_lock.read_text().split()[0]) == pid
+    cluster = EmbeddedPostgres(directory)
+    with cluster.running():
+        assert _ask(cluster, "SELECT 1") == 1
+    killed.stop()
+
+
 def test_second_command_uses_the_running_cluster_and_leaves_it(directory: Path) -> None:
     first, second = EmbeddedPostgres(directory), EmbeddedPostgres(directory)
     with first.running():
