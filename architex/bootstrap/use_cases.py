@@ -419,6 +419,7 @@ def build_use_cases(
                 email_required=settings.registration.email_required,
                 captcha=None if settings.recaptcha is None else settings.recaptcha.required,
                 terms=None if settings.terms is None else settings.terms.version,
+                reserved=frozenset({settings.server_notices.localpart}),
             ),
             accounts=accounts,
             registration_tokens=tokens,

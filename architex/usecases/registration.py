@@ -63,6 +63,7 @@ class RegistrationPolicy:
         email_required: it must.
         captcha: None for none; else whether it is needed.
         terms: the version of the terms that must be agreed to; None when there are none.
+        reserved: localparts that the server uses itself; only its operator makes these accounts.
         shared_secret: who knows it may make accounts, administrators too; None for nobody.
     """
 
@@ -74,6 +75,7 @@ class RegistrationPolicy:
     email_required: bool = False
     captcha: bool | None = None
     terms: str | None = None
+    reserved: frozenset[str] = frozenset()
 
     def flows(self) -> Flows:
         """The ways to authenticate a registration.
@@ -136,8 +138,7 @@ class Registration:
         """
         self._check_enabled()
         user_id = self.user_id_for(username)
-        if self.accounts.find_account(user_id) is not None:
-            raise UserInUse("This user ID is already taken.")
+        self._check_free(user_id)
         return user_id
 
     def check_registration_token(self, token: str, *, address: str) -> bool:
@@ -372,9 +373,16 @@ class Registration:
         if username is None:
             return
         user_id = self.user_id_for(username)
+        if localpart_of(user_id) in self.policy.reserved:
+            raise UserInUse("This user ID is already taken.")
         if has_session or request.get("guest_access_token") is not None:
             return  # the account may be the one this very session has made, or the guest's
-        if self.accounts.find_account(user_id) is not None:
+        self._check_free(user_id)
+
+    def _check_free(self, user_id: UserId) -> None:
+        """Raises UserInUse for a user ID that nobody can register any more."""
+        is_reserved = localpart_of(user_id) in self.policy.reserved
+        if is_reserved or self.accounts.find_account(user_id) is not None:
             raise UserInUse("This user ID is already taken.")
 
     def _create_user(

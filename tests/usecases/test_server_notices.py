@@ -135,14 +135,25 @@ def test_nobody_logs_in_as_the_server(notices: ServerNotices, alice: User) -> No
         "password": "",
     }
     alice.server.request("POST", "/login", body).refused(403, "M_FORBIDDEN")
-    taken = {"username": "notices", "password": "x", "auth": {"type": "m.login.dummy"}}
-    alice.server.request("POST", "/register", taken).refused(400, "M_USER_IN_USE")
+
+
+def test_nobody_registers_as_the_server(server: Server) -> None:
+    for more in ({}, {"auth": {"type": "m.login.dummy"}}):
+        taken = {"username": "Notices", "password": "x", **more}
+        server.request("POST", "/register", taken).refused(400, "M_USER_IN_USE")
+    free = server.request("GET", "/register/available", params={"username": "notices"})
+    free.refused(400, "M_USER_IN_USE")
+    begun = server.request("POST", "/register", {"password": "x"}).json["session"]
+    auth = {"type": "m.login.dummy", "session": begun}
+    late = server.request("POST", "/register", {"username": "notices", "auth": auth})
+    late.refused(400, "M_USER_IN_USE")
 
 
 def test_notices_are_not_sent_in_the_name_of_a_person(
-    notices: ServerNotices, server: Server, alice: User
+    notices: ServerNotices, server: Server, alice: User, tmp_path: Path
 ) -> None:
-    server.register("notices")
+    use_cases = build_use_cases(settings_for(tmp_path), server.core)
+    use_cases.registration.create_user("notices", "somebody's password")
     with pytest.raises(InvalidParam):
         notices.send(alice.user_id, "Hello")
 
