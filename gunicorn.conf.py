@@ -18,7 +18,7 @@ from gevent import monkey
 from architex.api.gunicorn_worker import TlsFiles, worker_class_for
 from architex.gateways.log_output import log_config
 from architex.settings import load_settings
-from architex.storage.child_processes import die_with_parent
+from architex.storage.child_processes import die_with_parent, wait_for_word
 
 settings = load_settings()
 if settings.metrics.port is not None:
@@ -63,9 +63,12 @@ def on_starting(server):
     """Ready what the workers need, before the first of them is forked."""
     for counted in settings.metrics_dir.glob("*.db"):  # by the workers of another run
         counted.unlink()
-    if not os.environ.get("ARCHITEX_SUPERVISED"):
+    is_supervised = bool(os.environ.get("ARCHITEX_SUPERVISED"))
+    if not is_supervised:
         _ready_database()
     _load_program()
+    if is_supervised and not wait_for_word():
+        sys.exit(1)
 
 
 def _load_program():

@@ -28,7 +28,7 @@ from architex import __version__
 from architex.cli.common import config_option, embedded_postgres, program, read_settings
 from architex.gateways.clock import SystemRandomness
 from architex.settings import Listener, Settings, find_config_file
-from architex.storage.child_processes import die_with_parent
+from architex.storage.child_processes import die_with_parent, give_word
 from architex.storage.database_checks import check_database
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.key_files import load_or_create_signing_key
@@ -64,19 +64,27 @@ def serve(config_file: str | None) -> None:
         embedded = embedded_postgres(settings)
         if embedded is not None:
             stack.callback(embedded.stop)
-            embedded.ensure_running()
-        check_database(settings.conninfo, connections_wanted=settings.connections_wanted)
-        migrate(settings.conninfo, on_applied=lambda m: log.info("applied migration %s", m.name))
         children = [
             Child("web", _gunicorn_command(), environment),
             Child("followers", [sys.executable, "-m", "architex", "follow"], environment),
         ]
         stack.callback(_stop, children)
+        for child in children:
+            child.start()  # they load while the database gets ready
+        if embedded is not None:
+            embedded.ensure_running()
+        check_database(settings.conninfo, connections_wanted=settings.connections_wanted)
+        migrate(settings.conninfo, on_applied=lambda m: log.info("applied migration %s", m.name))
+        for child in children:
+            child.let_go_on()
         _supervise(settings, embedded, children, signals, lambda: _greet(settings, config_file))
 
 
 class Child:
-    """A child process that is to run for ever, and is started again when it does not."""
+    """A child process that is to run for ever, and is started again when it does not.
+
+    It loads, and waits (`child_processes.wait_for_word`) until it may use the database.
+    """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.name = name
@@ -86,6 +94,7 @@ class Child:
         self._started_at = 0.0
         self._delay_s = _FIRST_DELAY_S
         self._start_again_at = 0.0
+        self._may_go_on = False
 
     @property
     def is_running(self) -> bool:
@@ -104,13 +113,21 @@ class Child:
         self._process = subprocess.Popen(  # noqa: S603 - our own argument list, no shell
             self._command,
             env=self._environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             # Ctrl-C in a terminal is for the supervisor, which stops the others in order.
             start_new_session=True,
             # At once: whoever starts the server again needs its port, and what was answered is
             # safe. A stop in order is told by signals.
             preexec_fn=lambda: die_with_parent(parent_pid, signal.SIGKILL),
         )
+        if self._may_go_on:
+            self.let_go_on()
+
+    def let_go_on(self) -> None:
+        """Tell its process, and those that come after, that the database is ready."""
+        self._may_go_on = True
+        if self._process is not None and self._process.stdin is not None:
+            give_word(self._process.stdin)
 
     def look_after(self) -> None:
         """Start it again, after a delay that grows while it keeps dying early."""
@@ -171,8 +188,6 @@ def _supervise(
     when_ready: Callable[[], None],
 ) -> None:
     """Run until SIGTERM or SIGINT. Raises StartRefused when the web process never gets ready."""
-    for child in children:
-        child.start()
     web = children[0]
     is_ready = False
     while True:

@@ -1,11 +1,16 @@
-"""Child processes that die with their parent and may run as another user (Linux)."""
+"""Child processes that die with their parent, wait for its word, and may run as another user.
+
+For Linux.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_SECUREBITS = 28
@@ -33,6 +38,21 @@ def die_with_parent(parent_pid: int, death_signal: signal.Signals = signal.SIGTE
     _LIBC.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def give_word(child_input: IO[bytes]) -> None:
+    """Let a child go on that waits for it.
+
+    Args:
+        child_input: what the child reads as its standard input; closed afterwards.
+    """
+    with suppress(OSError), child_input:  # it may be dead already
+        child_input.write(b"\n")
+
+
+def wait_for_word() -> bool:
+    """Wait, in a child, until its parent lets it go on; False when the parent gave up."""
+    return bool(os.read(0, 1))
 
 
 def find_search_capability() -> int | None:
