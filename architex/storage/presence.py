@@ -138,27 +138,27 @@ _SHARES_A_ROOM: Final = """EXISTS (SELECT 1 FROM memberships a JOIN memberships 
     WHERE a.user_id = %(user)s AND a.membership = 'join'
     AND b.user_id = p.user_id AND b.membership = 'join')"""
 
-_SHOWN: Final = """
-SELECT p.user_id, p.presence, p.status_msg, p.last_active_ts, p.last_sync_ts, n.value, a.value
-FROM presence p
-LEFT JOIN profiles n ON n.user_id = p.user_id AND n.key_name = 'displayname'
-LEFT JOIN profiles a ON a.user_id = p.user_id AND a.key_name = 'avatar_url'"""
+# Not joins: a plan for many rows would read all profiles for the few there are.
+_NAMES: Final = """
+    (SELECT n.value FROM profiles n WHERE n.user_id = p.user_id AND n.key_name = 'displayname'),
+    (SELECT a.value FROM profiles a WHERE a.user_id = p.user_id AND a.key_name = 'avatar_url')"""
+
+_SHOWN: Final = f"""
+SELECT p.user_id, p.presence, p.status_msg, p.last_active_ts, p.last_sync_ts, {_NAMES}
+FROM presence p"""  # noqa: S608 - constants
 
 _CHANGED: Final = (
     f"{_SHOWN} WHERE p.position > %(since)s AND (p.user_id = %(user)s OR {_SHARES_A_ROOM})"
 )
 
 # Whoever is new to the reader is told of, also when nothing was ever said of their presence.
-_NEW: Final = """
-SELECT m.user_id, coalesce(p.presence, 'offline'), p.status_msg, coalesce(p.last_active_ts, 0),
-    coalesce(p.last_sync_ts, 0), n.value, a.value
+_NEW: Final = f"""
+SELECT p.user_id, coalesce(x.presence, 'offline'), x.status_msg, coalesce(x.last_active_ts, 0),
+    coalesce(x.last_sync_ts, 0), {_NAMES}
 FROM (SELECT unnest(%(newcomers)s::text[]) AS user_id
     UNION (SELECT m.user_id FROM memberships m
-        WHERE m.room_nid = ANY(%(rooms)s) AND m.membership = 'join' LIMIT %(limit)s)) m
-LEFT JOIN presence p USING (user_id)
-LEFT JOIN profiles n ON n.user_id = m.user_id AND n.key_name = 'displayname'
-LEFT JOIN profiles a ON a.user_id = m.user_id AND a.key_name = 'avatar_url'
-WHERE m.user_id <> %(user)s"""
+        WHERE m.room_nid = ANY(%(rooms)s) AND m.membership = 'join' LIMIT %(limit)s)) p
+LEFT JOIN presence x USING (user_id) WHERE p.user_id <> %(user)s"""  # noqa: S608 - constants
 
 _CHANGED_AND_NEW: Final = f"{_CHANGED} UNION {_NEW}"
 
