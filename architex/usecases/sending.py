@@ -146,7 +146,7 @@ class Sending:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#redactions
         """
-        target = self.events.find_event(event_id)
+        check_may_redact = self._redaction_check(requester, room_id, event_id)
         draft = EventDraft(
             type="m.room.redaction",
             sender=requester.user_id,
@@ -157,16 +157,7 @@ class Sending:
         )
 
         def decide(session: RoomSession) -> EventId:
-            if target is None or target.room_id != room_id:
-                # Whoever may not know the room learns nothing of its events either.
-                _require_joined(session, requester.user_id)
-                raise InvalidParam("The room has no such event.")
-            if target.sender != requester.user_id:
-                if requester.is_suspended:
-                    raise UserSuspended("You may redact only your own events while suspended.")
-                levels = power_levels(session)
-                if levels.of_user(requester.user_id) < levels.redact:
-                    raise Forbidden("Your power level is too low to redact events of others.")
+            check_may_redact(session)
             return session.append(draft).event_id
 
         path = path or f"/rooms/{room_id}/redact/{event_id}"
@@ -220,8 +211,16 @@ class Sending:
             state_key=state_key,
             origin_server_ts=origin_server_ts,
         )
+        # It redacts all the same, though nobody redacts by state.
+        check_may_redact = (
+            self._redaction_check(requester, room_id, _redaction_target(content))
+            if type == "m.room.redaction"
+            else None
+        )
 
         def decide(session: RoomSession) -> EventId:
+            if check_may_redact is not None:
+                check_may_redact(session)
             current = session.find_state(type, state_key)
             if current is not None and (
                 current.sender == requester.user_id and dict(current.content) == dict(content)
@@ -256,6 +255,26 @@ class Sending:
         )
 
     # Within
+
+    def _redaction_check(
+        self, requester: Requester, room_id: RoomId, event_id: EventId
+    ) -> Callable[[RoomSession], None]:
+        """Checks in the room that the requester may redact an event there; raises as `redact`."""
+        target = self.events.find_event(event_id)
+
+        def check(session: RoomSession) -> None:
+            if target is None or target.room_id != room_id:
+                # Whoever may not know the room learns nothing of its events either.
+                _require_joined(session, requester.user_id)
+                raise InvalidParam("The room has no such event.")
+            if target.sender != requester.user_id:
+                if requester.is_suspended:
+                    raise UserSuspended("You may redact only your own events while suspended.")
+                levels = power_levels(session)
+                if levels.of_user(requester.user_id) < levels.redact:
+                    raise Forbidden("Your power level is too low to redact events of others.")
+
+        return check
 
     def _append(
         self, requester: Requester, room_id: RoomId, draft: EventDraft, path: str, txn_id: str

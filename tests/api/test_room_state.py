@@ -117,3 +117,22 @@ def test_malformed_state_is_a_bad_request_and_not_a_matter_of_power(
 def test_creators_have_no_power_level_to_set(alice: User) -> None:
     path = f"/rooms/{alice.create_room()}/state/m.room.power_levels"
     alice.put(path, {"users": {alice.user_id: 100}}).refused(400, "M_BAD_JSON")
+
+
+@pytest.mark.parametrize("version", ["10", "11", "12"])
+def test_nobody_redacts_by_a_state_event_what_they_may_not_redact_otherwise(
+    alice: User, bob: User, version: str
+) -> None:
+    room_id = alice.create_room(
+        preset="public_chat",
+        room_version=version,
+        power_level_content_override={"state_default": 0},
+    )
+    bob.post(f"/join/{room_id}").ok()
+    message = f"/rooms/{room_id}/send/m.room.message/1"
+    event_id = alice.put(message, {"body": "kept"}).ok()["event_id"]
+    path = f"/rooms/{room_id}/state/m.room.redaction"
+    bob.put(path, {"redacts": event_id}).refused(403, "M_FORBIDDEN")
+    bob.put(path, {}).refused(400, "M_INVALID_PARAM")
+    assert bob.get(f"/rooms/{room_id}/event/{event_id}").ok()["content"] == {"body": "kept"}
+    alice.put(path, {"redacts": event_id}).ok()
