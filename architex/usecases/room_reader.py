@@ -237,6 +237,17 @@ class RoomReader:
 
     # ---- state
 
+    def skip_hidden(self, ordering: int) -> int:
+        """The first place from an ordering on whose state the requester may see.
+
+        That is what held before or after an event that they may see.
+        """
+        self.load_access()
+        for stretch in self.standing.visible_stretches(-EVER, EVER):
+            if ordering <= stretch.high:
+                return max(ordering, stretch.low)
+        return EVER
+
     def find_moment(self, ordering: int) -> int:
         """The position whose current state comes closest to the one after a place.
 

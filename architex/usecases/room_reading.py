@@ -226,7 +226,8 @@ class RoomReading:
         """The m.room.member events of the room's state.
 
         Args:
-            at: the ordering as of which; None for now, or when the requester left.
+            at: the ordering as of which, or as soon after as the requester may see events; None
+                for now, or when the requester left.
             membership, not_membership: only events for which either condition holds.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmembers
@@ -234,8 +235,9 @@ class RoomReading:
 
         def read(reader: RoomReader) -> list[ClientEvent]:
             moment = reader.state_at
-            if at is not None and at < moment:
-                moment = min(moment, reader.find_moment(at))
+            begin = None if at is None else reader.skip_hidden(at)
+            if begin is not None and begin < moment:
+                moment = min(moment, reader.find_moment(begin))
             rows = [
                 row
                 for row in list_state_of_type(

@@ -394,6 +394,33 @@ def test_members_can_be_filtered_and_dated(alice: User, bob: User) -> None:
     assert members(at=earlier) == {alice.user_id}
 
 
+def test_members_are_dated_no_earlier_than_what_one_may_see(
+    alice: User, bob: User, server: Server
+) -> None:
+    room_id = public_room(alice)
+    own = f"/rooms/{room_id}/state/m.room.member/{alice.path}"
+    alice.put(own, {"membership": "join", "displayname": "Secret"}).ok()
+    earlier = alice.get("/sync").ok()["next_batch"]
+    alice.put(own, {"membership": "join", "displayname": "Alice"}).ok()
+    carol = server.register()
+    join(carol, room_id)
+    set_visibility(alice, room_id, "joined")
+    leave(carol, room_id)
+    alice.put(own, {"membership": "join", "displayname": "Hidden"}).ok()
+    hidden = alice.get("/sync").ok()["next_batch"]
+    alice.put(own, {"membership": "join", "displayname": "Open"}).ok()
+    join(carol, room_id)
+    join(bob, room_id)
+
+    def name(user: User, at: str) -> Any:
+        chunk = user.get(f"/rooms/{room_id}/members", at=at).ok()["chunk"]
+        return next(e["content"]["displayname"] for e in chunk if e["sender"] == alice.user_id)
+
+    assert [name(alice, at) for at in (earlier, hidden)] == ["Secret", "Hidden"]
+    assert [name(carol, at) for at in (earlier, hidden)] == ["Secret", "Open"]
+    assert name(bob, hidden) == "Open"
+
+
 def test_joined_members_have_names_and_avatars(alice: User, bob: User) -> None:
     room_id = public_room(alice)
     join(bob, room_id)
