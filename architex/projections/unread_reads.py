@@ -6,7 +6,7 @@ Each function asks one statement for any number of rooms.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from architex.domain.identifiers import UserId
@@ -260,30 +260,26 @@ class Stay:
     until: int
 
 
+# A profile that changes while somebody is in a room begins no new stay; each invite is its own.
+_STAYS: Final = """
+SELECT room_nid, bool_or(is_invite), min(valid_from),
+    CASE WHEN bool_or(is_invite) THEN min(valid_from) ELSE max(valid_to) - 1 END
+FROM (SELECT *, sum(begins) OVER (PARTITION BY room_nid ORDER BY valid_from) AS stay
+    FROM (SELECT room_nid, valid_from, valid_to, membership = 'invite' AS is_invite,
+            CASE WHEN membership = 'join' AND lag(membership) OVER times = 'join'
+                AND lag(valid_to) OVER times = valid_from THEN 0 ELSE 1 END AS begins
+        FROM current_state WHERE room_nid = ANY(%s) AND type = 'm.room.member' AND state_key = %s
+            AND membership IN ('join', 'invite')
+        WINDOW times AS (PARTITION BY room_nid ORDER BY valid_from)) m) n
+GROUP BY room_nid, stay ORDER BY room_nid, min(valid_from)"""
+
+
 def list_stays(
     connection: PgConnection, user_id: UserId, room_nids: Collection[int]
 ) -> list[Stay]:
     """A user's stays in rooms, and the invites to them, in the order of rooms and time."""
-    rows = connection.execute(
-        "SELECT room_nid, membership = 'invite', valid_from, valid_to - 1 FROM current_state"
-        " WHERE room_nid = ANY(%s) AND type = 'm.room.member' AND state_key = %s"
-        " AND membership IN ('join', 'invite') ORDER BY room_nid, valid_from",
-        (list(room_nids), user_id),
-    )
-    stays: list[Stay] = []
-    for row in rows.fetchall():
-        stay, before = Stay(*row), stays[-1] if stays else None
-        if stay.is_invite:
-            stay = replace(stay, until=stay.since)
-        elif (
-            before is not None
-            and not before.is_invite
-            and (before.room_nid, before.until + 1) == (stay.room_nid, stay.since)
-        ):
-            # A profile that changes in between is no new stay.
-            stay = replace(stays.pop(), until=stay.until)
-        stays.append(stay)
-    return stays
+    rows = connection.execute(_STAYS, (list(room_nids), user_id)).fetchall()
+    return [Stay(*row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
