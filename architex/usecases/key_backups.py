@@ -150,6 +150,7 @@ class KeyBackups:
         if current is None:
             raise NotFound("There is no such backup.")
         if current.version != number:
+            self.get_version(user_id, version)
             raise WrongRoomKeysVersion(
                 "This is not the current version of the backup.",
                 current_version=str(current.version),

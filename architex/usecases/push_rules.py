@@ -115,14 +115,13 @@ class PushRules:
         """Delete a rule of the user's own.
 
         Raises:
-            NotFound: there is no such rule.
-            InvalidParam: it is predefined.
+            NotFound: there is no such rule of the user's own.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3pushrulesglobalkindruleid
         """
         self.get_rule(user_id, kind, rule_id)
         if is_predefined(rule_id):
-            raise InvalidParam("Predefined rules can be disabled, but not deleted.")
+            raise NotFound("Predefined rules can be disabled, but not deleted.")
 
         def write(execute: Execute, position: int) -> None:
             delete_push_rule(execute, position, user_id, kind, rule_id)

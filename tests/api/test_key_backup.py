@@ -126,6 +126,10 @@ def test_keys_go_to_the_current_version_only(alice: User) -> None:
     old, new = create(alice), create(alice)
     answer = alice.put(path("s"), key(), version=old)
     assert answer.refused(403, "M_WRONG_ROOM_KEYS_VERSION")["current_version"] == new
+    for none in ("99", "none"):
+        alice.put(path("s"), key(), version=none).refused(404, "M_NOT_FOUND")
+    alice.delete(f"/room_keys/version/{old}").ok()
+    alice.put(path("s"), key(), version=old).refused(404, "M_NOT_FOUND")
 
 
 def test_keys_without_a_backup_are_refused(alice: User) -> None:

@@ -90,7 +90,7 @@ def test_predefined_rules_change_for_one_user_only(alice: User, bob: User) -> No
     changed = alice.get(path).ok()
     assert (changed["enabled"], changed["actions"]) == (False, ["dont_notify"])
     assert bob.get(path).ok()["enabled"] is True
-    alice.delete(path).refused(400, "M_INVALID_PARAM")
+    alice.delete(path).refused(404, "M_NOT_FOUND")
 
 
 def test_sync_tells_the_rules_when_they_change(alice: User) -> None:
