@@ -15,7 +15,7 @@ import falcon
 from architex.api.requests import string_param
 from architex.domain.errors import LimitExceeded, MissingToken
 from architex.domain.identifiers import RoomId, ServerName
-from architex.usecases.rate_limits import RateLimits, network_of
+from architex.usecases.rate_limits import RateLimits
 from architex.usecases.requester import Requester
 from architex.usecases.sessions import Sessions
 
@@ -118,24 +118,25 @@ def require_even_locked_user(req: falcon.Request) -> Requester:
     return authenticator.requester(req, even_locked=True)
 
 
-def count_question(req: falcon.Request, server_name: ServerName, ours: ServerName) -> None:
+def count_question(req: falcon.Request) -> None:
     """Count a question that another server is asked, where no account is needed to ask it.
 
     Else strangers could have us knock at any number of doors.
-
-    Args:
-        server_name: whom it is asked; nothing is counted when that is `ours`.
 
     Raises:
         LimitExceeded: the user, or somebody at that address, has asked too often lately.
         UnknownToken, UserLocked: the request has a token that does not let its user in.
     """
-    if server_name == ours:
-        return
     authenticator: Authenticator = req.env["architex.authenticator"]
     user = find_user(req)
-    who = network_of(client_address(req)) if user is None else user.user_id
+    who = client_address(req) if user is None else user.user_id
     authenticator.rate_limits.spend("lookups", who)
+
+
+def count_question_to(req: falcon.Request, server_name: ServerName, ours: ServerName) -> None:
+    """As `count_question`, unless it is our own server that is asked."""
+    if server_name != ours:
+        count_question(req)
 
 
 def access_token(req: falcon.Request) -> str | None:

@@ -35,7 +35,11 @@ def print_table(
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(shown(value) for value in row))
-    console().print(table)
+    out = console()
+    with out.capture() as captured:
+        out.print(table)
+    # The last column is padded to the longest of its entries, which nobody sees on paper.
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def print_json(value: Any) -> None:

@@ -205,6 +205,8 @@ def _password(office: _Office, user_id: UserId, from_stdin: bool, generate: bool
         click.echo(f"password of {user_id}: {made_up}")
         return made_up
     typed: str = click.prompt(
-        f"New password for {user_id}", hide_input=True, confirmation_prompt=True
+        f"New password for {user_id}",
+        hide_input=sys.stdin.isatty(),  # a pipe shows nothing, and cannot be told to hide it
+        confirmation_prompt=True,
     )
     return typed

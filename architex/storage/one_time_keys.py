@@ -6,7 +6,7 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#one-time-and-fallback-key
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -17,7 +17,7 @@ from architex.domain.canonical_json import encode_canonical_json
 from architex.domain.encryption_keys import OneTimeKey
 from architex.domain.identifiers import UserId
 from architex.storage.commit_queue import CHANNEL, MAX_NOTIFICATION_BYTES, Execute
-from architex.storage.pool import Database, PgConnection
+from architex.storage.pool import Database, Params, PgConnection, Row
 
 # Oldest upload first. Whoever claims at the same moment takes the next one, and waits for nobody.
 _CLAIM: Final = """
@@ -253,14 +253,16 @@ class KeySupply:
 
 
 def find_key_supplies(
-    source: Database | PgConnection, devices: Sequence[Device]
+    fetch_all: Callable[[str, Params], list[Row]], devices: Sequence[Device]
 ) -> dict[Device, KeySupply]:
-    """What devices have for others to claim, in one statement; those with nothing are missing."""
-    params = ([user_id for user_id, _ in devices], [device_id for _, device_id in devices])
-    if isinstance(source, Database):
-        rows = source.fetch_all(_SUPPLY, params)
-    else:
-        rows = source.execute(_SUPPLY, params).fetchall()
+    """What devices have for others to claim, in one statement; those with nothing are missing.
+
+    Args:
+        fetch_all: gives the rows of a statement.
+    """
+    rows = fetch_all(
+        _SUPPLY, ([user_id for user_id, _ in devices], [device_id for _, device_id in devices])
+    )
     counts: dict[Device, dict[str, int]] = {}
     unused: dict[Device, list[str]] = {}
     for user_id, device_id, algorithm, count in rows:

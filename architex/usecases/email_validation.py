@@ -30,7 +30,7 @@ from architex.gateways.errors import RemoteError, RemoteRefused
 from architex.storage.email_validations import EmailValidation, EmailValidationStore
 from architex.storage.user_addresses import UserAddress, UserAddressStore
 from architex.usecases import email_texts
-from architex.usecases.rate_limits import RateLimits, network_of
+from architex.usecases.rate_limits import RateLimits
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class EmailValidations:
         if not 0 <= request.send_attempt <= _MAX_SEND_ATTEMPT:
             raise InvalidParam("send_attempt is a number that grows with each attempt.")
         _check_next_link(request.next_link)
-        self.rate_limits.spend("mails", network_of(address))
+        self.rate_limits.spend("mails", address)
         self.rate_limits.check("mails", email.address)
         # Found out in every case, so that no case takes longer.
         is_somebodys = self.addresses.find_user(email) is not None

@@ -27,7 +27,7 @@ from architex.storage.user_addresses import UserAddress, UserAddressStore
 from architex.usecases import email_validation
 from architex.usecases.email_validation import EmailRequest, EmailValidations
 from architex.usecases.password_check import PasswordCheck, user_in_identifier
-from architex.usecases.rate_limits import RateLimits, network_of
+from architex.usecases.rate_limits import RateLimits
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,8 @@ class Operation:
 
     @property
     def who(self) -> str:
-        """Whom limits count: the user, or the network of somebody unknown."""
-        return self.user_id or network_of(self.address)
+        """Whom limits count: the user, or the address of somebody unknown."""
+        return self.user_id or self.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +254,7 @@ class InteractiveAuth:
         session = self._session_with(session_id, stage)
         if stage in session.completed:
             return
-        asking = _Asking(session.operation, session.user_id, network_of(address))
+        asking = _Asking(session.operation, session.user_id, address)
         proof = self._complete(stage, tuple(session.completed), fields, session.flows, asking)
         self._remember(session_id, stage, proof)
 

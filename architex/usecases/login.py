@@ -14,7 +14,7 @@ from architex.storage.accounts import AccountStore
 from architex.storage.device_keys import DeviceKeyStore
 from architex.usecases.login_tokens import LoginTokens
 from architex.usecases.password_check import Named, PasswordCheck
-from architex.usecases.rate_limits import RateLimits, network_of
+from architex.usecases.rate_limits import RateLimits
 from architex.usecases.sessions import (
     LOCKED,
     DeviceWish,
@@ -48,7 +48,7 @@ class Login:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login
         """
         check_device_wish(wish)
-        self.rate_limits.spend("logins", network_of(wish.address or ""))
+        self.rate_limits.spend("logins", wish.address or "")
         proven = self.password_check.check_password(user, password)
         return self._open(proven.user_id, wish, proven.password_hash)
 
@@ -64,7 +64,7 @@ class Login:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#mget_login_token-capability
         """
         check_device_wish(wish)
-        self.rate_limits.spend("logins", network_of(wish.address or ""))
+        self.rate_limits.spend("logins", wish.address or "")
         return self._open(self.login_tokens.spend_token(token), wish)
 
     def _open(

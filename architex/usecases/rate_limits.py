@@ -36,7 +36,10 @@ class RateLimit:
 
 
 class RateLimits:
-    """Buckets by kind ("login", "registration", …) and key (user ID, address).
+    """Buckets by kind ("login", "registration", …) and key: a user ID, room ID or IP address.
+
+    With IPv6 everybody has a network of 2^64 addresses, and could take another for each request:
+    there the network counts.
 
     A kind without a limit is free. Safe under gevent: nothing here waits.
     """
@@ -61,9 +64,9 @@ class RateLimits:
         tokens, now = self._tokens(kind, key, limit)
         if tokens < 1:
             raise _exceeded(limit, tokens)
-        buckets = self._buckets[kind]
-        buckets[key] = (tokens - 1, now)
-        buckets.move_to_end(key)
+        buckets, counted_by = self._buckets[kind], _counted_by(key)
+        buckets[counted_by] = (tokens - 1, now)
+        buckets.move_to_end(counted_by)
         if len(buckets) > MAX_BUCKETS:
             buckets.popitem(last=False)
 
@@ -82,25 +85,22 @@ class RateLimits:
 
     def _tokens(self, kind: str, key: str, limit: RateLimit) -> tuple[float, float]:
         now = self._clock.monotonic()
-        bucket = self._buckets[kind].get(key)
+        bucket = self._buckets[kind].get(_counted_by(key))
         if bucket is None:
             return float(limit.burst), now
         tokens, counted = bucket
         return min(float(limit.burst), tokens + (now - counted) * limit.per_second), now
 
 
-def network_of(address: str) -> str:
-    """What limits count a client's IP address by.
-
-    With IPv6 everybody has a network of 2^64 addresses, and could take another for each request.
-    """
+def _counted_by(key: str) -> str:
+    """What has the bucket of a key: itself, or the network of an IPv6 address."""
+    if key.startswith(("@", "!")):
+        return key
     try:
-        parsed = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(key)
     except ValueError:
-        return address
-    if parsed.version == 4:
-        return address
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
+        return key
+    return key if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _exceeded(limit: RateLimit, tokens: float) -> LimitExceeded:

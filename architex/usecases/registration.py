@@ -42,7 +42,7 @@ from architex.usecases.interactive_auth import (
     InteractiveAuth,
     Operation,
 )
-from architex.usecases.rate_limits import RateLimits, network_of
+from architex.usecases.rate_limits import RateLimits
 from architex.usecases.sessions import DeviceWish, NewSession, Sessions, check_device_wish
 
 #: How long a nonce of the shared-secret registration is good, in milliseconds.
@@ -152,7 +152,7 @@ class Registration:
         https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1registermloginregistration_tokenvalidity
         """
         self._check_enabled()
-        self.rate_limits.spend("registrations", network_of(address))
+        self.rate_limits.spend("registrations", address)
         return "\0" not in token and self.registration_tokens.check_token(
             token, self.clock.now_ms()
         )
@@ -181,9 +181,9 @@ class Registration:
         # Clients ask again and again until the user has read the mail.
         waits_for_mail = isinstance(auth, dict) and auth.get("type") == EMAIL
         if waits_for_mail:
-            self.rate_limits.check("registrations", network_of(address))
+            self.rate_limits.check("registrations", address)
         elif auth is not None:
-            self.rate_limits.spend("registrations", network_of(address))
+            self.rate_limits.spend("registrations", address)
         authenticated = self.interactive_auth.authenticate(
             Operation(
                 name=REGISTER,
@@ -204,7 +204,7 @@ class Registration:
             auth,
         )
         if waits_for_mail:
-            self.rate_limits.spend("registrations", network_of(address))
+            self.rate_limits.spend("registrations", address)
         request = authenticated.request
         wish = _device_wish(request, address)
         if authenticated.outcome is not None:
@@ -227,7 +227,7 @@ class Registration:
         """
         if not self.policy.guests:
             raise Forbidden("This server has no guest accounts.")
-        self.rate_limits.spend("registrations", network_of(address))
+        self.rate_limits.spend("registrations", address)
         wish = DeviceWish(display_name=display_name, address=address)
         check_device_wish(wish)
         user_id = self._create_account(None, password_hash=None, is_guest=True)

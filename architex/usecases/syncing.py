@@ -37,7 +37,7 @@ from architex.storage.gathering import Gathering
 from architex.storage.lazy_members import LazyMemberStore
 from architex.storage.notifier import Notifier
 from architex.storage.one_time_keys import Device, KeySupply, find_key_supplies
-from architex.storage.pool import Database, PgConnection
+from architex.storage.pool import Database, Params, PgConnection, Row
 from architex.storage.presence import list_changed_presence, list_present_users
 from architex.storage.push_rules import list_changed_push_rules
 from architex.storage.receipts import Receipt, list_changed_receipts, list_receipts
@@ -103,7 +103,7 @@ class Syncing:
         self._lazy_members = lazy_members
         self._presence = presence
         self._clock = clock
-        self._key_supplies = Gathering(partial(find_key_supplies, database))
+        self._key_supplies = Gathering(partial(find_key_supplies, database.fetch_all))
         self._alike = AlikeAnswers(database, rooms, notifier, unread, lazy_members, clock)
         # The newest position this process has seen: says whether a token is recent.
         self._newest = 0
@@ -388,7 +388,10 @@ class _Reading:
         self.response["account_data"] = {"events": told_data}
 
     def _find_key_supply(self, device: Device) -> KeySupply | None:
-        return find_key_supplies(self._connection, [device]).get(device)
+        return find_key_supplies(self._fetch_all, [device]).get(device)
+
+    def _fetch_all(self, sql: str, params: Params) -> list[Row]:
+        return self._connection.execute(sql, params).fetchall()
 
     def told(self, room_nids: Collection[int]) -> Told:
         """What the answer shows about the device.

@@ -10,7 +10,7 @@ from typing import Any
 import falcon
 from marshmallow import fields
 
-from architex.api.authentication import count_question
+from architex.api.authentication import count_question_to
 from architex.api.requests import BodySchema, json_body, load, require_user, string_param
 from architex.api.room_lists import (
     public_rooms_response,
@@ -53,7 +53,7 @@ class AliasResource:
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias
         """
         alias = parse_room_alias(room_alias)
-        count_question(req, server_name_of(alias), self._directory.server_name)
+        count_question_to(req, server_name_of(alias), self._directory.server_name)
         target = self._directory.resolve(alias)
         resp.media = {"room_id": target.room_id, "servers": list(target.servers)}
 
@@ -167,7 +167,7 @@ class PublicRoomsResource:
     ) -> None:
         server = string_param(req, "server") or None
         ours = self._public_rooms.server_name
-        count_question(req, server or ours, ours)
+        count_question_to(req, server or ours, ours)
         resp.media = public_rooms_response(self._public_rooms.list_rooms(request, server))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import falcon
 
-from architex.api.authentication import count_question
+from architex.api.authentication import count_question_to
 from architex.api.requests import json_body, require_user
 from architex.domain.errors import MissingParam
 from architex.domain.identifiers import parse_user_id, server_name_of
@@ -25,7 +25,7 @@ class ProfileResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid
         """
-        count_question(req, server_name_of(parse_user_id(user_id)), self._profiles.server_name)
+        count_question_to(req, server_name_of(parse_user_id(user_id)), self._profiles.server_name)
         resp.media = self._profiles.get_profile(user_id)
 
 
@@ -42,7 +42,7 @@ class ProfileFieldResource:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname
         """
-        count_question(req, server_name_of(parse_user_id(user_id)), self._profiles.server_name)
+        count_question_to(req, server_name_of(parse_user_id(user_id)), self._profiles.server_name)
         resp.media = self._profiles.get_field(user_id, key_name)
 
     def on_put(

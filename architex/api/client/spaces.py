@@ -53,7 +53,7 @@ class RoomSummaryResource:
         """
         requester = find_user(req)
         # Whether another server is asked shows later; to count is cheap.
-        count_question(req, "", self._directory.server_name)
+        count_question(req)
         via = [parse_server_name(server) for server in list_param(req, "via")]
         if room_id_or_alias.startswith("#"):
             target = self._directory.resolve(room_id_or_alias)
