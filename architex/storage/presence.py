@@ -24,7 +24,8 @@ class Presence:
         presence: `online`, `unavailable` or `offline`.
         last_active_ts: when the user last did something, milliseconds since 1970; 0 when that
             is not known.
-        last_sync_ts: when the user's clients last asked for news and set presence; 0 for never.
+        last_sync_ts: when the user's clients last asked for news and set presence; 0 for never,
+            in the future for who waits for long.
         online_devices: the devices that show the user to be online, and when each last did:
             device ID → milliseconds since 1970.
     """

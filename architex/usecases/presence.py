@@ -23,7 +23,10 @@ IDLE_AFTER_MS: Final = 5 * 60_000
 """For so long after doing something a user counts as currently active, and is idle then."""
 
 SILENT_AFTER_MS: Final = 90_000
-"""Whose clients asked for nothing for so long is offline. Longer than a usual long poll."""
+"""Whose clients asked for nothing for so long is offline."""
+
+LONG_POLL_MS: Final = 60_000
+"""Whoever waits longer for news is counted as there until so long before the end."""
 
 TOUCH_EVERY_MS: Final = 30_000
 """A client asking for news is noted at most so often."""
@@ -154,7 +157,7 @@ class PresenceUpdates:
             return {"presence": "offline"}
         return presence_content(held, self.clock.now_ms())
 
-    def note_sync(self, requester: Requester, set_presence: str) -> None:
+    def note_sync(self, requester: Requester, set_presence: str, *, wait_ms: int = 0) -> None:
         """A client of a user asks for news, and with that sets the user's presence.
 
         While one device is active, another that is idle changes nothing. Coming online is
@@ -162,6 +165,7 @@ class PresenceUpdates:
 
         Args:
             set_presence: `offline` leaves the presence alone.
+            wait_ms: how long it will wait for them, in milliseconds.
         """
         if not self.enabled or set_presence == "offline":
             return
@@ -174,8 +178,9 @@ class PresenceUpdates:
         held = self.store.find_presence(user_id)
         devices = _online_devices(held, now_ms)
         was_online = devices.pop(device, None) is not None
+        there_ts = now_ms + max(wait_ms - LONG_POLL_MS, 0)
         if set_presence == "online":
-            devices[device] = now_ms
+            devices[device] = there_ts
         comes_online = set_presence == "online" and not was_online
         active_ts = now_ms if held is None or comes_online else held.last_active_ts
         shown = Presence(
@@ -183,7 +188,7 @@ class PresenceUpdates:
             "online" if devices and now_ms - active_ts < IDLE_AFTER_MS else "unavailable",
             None if held is None else held.status_msg,
             active_ts,
-            now_ms,
+            max(there_ts, 0 if held is None else held.last_sync_ts),
             devices,
         )
         if held is None or held.presence != shown.presence:

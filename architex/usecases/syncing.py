@@ -131,13 +131,15 @@ class Syncing:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync
         """
-        self._presence.note_sync(request.requester, request.set_presence)
+        waits = request.since is not None and not request.full_state
+        timeout_ms = min(request.timeout_ms, MAX_TIMEOUT_MS) if waits else 0
+        self._presence.note_sync(request.requester, request.set_presence, wait_ms=timeout_ms)
         if request.since is not None and self._restores.is_lost(request.since):
             # From before a restore: the reading finds it in the future, and begins afresh.
             return self._read(request, 2**62)[0]
         if request.since is None or request.full_state:
             return self._read(request, request.since)[0]
-        deadline = self._clock.monotonic() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
+        deadline = self._clock.monotonic() + timeout_ms / 1000
         since = request.since
         # Whoever has seen all there was when their token was looked up, has seen all there is.
         knows_all = request.requester.log_position == since == request.received

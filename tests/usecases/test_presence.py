@@ -59,6 +59,19 @@ def test_syncing_user_is_online_until_the_clients_fall_silent(
     assert state(presence) == "online"
 
 
+def test_waiting_for_news_for_long_is_no_silence(
+    presence: PresenceUpdates, clock: FakeClock
+) -> None:
+    presence.note_sync(PHONE, "online", wait_ms=240_000)
+    for _ in range(3):
+        clock.pass_seconds(80)
+        assert presence.announce_silent() == 0
+        presence.note_sync(DESK, "unavailable")
+        assert state(presence) == "online"
+    clock.pass_seconds(SILENT_AFTER_MS / 1000 + 1)
+    assert presence.announce_silent() == 1
+
+
 def test_polling_on_keeps_the_user_online_without_news(
     presence: PresenceUpdates, clock: FakeClock, core: Core
 ) -> None:
