@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from architex.domain.event_filter import RoomEventFilter
-from architex.domain.identifiers import EventId
+from architex.domain.identifiers import EventId, UserId
 from architex.projections.event_reads import Reference
 from architex.projections.room_reads import like_pattern, sendable
 from architex.storage.pool import PgConnection
@@ -22,6 +22,7 @@ class Match:
 
     Attributes:
         rank: how well it matches; more is better.
+        message_sender: who sent it, if it is no state event.
     """
 
     room_nid: int
@@ -30,6 +31,7 @@ class Match:
     redacted_by: int | None
     ordering: int
     rank: float
+    message_sender: UserId | None
 
     @property
     def reference(self) -> Reference:
@@ -51,7 +53,8 @@ WHERE m.words @@ q AND ts_filter(m.words, %(labels)s::"char"[]) @@ q
     AND (%(contains_url)s::boolean IS NULL OR t.has_url = %(contains_url)s) """
 
 _SELECT: Final = """
-SELECT m.room_nid, g.event_id, m.position, g.redacted_by, t.ordering, ts_rank(m.words, q)"""
+SELECT m.room_nid, g.event_id, m.position, g.redacted_by, t.ordering, ts_rank(m.words, q),
+    CASE WHEN NOT t.is_state THEN t.sender END"""
 
 _RECENT: Final = (
     _SELECT + _MATCHES + "AND t.ordering <= %(at)s ORDER BY t.ordering DESC LIMIT %(limit)s"

@@ -32,6 +32,7 @@ from architex.projections.search_reads import (
     list_recent_matches,
     list_words,
 )
+from architex.storage.accounts import list_erased_users
 from architex.storage.pool import Database, PgConnection
 from architex.usecases.event_rendering import EventRendering
 from architex.usecases.requester import Requester
@@ -245,11 +246,26 @@ class Searching:
             if match.event_id in places
         ]
         self.rendering.standings.decide(connection, requester.user_id, pairs)
-        return [
+        visible = [
             (match, place)
             for match in matches
             if (place := places.get(match.event_id)) is not None
             and readers[match.room_nid].standing.is_visible(place)
+        ]
+        # Whose account ended with the wish to be forgotten is read by those only who were there:
+        # others see that there was a message, and must not find out what it said.
+        from_outside = {
+            match.message_sender
+            for match, place in visible
+            if match.message_sender is not None
+            and readers[match.room_nid].standing.membership_at(place) != "join"
+        }
+        erased = list_erased_users(connection, from_outside) if from_outside else frozenset()
+        return [
+            (match, place)
+            for match, place in visible
+            if match.message_sender not in erased
+            or readers[match.room_nid].standing.membership_at(place) == "join"
         ]
 
     def _add_readers(

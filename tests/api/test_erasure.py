@@ -51,6 +51,26 @@ def test_only_who_was_there_sees_messages_of_users_who_wanted_to_be_forgotten(
     assert late.get(f"/rooms/{room_id}/state/m.room.name").ok() == {"name": "Name"}
 
 
+@pytest.mark.parametrize("erase", [True, False])
+def test_words_of_users_who_wanted_to_be_forgotten_are_found_by_who_was_there(
+    alice: User, bob: User, erase: bool
+) -> None:
+    room_id = alice.create_room(preset="public_chat", name="Quibbles")
+    bob.post(f"/rooms/{room_id}/join").ok()
+    send(alice, room_id, "quibbled")
+    alice.post("/account/deactivate", {"auth": alice.password_auth(), "erase": erase}).ok()
+    late = alice.server.register()
+    late.post(f"/rooms/{room_id}/join").ok()
+    for user, term, count in (
+        (bob, "quibbled", 1),
+        (late, "quibbled", 0 if erase else 1),
+        (late, "quibbles", 1),
+    ):
+        body = {"search_categories": {"room_events": {"search_term": term}}}
+        found = user.post("/search", body).ok()["search_categories"]["room_events"]
+        assert (found["count"], len(found["results"])) == (count, count)
+
+
 def tables_with(server: Server, word: str) -> set[str]:
     """The tables in which any row has a word anywhere."""
     with server.core.database.connection() as connection:
