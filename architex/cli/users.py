@@ -134,6 +134,18 @@ def lock(config_file: str | None, name: str, unlock: bool) -> None:
 @user.command()
 @config_option
 @click.argument("name")
+@click.option("--lift", is_flag=True, help="Let the user write again.")
+def suspend(config_file: str | None, name: str, lift: bool) -> None:
+    """Let a user read and leave rooms, but hardly write."""
+    with _office(config_file) as office:
+        user_id = office.user_id(name)
+        office.use_cases.accounts.set_suspended(user_id, not lift)
+        click.echo(f"{user_id} is {'free' if lift else 'suspended'}.")
+
+
+@user.command()
+@config_option
+@click.argument("name")
 @click.option("--erase", is_flag=True, help="Hide the user's messages from newcomers.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def deactivate(config_file: str | None, name: str, erase: bool, yes: bool) -> None:

@@ -197,6 +197,17 @@ class Accounts:
         if not self.accounts.set_locked(user_id, locked):
             raise NotFound(f"There is no user {user_id}.")
 
+    def set_suspended(self, user_id: UserId, suspended: bool) -> None:
+        """Suspend an account, or end that.
+
+        Raises:
+            NotFound: there is no such user.
+
+        Spec: https://spec.matrix.org/v1.19/client-server-api/#account-suspension
+        """
+        if not self.accounts.set_suspended(user_id, suspended):
+            raise NotFound(f"There is no user {user_id}.")
+
     def list_accounts(
         self, *, after: UserId = "", limit: int = 100, guests: bool = True
     ) -> Sequence[Account]:

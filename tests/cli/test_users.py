@@ -94,6 +94,15 @@ def test_users_are_listed_with_what_is_said_of_them(run: Run) -> None:
     assert lines[:2] == [["@alice:test.example"], ["@bob:test.example"]]
 
 
+def test_suspended_user_is_listed_as_such_until_that_ends(run: Run) -> None:
+    run("user", "create", "alice", "--generate")
+    for options, notes in (([], ["suspended"]), (["--lift"], [])):
+        assert run("user", "suspend", "alice", *options).exit_code == 0
+        [line] = run("user", "list").output.splitlines()
+        assert line.split()[1:] == ["@alice:test.example", *notes]
+    assert run("user", "suspend", "bob").exit_code == 1
+
+
 def test_registration_tokens_are_made_listed_and_deleted(run: Run) -> None:
     assert run("registration-token", "create", "welcome", "--uses", "3").output == "welcome\n"
     assert run("registration-token", "create", "welcome").exit_code == 1
