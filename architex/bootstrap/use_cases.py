@@ -259,6 +259,14 @@ def build_use_cases(
         rate_limits=rate_limits,
         clock=clock,
     )
+    profiles = Profiles(
+        server_name=settings.server_name,
+        profiles=profile_store,
+        commits=commits,
+        list_joined_rooms=members.list_joined_rooms,
+        remote=FederatedProfiles(federation, rate_limits),
+        announce=presence.announce_profile,
+    )
     joining = Joining(
         commits=commits,
         event_log=core.event_log,
@@ -273,6 +281,7 @@ def build_use_cases(
         invite_permission=invite_permission,
         server_name=settings.server_name,
         notices_sender=f"@{settings.server_notices.localpart}:{settings.server_name}",
+        tell_profile=profiles.tell_room,
     )
 
     address_invites = AddressInvites(commits, joining, identity_servers, rate_limits)
@@ -376,14 +385,7 @@ def build_use_cases(
         mutual_rooms=MutualRooms(members),
         notifications=Notifications(database, rendering, clock),
         openid=OpenId(OpenIdTokenStore(database), settings.server_name, clock, chance),
-        profiles=Profiles(
-            server_name=settings.server_name,
-            profiles=profile_store,
-            commits=commits,
-            list_joined_rooms=members.list_joined_rooms,
-            remote=FederatedProfiles(federation, rate_limits),
-            announce=presence.announce_profile,
-        ),
+        profiles=profiles,
         public_rooms=PublicRooms(
             published=PublishedRoomStore(database),
             reads=directory_reads,

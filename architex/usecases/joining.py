@@ -78,7 +78,11 @@ class ProfileFinder(Protocol):
 
 @dataclass(frozen=True)
 class Joining:
-    """What people do to memberships, their own and others'."""
+    """What people do to memberships, their own and others'.
+
+    Attributes:
+        tell_profile: brings a membership up to date with the profile of the user.
+    """
 
     commits: CommitQueue
     event_log: EventLog
@@ -93,6 +97,7 @@ class Joining:
     invite_permission: InvitePermission
     server_name: ServerName
     notices_sender: UserId
+    tell_profile: Callable[[UserId, RoomId], None]
 
     def join(
         self,
@@ -121,11 +126,15 @@ class Joining:
         """
         user_id = requester.user_id
         kept = {key: value for key, value in (custom or {}).items() if key not in _SERVER_SET_KEYS}
-        content = {**kept, **self._member_content(user_id, "join", reason)}
+        shown = self._member_content(user_id, "join", reason)
+        content = {**kept, **shown}
         if third_party_signed is not None:
             with _remote_errors_named():
                 self.third_party_invites.claim(room_id, user_id, third_party_signed)
         self._join(requester, room_id, content, via)
+        # Joining another server's room takes its time, and the profile was not told there yet.
+        if self._member_content(user_id, "join", reason) != shown:
+            self.tell_profile(user_id, room_id)
         return room_id
 
     def join_with(

@@ -163,6 +163,10 @@ class Profiles:
         self.profiles.delete_field(user_id, key_name)
         self._tell(user_id, key_name, before)
 
+    def tell_room(self, user_id: UserId, room_id: RoomId) -> None:
+        """Bring the membership event in one room up to date."""
+        self._tell_room(room_id, user_id, self.member_fields(user_id))
+
     def member_fields(self, user_id: UserId) -> dict[str, str]:
         """What membership events of a user of ours say: `displayname` and `avatar_url`, if set."""
         profile = self.profiles.find_profile(user_id) or {}

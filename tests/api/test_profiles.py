@@ -212,6 +212,27 @@ def test_who_sees_the_presence_is_told_of_another_name(
     check_event({"type": "m.presence", "sender": alice.user_id, "content": shown})
 
 
+def test_name_set_while_a_room_is_joined_is_shown_there(
+    server: Server, alice: User, bob: User, tmp_path: Path
+) -> None:
+    room_id = bob.create_room(preset="public_chat")
+    joining = build_use_cases(settings_for(tmp_path), server.core).joining
+
+    class ProfileThatChanges:
+        """Alice takes a name as soon as somebody has looked that she has none."""
+
+        def find_profile(self, user_id: str) -> Any:
+            found = joining.profiles.find_profile(user_id)
+            if not found:
+                alice.put(f"/profile/{alice.path}/displayname", {"displayname": "Alice"}).ok()
+            return found
+
+    slow = replace(joining, profiles=ProfileThatChanges())
+    slow.join(Requester(alice.user_id), room_id)
+    content = member_content(server.core.database, room_id, alice.user_id)
+    assert content == {"membership": "join", "displayname": "Alice"}
+
+
 def test_rooms_keep_the_last_of_two_names_set_at_once(
     server: Server, alice: User, tmp_path: Path
 ) -> None:
