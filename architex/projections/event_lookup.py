@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import orjson
 
 from architex.domain.identifiers import EventId, RoomId, UserId
-from architex.storage.pool import Database
+from architex.storage.pool import Database, PgConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,14 @@ class LocatedEvent:
     position: int
     sender: UserId
     type: str
+
+
+def is_redacted(connection: PgConnection, event_id: EventId) -> bool:
+    """Whether an event was redacted."""
+    row = connection.execute(
+        "SELECT 1 FROM event_graph WHERE event_id = %s AND redacted_by IS NOT NULL", (event_id,)
+    ).fetchone()
+    return row is not None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from architex.domain.errors import Forbidden
 from architex.domain.identifiers import RoomId, ServerName, UserId
-from architex.domain.pdu import Pdu, StateKey
+from architex.domain.pdu import StateKey
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.third_party import ThirdPartyAddress, parse_address
 from architex.gateways.identity_server import StoredInvite
@@ -21,6 +21,7 @@ from architex.usecases.joining import Joining
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.requester import Requester
 from architex.usecases.sending import unknown_rooms_forbidden
+from architex.usecases.unredacted import content_of
 
 _OFFER: Final = "m.room.third_party_invite"
 
@@ -135,7 +136,10 @@ class AddressInvites:
             if member is None or member.membership != "join":
                 raise Forbidden("You are not in this room.")
             session.compose(draft)
-            return _about(found, member)
+            return _about(
+                {key: content_of(session, pdu) for key, pdu in found.items() if pdu is not None},
+                content_of(session, member),
+            )
 
         with unknown_rooms_forbidden():
             return self.commits.write_room(RoomCommand(room_id, decide, frozenset(keys)))
@@ -164,14 +168,15 @@ class AddressInvites:
         self.commits.write_room(RoomCommand(room_id, decide, frozenset({key})))
 
 
-def _about(found: Mapping[StateKey, Pdu | None], member: Pdu) -> dict[str, str]:
+def _about(
+    found: Mapping[StateKey, Mapping[str, Any]], member: Mapping[str, Any]
+) -> dict[str, str]:
     values: dict[str, Any] = {
-        "sender_display_name": member.content.get("displayname"),
-        "sender_avatar_url": member.content.get("avatar_url"),
+        "sender_display_name": member.get("displayname"),
+        "sender_avatar_url": member.get("avatar_url"),
     }
     for name, (type_, field) in _TOLD.items():
-        event = found[type_, ""]
-        values[name] = None if event is None else event.content.get(field)
+        values[name] = found.get((type_, ""), {}).get(field)
     return {name: value for name, value in values.items() if isinstance(value, str) and value}
 
 

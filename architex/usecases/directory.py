@@ -57,6 +57,7 @@ from architex.storage.room_aliases import (
     taken_alias_named,
 )
 from architex.usecases.requester import Requester
+from architex.usecases.unredacted import content_of
 
 MAX_SERVERS: Final = 50
 MAX_ALIASES: Final = 1_000
@@ -365,8 +366,11 @@ class Directory:
 
         def decide(session: RoomSession) -> bool:
             current = session.find_state(type_)
-            content = {} if current is None else without_alias(current.content, row.room_alias)
-            if current is None or content == current.content:
+            if current is None:
+                return False
+            before = content_of(session, current)
+            content = without_alias(before, row.room_alias)
+            if content == before:
                 return False
             try:
                 session.append(EventDraft(type_, requester.user_id, content, state_key=""))

@@ -14,6 +14,7 @@ from architex.domain.identifiers import RoomId, UserId
 from architex.domain.room.aggregate import EventDraft
 from architex.projections.guest_reads import GuestReads
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.usecases.unredacted import content_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,9 @@ class GuestAccess:
     def _send_away(self, room_id: RoomId, user_id: UserId) -> bool:
         def decide(session: RoomSession) -> bool:
             access = session.find_state("m.room.guest_access")
-            if access is not None and access.content.get("guest_access") == "can_join":
+            if access is not None and (
+                content_of(session, access).get("guest_access") == "can_join"
+            ):
                 return False
             member = session.find_state("m.room.member", user_id)
             if member is None or member.content.get("membership") != "join":

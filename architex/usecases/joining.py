@@ -50,6 +50,7 @@ from architex.usecases.restricted_joins import RestrictedJoins
 from architex.usecases.room_succession import RoomSuccession, find_predecessor
 from architex.usecases.sending import unknown_rooms_forbidden
 from architex.usecases.third_party_invites import ThirdPartyInvites
+from architex.usecases.unredacted import content_of
 
 log = logging.getLogger(__name__)
 
@@ -270,7 +271,9 @@ class Joining:
             _require_member(session, requester.user_id)
             current = session.find_state("m.room.member", user_id)
             if current is not None and (
-                current.sender == requester.user_id and dict(current.content) == dict(content)
+                current.sender == requester.user_id
+                and dict(current.content) == dict(content)
+                and dict(content_of(session, current)) == dict(content)
             ):
                 return current.event_id
             event_id = session.append(_member_draft(requester.user_id, user_id, content)).event_id
@@ -618,4 +621,7 @@ def _require_member(session: RoomSession, user_id: UserId) -> None:
 
 def _guests_can_join(session: RoomSession) -> bool:
     guest_access = session.find_state("m.room.guest_access")
-    return guest_access is not None and guest_access.content.get("guest_access") == "can_join"
+    return (
+        guest_access is not None
+        and content_of(session, guest_access).get("guest_access") == "can_join"
+    )

@@ -36,6 +36,7 @@ from architex.domain.room.aggregate import EventDraft
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.profiles import ProfileStore
 from architex.usecases.requester import Requester
+from architex.usecases.unredacted import content_of
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ MAX_AVATAR_URL_BYTES: Final = 1024
 
 #: The fields that membership events repeat.
 MEMBER_FIELDS: Final = ("displayname", "avatar_url")
+
+_PROFILE_ONLY: Final = frozenset({"membership", *MEMBER_FIELDS})
 
 # So many changes of a profile at the same time leave all rooms with the last of them.
 _CHANGES_AT_ONCE: Final = 10
@@ -221,13 +224,16 @@ class Profiles:
             member = session.find_state("m.room.member", user_id)
             if member is None or member.content.get("membership") != "join":
                 return
+            before = member.content
+            if before.keys() - _PROFILE_ONLY or not _differ(before, fields):
+                before = content_of(session, member)
             kept = {
                 key: value
-                for key, value in member.content.items()
+                for key, value in before.items()
                 if key not in MEMBER_FIELDS and key not in _ABOUT_THE_CHANGE
             }
             content = {**kept, **fields}
-            if any(content.get(key) != member.content.get(key) for key in MEMBER_FIELDS):
+            if _differ(before, fields):
                 session.append(
                     EventDraft(
                         type="m.room.member", sender=user_id, state_key=user_id, content=content
@@ -242,6 +248,11 @@ class Profiles:
         except MatrixError as error:
             # The profile itself is changed; a room that refuses keeps the old name.
             log.info("%s keeps the old profile of %s: %s", room_id, user_id, error.message)
+
+
+def _differ(content: Mapping[str, Any], fields: Mapping[str, str]) -> bool:
+    """Whether a membership event repeats another profile."""
+    return any(content.get(key) != fields.get(key) for key in MEMBER_FIELDS)
 
 
 def check_key_name(key_name: str) -> None:

@@ -31,6 +31,7 @@ from architex.usecases.room_creation import (
 )
 from architex.usecases.room_succession import RoomSuccession
 from architex.usecases.sending import power_levels
+from architex.usecases.unredacted import content_of
 
 _COPIED_TYPES: Final = (
     "m.room.join_rules",
@@ -198,14 +199,15 @@ class RoomUpgrades:
 
         def decide(session: RoomSession) -> None:
             alias = session.find_state("m.room.canonical_alias")
-            if alias is not None and alias.content:
+            if alias is not None and content_of(session, alias):
                 with suppress(Forbidden):
                     session.append(_state(requester, "m.room.canonical_alias", {}))
             power_event = session.find_state("m.room.power_levels")
             if power_event is None:
                 return
-            content = restricted_power_levels(power_levels(session), power_event.content)
-            if content != power_event.content:
+            before = content_of(session, power_event)
+            content = restricted_power_levels(power_levels(session), before)
+            if content != before:
                 with suppress(*_REFUSALS):
                     session.append(_state(requester, "m.room.power_levels", content))
 

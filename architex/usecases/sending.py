@@ -20,6 +20,7 @@ from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.transactions import TransactionKey
 from architex.usecases.relating import check_relation
 from architex.usecases.requester import Requester
+from architex.usecases.unredacted import content_of
 
 # What nearly every decision about an event of somebody's looks at.
 _USUAL_KEYS: frozenset[StateKey] = frozenset(
@@ -223,12 +224,14 @@ class Sending:
                 check_may_redact(session)
             current = session.find_state(type, state_key)
             if current is not None and (
-                current.sender == requester.user_id and dict(current.content) == dict(content)
+                current.sender == requester.user_id
+                and dict(current.content) == dict(content)
+                and dict(content_of(session, current)) == dict(content)
             ):
                 _require_joined(session, requester.user_id)
                 return current.event_id
             if type == "m.room.canonical_alias":
-                previous = {} if current is None else current.content
+                previous = {} if current is None else content_of(session, current)
                 self.aliases.check_canonical_alias(content, previous, room_id)
             return session.append(draft).event_id
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from architex.settings import RateLimit, RateLimitSettings
-from tests.api.client import Answer, Server, User, settings_for, start_server, stop_server
+from tests.api.client import Answer, Server, User, segment, settings_for, start_server, stop_server
 
 
 def put_membership(user: User, room_id: str, membership: str, **content: Any) -> Answer:
@@ -87,6 +87,64 @@ def test_joins_by_state_events_count_as_joins(database_url: str, tmp_path: Path)
     put_membership(bob, second, "leave").ok()
     put_membership(bob, second, "join").refused(429, "M_LIMIT_EXCEEDED")
     stop_server(server)
+
+
+def set_state(user: User, room_id: str, type_: str, content: dict[str, Any], key: str = "") -> str:
+    """A state event of a user's; its event ID."""
+    event_id: str = user.put(f"/rooms/{room_id}/state/{type_}/{key}", content).ok()["event_id"]
+    return event_id
+
+
+def redact(user: User, room_id: str, event_id: str) -> None:
+    """Strip an event of its content."""
+    user.put(f"/rooms/{room_id}/redact/{event_id}/{next(user.server.numbers)}").ok()
+
+
+def test_state_that_was_redacted_can_be_set_again(alice: User, bob: User) -> None:
+    room_id = alice.create_room()
+    topic = {"topic": "Tea"}
+    first = set_state(alice, room_id, "m.room.topic", topic)
+    assert set_state(alice, room_id, "m.room.topic", topic) == first
+    redact(alice, room_id, first)
+    assert set_state(alice, room_id, "m.room.topic", topic) != first
+    assert alice.get(f"/rooms/{room_id}/state/m.room.topic").ok() == topic
+    invite = {"membership": "invite", "reason": "tea"}
+    first = set_state(alice, room_id, "m.room.member", invite, bob.path)
+    redact(alice, room_id, first)
+    assert set_state(alice, room_id, "m.room.member", invite, bob.path) != first
+
+
+def test_name_that_was_redacted_in_a_room_can_be_taken_again(alice: User) -> None:
+    room_id = alice.create_room()
+    member = f"/rooms/{room_id}/state/m.room.member/{alice.path}"
+    own = {"membership": "join", "displayname": "Alice", "org.example.mood": "sad"}
+    redact(alice, room_id, set_state(alice, room_id, "m.room.member", own, alice.path))
+    assert alice.get(member).ok() == {"membership": "join"}
+    alice.put(f"/profile/{alice.path}/displayname", {"displayname": "Alice"}).ok()
+    assert alice.get(member).ok() == {"membership": "join", "displayname": "Alice"}
+
+
+def test_deleted_alias_brings_no_redacted_one_back(server: Server, alice: User) -> None:
+    room_id = alice.create_room()
+    number = next(server.numbers)
+    aliases = [f"#{name}{number}:test.example" for name in ("one", "two")]
+    for alias in aliases:
+        alice.put(f"/directory/room/{segment(alias)}", {"room_id": room_id}).ok()
+    content = {"alias": aliases[0], "alt_aliases": aliases}
+    redact(alice, room_id, set_state(alice, room_id, "m.room.canonical_alias", content))
+    alice.delete(f"/directory/room/{segment(aliases[1])}").ok()
+    assert alice.get(f"/rooms/{room_id}/state/m.room.canonical_alias").ok() == {}
+
+
+def test_guests_do_not_join_when_what_let_them_in_was_redacted(
+    server: Server, alice: User
+) -> None:
+    told = server.request("POST", "/register?kind=guest", {}).ok()
+    guest = User(server, told["user_id"], told["access_token"], told["device_id"])
+    room_id = alice.create_room(preset="public_chat")
+    access = set_state(alice, room_id, "m.room.guest_access", {"guest_access": "can_join"})
+    redact(alice, room_id, access)
+    guest.post(f"/join/{room_id}").refused(403, "M_GUEST_ACCESS_FORBIDDEN")
 
 
 MALFORMED: tuple[tuple[str, dict[str, Any]], ...] = (
