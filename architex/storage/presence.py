@@ -124,13 +124,14 @@ class PresenceStore:
         )
         return row is not None
 
-    def list_rooms_to_tell(self, user_id: UserId, *, limit: int = 200) -> list[int]:
-        """Numbers of rooms whose members see a user's presence, the liveliest first."""
+    def list_rooms_to_tell(self, user_id: UserId) -> list[int]:
+        """Numbers of the rooms whose members see a user's presence.
+
+        All of them: who is not told that there is news may be told later that there was none.
+        """
         rows = self._database.fetch_all(
-            "SELECT m.room_nid FROM memberships m JOIN rooms r USING (room_nid)"
-            " WHERE m.user_id = %s AND m.membership = 'join'"
-            " ORDER BY r.last_position DESC LIMIT %s",
-            (user_id, limit),
+            "SELECT room_nid FROM memberships WHERE user_id = %s AND membership = 'join'",
+            (user_id,),
         )
         return [room_nid for (room_nid,) in rows]
 

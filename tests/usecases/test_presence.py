@@ -174,6 +174,19 @@ def test_who_is_not_to_be_seen_is_not_shown_by_what_they_do(
     assert state(presence) == "offline"
 
 
+def test_all_rooms_hear_of_somebody_who_is_in_many(core: Core, presence: PresenceUpdates) -> None:
+    core.database.execute(
+        "INSERT INTO rooms (room_nid, room_id, room_version, version, last_position)"
+        " SELECT n, '!' || n, '12', 1, n FROM generate_series(1, 300) n"
+    )
+    core.database.execute(
+        "INSERT INTO memberships (user_id, room_nid, membership, position, sender)"
+        " SELECT %s, n, 'join', n, '' FROM generate_series(1, 300) n",
+        (ALICE,),
+    )
+    assert len(presence.store.list_rooms_to_tell(ALICE)) == 300
+
+
 def test_server_without_presence_keeps_none(core: Core, clock: FakeClock) -> None:
     store = PresenceStore(core.database)
     presence = PresenceUpdates(store, core.commits, clock, enabled=False)
