@@ -39,12 +39,12 @@ class DeviceSections:
         return bool(self.to_device) or self.device_lists.is_anything
 
     def put_into(self, response: dict[str, Any]) -> None:
-        """Add the parts to a response."""
+        """Add the parts to a response; of `device_lists` only what is news."""
         response["to_device"] = {"events": self.to_device}
-        response["device_lists"] = {
-            "changed": list(self.device_lists.changed),
-            "left": list(self.device_lists.left),
-        }
+        lists = {"changed": self.device_lists.changed, "left": self.device_lists.left}
+        told = {name: list(users) for name, users in lists.items() if users}
+        if told:
+            response["device_lists"] = told
 
 
 def read_device_sections(

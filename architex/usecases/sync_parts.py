@@ -62,7 +62,6 @@ def empty_response(position: int, to_device: int | None = None) -> dict[str, Any
         "presence": {"events": []},
         "account_data": {"events": []},
         "to_device": {"events": []},
-        "device_lists": {"changed": [], "left": []},
         "device_one_time_keys_count": {},
         "device_unused_fallback_key_types": [],
     }
