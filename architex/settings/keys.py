@@ -239,8 +239,8 @@ class RateLimitSettings:
         "whole states and auth chains that a server fetches", RateLimit(per_second=2, burst=100)
     )
     lookups: RateLimit = _key(
-        "profiles, aliases and lists of other servers that somebody asks for, per user; per "
-        "address where nobody is logged in",
+        "profiles, aliases and lists of other servers that somebody asks for, and whether user "
+        "names are free, per user; per address where nobody is logged in",
         RateLimit(per_second=10, burst=200),
     )
     remote_lookups: RateLimit = _key(

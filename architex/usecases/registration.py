@@ -126,17 +126,22 @@ class Registration:
     clock: Clock
     randomness: Randomness
 
-    def check_available(self, username: str) -> UserId:
+    def check_available(self, username: str, *, address: str) -> UserId:
         """The user ID that somebody registering this user name would get now.
+
+        Args:
+            address: the client's IP address.
 
         Raises:
             Forbidden: nobody may register.
             InvalidUsername: the name cannot be part of a user ID.
             UserInUse: the user ID is taken.
+            LimitExceeded: too many names tried from this address.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3registeravailable
         """
         self._check_enabled()
+        self.rate_limits.spend("lookups", address)
         user_id = self.user_id_for(username)
         self._check_free(user_id)
         return user_id

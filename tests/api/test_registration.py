@@ -380,6 +380,21 @@ def test_registration_token_lets_in_as_many_as_it_says(
     stop_server(server)
 
 
+def test_user_names_are_not_tried_without_end(database_url: str, tmp_path: Any) -> None:
+    limits = RateLimitSettings(lookups=RateLimit(per_second=0.001, burst=2))
+    server = start_server(database_url, settings_for(tmp_path, rate_limits=limits))
+
+    def ask(name: str, address: str = "192.0.2.1") -> Answer:
+        params = {"username": name}
+        return server.request("GET", "/register/available", params=params, address=address)
+
+    for name in ("a", "b"):
+        ask(name).ok()
+    ask("c").refused(429, "M_LIMIT_EXCEEDED")
+    ask("c", "192.0.2.2").ok()
+    stop_server(server)
+
+
 def test_guest_spends_a_registration_token_to_become_a_user(
     database_url: str, tmp_path: Any
 ) -> None:

@@ -79,7 +79,7 @@ class RegisterAvailableResource:
         username = string_param(req, "username")
         if username is None:
             raise MissingParam("Missing: username.")
-        self._registration.check_available(username)
+        self._registration.check_available(username, address=client_address(req))
         resp.media = {"available": True}
 
 
