@@ -303,6 +303,9 @@ def build_use_cases(
     def leave_all_rooms(user_id: UserId) -> None:
         joining.leave_all(Requester(user_id))
 
+    def reject_invites(user_id: UserId) -> None:
+        joining.reject_all(Requester(user_id))
+
     remote_invites = RemoteInvites(
         commits=commits,
         branches=branches,
@@ -336,6 +339,7 @@ def build_use_cases(
             passwords=passwords,
             clock=clock,
             leave_all_rooms=leave_all_rooms,
+            reject_invites=reject_invites,
             unpublish=third_party_identifiers.unbind_all,
             emails=emails.is_possible,
         ),

@@ -35,6 +35,7 @@ class Accounts:
 
     Attributes:
         leave_all_rooms: takes a user out of every room; for deactivation.
+        reject_invites: rejects the invites from other servers; for deactivation.
         unpublish: has identity servers (the named one, or all that are known) forget a user's
             addresses; tells whether they did. For deactivation.
         emails: whether an e-mail address is good for a new password.
@@ -46,6 +47,7 @@ class Accounts:
     passwords: Passwords
     clock: Clock
     leave_all_rooms: Callable[[UserId], None]
+    reject_invites: Callable[[UserId], None] = lambda user_id: None
     unpublish: Callable[[UserId, str | None], bool] = lambda user_id, server: True
     emails: bool = False
 
@@ -159,9 +161,11 @@ class Accounts:
         is_unpublished = self.unpublish(user_id, identity_server)
         # While the devices are there, so that others are told that they go.
         self.sessions.log_out_everywhere(user_id)
-        # The account ends last: where something fails, the user can ask again.
+        # Before the account ends: where something fails, the user can ask again.
         self.leave_all_rooms(user_id)
         self.accounts.deactivate(user_id, self.clock.now_ms(), erase=erase)
+        # This may take its time, or be in vain.
+        self.reject_invites(user_id)
         return is_unpublished
 
     def set_password(self, user_id: UserId, password: str, *, log_out: bool = True) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -55,6 +56,8 @@ from architex.usecases.unredacted import content_of
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_REJECTED_AT_ONCE: Final = 8
 
 MAX_CANDIDATES: Final = 10
 """Servers of a room that are asked for their help."""
@@ -434,20 +437,38 @@ class Joining:
         return self.members.list_joined_rooms(requester.user_id)
 
     def leave_all(self, requester: Requester) -> None:
-        """Leave every room and reject every invite, as deactivated users do.
+        """Leave every room that this server is in, and reject the invites to them.
 
-        Rooms that refuse are passed over.
+        As users do whose account ends. Rooms that refuse are passed over.
 
         Raises:
             DatabaseUnavailable: not all could be left.
         """
-        for room_id in self.members.list_rooms_to_leave(requester.user_id):
-            try:
-                self._leave(requester.user_id, room_id, _LEAVE, even_notices=True)
-            except DatabaseUnavailable:
-                raise
-            except MatrixError as error:
-                log.warning("%s stays in %s: %s", requester.user_id, room_id, error.message)
+        user_id = requester.user_id
+        for room_id in self.members.list_rooms_to_leave(user_id):
+            if not self._is_invited_elsewhere(user_id, room_id):
+                self._leave_for_good(user_id, room_id)
+
+    def reject_all(self, requester: Requester) -> None:
+        """Reject the invites that `leave_all` leaves: those to rooms of other servers.
+
+        That takes as long as these servers do.
+        """
+        user_id = requester.user_id
+        with ThreadPoolExecutor(_REJECTED_AT_ONCE) as pool:
+            for rejected in [
+                pool.submit(self._leave_for_good, user_id, room_id)
+                for room_id in self.members.list_rooms_to_leave(user_id)
+            ]:
+                rejected.result()
+
+    def _leave_for_good(self, user_id: UserId, room_id: RoomId) -> None:
+        try:
+            self._leave(user_id, room_id, _LEAVE, even_notices=True)
+        except DatabaseUnavailable:
+            raise
+        except MatrixError as error:
+            log.warning("%s stays in %s: %s", user_id, room_id, error.message)
 
     # Within
 

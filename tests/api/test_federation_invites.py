@@ -14,8 +14,9 @@ import pytest
 
 from architex.domain.room_versions import ROOM_VERSIONS, get_room_version
 from architex.domain.signing import verify_event_signatures
+from architex.gateways.errors import RemoteTimedOut
 from architex.settings import RateLimit, RateLimitSettings
-from tests.api.client import SERVER_NAME, User, stop_server
+from tests.api.client import SERVER_NAME, User, segment, stop_server
 from tests.builders import TEST_KEY, RoomBuilder
 from tests.federation.visitors import Json, Visitor, World
 
@@ -411,6 +412,31 @@ def send(visitor: Visitor, *events: Mapping[str, Any]) -> Mapping[str, Any]:
     segments = ["v1", "send", f"txn{next(_numbers)}"]
     results: Mapping[str, Any] = visitor.request("PUT", segments, content).ok()["pdus"]
     return results
+
+
+def test_account_ends_before_invites_of_other_servers_are_rejected(
+    world: World, visitor: Visitor, alice: User
+) -> None:
+    room = TheirRoom(visitor)
+    ended = []
+
+    def answer(content: Any) -> Json:
+        alice.get("/account/whoami").refused(401, "M_UNKNOWN_TOKEN")
+        row = world.server.core.database.fetch_one(
+            "SELECT deactivated_ts FROM users WHERE user_id = %s", (alice.user_id,)
+        )
+        ended.append(row is not None and row[0] is not None)
+        raise RemoteTimedOut(visitor.name, "late")
+
+    visitor.invite("11", room.invitation(alice.user_id), room.told()).ok()
+    path = f"/_matrix/federation/v1/make_leave/{segment(room.room_id)}/{alice.path}"
+    world.federation.replies[visitor.name, path] = answer
+    alice.post("/account/deactivate", {"auth": alice.password_auth()}).ok()
+    assert ended == [True]
+    memberships = world.server.core.database.fetch_all(
+        "SELECT membership FROM memberships WHERE user_id = %s", (alice.user_id,)
+    )
+    assert memberships == [("leave",)]
 
 
 @pytest.mark.parametrize("version", ["1", "11", "12"])
