@@ -286,6 +286,10 @@ class Joining:
 
         def check(session: RoomSession) -> None:
             _require_member(session, requester.user_id)
+            create = session.find_state("m.room.create")
+            if create is not None and create.content.get("m.federate") is False:
+                # The rules let them be invited, but not join.
+                raise Forbidden("This room is for users of its own server only.")
 
         with unknown_rooms_forbidden():
             if self.is_local(user_id):

@@ -64,6 +64,18 @@ def test_who_blocks_invites_elsewhere_is_not_invited(two: Simulation) -> None:
     assert here.memberships(made)[carol.user_id] == "invite"
 
 
+def test_room_of_one_server_invites_nobody_of_another(two: Simulation) -> None:
+    here, there = two.servers
+    alice, bob = here.users[0], there.users[0]
+    room_id = alice.create_room(
+        preset="public_chat", invite=[bob.user_id], creation_content={"m.federate": False}
+    )
+    body = {"user_id": bob.user_id}
+    alice.post(f"/rooms/{segment(room_id)}/invite", body).refused(403, "M_FORBIDDEN")
+    two.join(bob, room_id, via=[here.name]).refused(403, "M_FORBIDDEN")
+    assert here.memberships(room_id).get(bob.user_id) is None
+
+
 @pytest.mark.parametrize("access", ["can_join", "forbidden"])
 def test_guest_stays_in_a_room_of_another_server_that_wants_guests(
     two: Simulation, access: str
