@@ -37,6 +37,9 @@ REMOTE_SILENT_AFTER_MS: Final = 30 * 60_000
 ACTIVE_EVERY_MS: Final = 30_000
 """What a user does is noted at most so often."""
 
+MAX_ONLINE_DEVICES: Final = 20
+"""Of so many devices of a user it is known that they are active; more change nothing."""
+
 MAX_STATUS_BYTES: Final = 4096
 MAX_NOTED: Final = 20_000
 
@@ -283,7 +286,10 @@ def _remember(noted: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> Non
 def _online_devices(held: Presence | None, now_ms: int) -> dict[str, int]:
     """The devices that have shown the user to be online, and not too long ago."""
     told = {} if held is None else held.online_devices
-    return {device: ts for device, ts in told.items() if now_ms - ts < SILENT_AFTER_MS}
+    newest = sorted(told.items(), key=lambda entry: entry[1], reverse=True)
+    return {
+        device: ts for device, ts in newest[:MAX_ONLINE_DEVICES] if now_ms - ts < SILENT_AFTER_MS
+    }
 
 
 def _last_active_ts(held: Presence | None, now_ms: int) -> int:

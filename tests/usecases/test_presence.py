@@ -9,6 +9,7 @@ from architex.storage.pool import Database
 from architex.storage.presence import PresenceStore
 from architex.usecases.presence import (
     IDLE_AFTER_MS,
+    MAX_ONLINE_DEVICES,
     SILENT_AFTER_MS,
     TOUCH_EVERY_MS,
     PresenceUpdates,
@@ -116,6 +117,16 @@ def test_idle_device_does_not_hide_an_active_one(
         presence.note_sync(DESK, "online")
     presence.note_sync(DESK, "unavailable")
     assert state(presence) == "unavailable"
+
+
+def test_of_many_devices_some_are_known(core: Core, presence: PresenceUpdates) -> None:
+    for number in range(50):
+        presence.note_sync(Requester(ALICE, device_id=f"D{number}"), "online")
+    held = PresenceStore(core.database).find_presence(ALICE)
+    assert held is not None
+    assert len(held.online_devices) <= MAX_ONLINE_DEVICES + 1
+    presence.note_sync(PHONE, "unavailable")
+    assert state(presence) == "online"
 
 
 def test_active_device_that_falls_silent_hides_an_idle_one_no_more(
