@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -11,6 +12,8 @@ from architex.storage.fact_feed import read_facts
 from architex.storage.pool import Database, PgConnection
 from architex.storage.tracked_positions import move_position, start_position
 
+log = logging.getLogger(__name__)
+
 BATCH_SIZE: Final = 500
 SAVE_INTERVAL_S: Final = 2.0
 """How often a position is saved that passed nothing of concern to the projection."""
@@ -18,6 +21,7 @@ SAVE_INTERVAL_S: Final = 2.0
 # What a reader catches up with at most: many may read at once, and each looks for itself.
 _CATCH_UP_SIZE: Final = 200
 _CATCH_UP_STEPS: Final = 2
+_CATCH_UP_PATIENCE_MS: Final = 500
 
 
 class FollowerOvertaken(Exception):
@@ -38,12 +42,14 @@ class FollowedProjection:
         *,
         monotonic: Callable[[], float],
         batch_size: int = BATCH_SIZE,
+        patience_ms: int = 0,
     ) -> None:
         """Remember the collaborators; the position is read with the first batch.
 
         Args:
             monotonic: a clock for durations, in seconds.
             batch_size: facts per transaction, at most.
+            patience_ms: how long to wait for somebody else who is writing; 0: for ever.
         """
         if projection.timing is not Timing.FOLLOWED:
             raise ValueError(f"{projection.name} is written inline, not followed")
@@ -51,6 +57,7 @@ class FollowedProjection:
         self._projection = projection
         self._monotonic = monotonic
         self._batch_size = batch_size
+        self._patience_ms = patience_ms
         # The position in the database; None: not known. What was read may be beyond it.
         self._saved: int | None = None
         self._read_up_to = 0
@@ -92,6 +99,8 @@ class FollowedProjection:
 
     def _write(self, saved: int, facts: Sequence[RecordedFact], up_to: int) -> None:
         with self._database.transaction() as connection:
+            if self._patience_ms:
+                connection.execute(f"SET LOCAL lock_timeout = {self._patience_ms:d}")
             if not move_position(connection, self.name, saved, up_to):
                 raise FollowerOvertaken(self.name)
             apply_facts(connection, self._projection, facts)
@@ -103,7 +112,7 @@ class CatchUp:
     """Brings followed projections to the end of the log, for somebody who is about to read them.
 
     Usually their followers were quicker, and it costs one look. A follower that is far behind is
-    not waited for.
+    not waited for; and what cannot be applied is no reason not to read what is there.
     """
 
     def __init__(
@@ -130,6 +139,7 @@ class CatchUp:
                 projection,
                 monotonic=self._monotonic,
                 batch_size=_CATCH_UP_SIZE,
+                patience_ms=_CATCH_UP_PATIENCE_MS,
             )
             for _ in range(_CATCH_UP_STEPS):
                 try:
@@ -137,6 +147,9 @@ class CatchUp:
                         break
                 except FollowerOvertaken:
                     continue
+                except Exception as error:  # noqa: BLE001 - whatever keeps a follower from its work
+                    log.info("%s is read as it is: %s", projection.name, error)
+                    break
 
 
 def apply_facts(

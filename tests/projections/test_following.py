@@ -84,6 +84,26 @@ def test_who_reads_catches_up_and_is_held_up_by_no_long_way(core: Core) -> None:
     assert core.database.fetch_all("SELECT name FROM room_directory") == [("Room 449",)]
 
 
+def test_what_cannot_be_caught_up_with_is_read_as_it_is(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_id = create_room(core)
+    name_room(core, room_id, "Garden")
+    catch_up = CatchUp(core.database, [RoomDirectory()], monotonic=core.clock.monotonic)
+    catch_up()
+    name_room(core, room_id, "Kitchen")
+    # Somebody is writing, and does not come to an end.
+    with core.database.transaction() as connection:
+        connection.execute("SELECT 1 FROM tracking FOR UPDATE")
+        catch_up()
+    monkeypatch.setattr(RoomDirectory, "apply", lambda *_: 1 / 0)
+    catch_up()
+    assert core.database.fetch_all("SELECT name FROM room_directory") == [("Garden",)]
+    monkeypatch.undo()
+    catch_up()
+    assert core.database.fetch_all("SELECT name FROM room_directory") == [("Kitchen",)]
+
+
 def test_follower_goes_on_after_a_rebuild(core: Core) -> None:
     follower = followed(core)
     room_id = create_room(core)
