@@ -16,13 +16,14 @@ from tests.federation.simulation import Simulation, simulation
 _STEPS = 60
 
 
-def _seeds() -> list[str]:
+def seeds(count: str) -> list[str]:
+    """The seeds to run: so many, unless the environment says otherwise."""
     if "ARCHITEX_SEED" in os.environ:
         return [os.environ["ARCHITEX_SEED"]]
-    return [str(number) for number in range(int(os.environ.get("ARCHITEX_SEEDS", "3")))]
+    return [str(number) for number in range(int(os.environ.get("ARCHITEX_SEEDS", count)))]
 
 
-@pytest.mark.parametrize("seed", _seeds())
+@pytest.mark.parametrize("seed", seeds("3"))
 def test_servers_agree_after_the_network_healed(
     seed: str, make_database: DatabaseFactory, tmp_path: Path
 ) -> None:
