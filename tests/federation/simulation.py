@@ -124,6 +124,7 @@ class Simulation:
         room_id: where things happen.
         club_id: who is in this room may join the other when it is restricted.
         is_troubled: whether the network fails.
+        are_restless: whether people come and go more than they talk.
         actions: what was done, for who reads a failure.
     """
 
@@ -136,6 +137,7 @@ class Simulation:
     room_id: RoomId = ""
     club_id: RoomId = ""
     is_troubled: bool = True
+    are_restless: bool = False
     actions: list[str] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: iter(range(1, 1_000_000)))
 
@@ -201,17 +203,18 @@ class Simulation:
         self.chance.choices(acts, weights)[0](self.chance.choice(self.users))
 
     def _acts(self) -> list[tuple[Callable[[User], object], int]]:
+        often = 5 if self.are_restless else 1
         return [
             (self._send, 30),
-            (self._join_anyhow, 10),
-            (self._leave, 3),
-            (self._punish, 8),
-            (self._invite, 6),
+            (self._join_anyhow, 10 * often),
+            (self._leave, 3 * often * often),
+            (self._punish, 8 * often),
+            (self._invite, 6 * often),
             (self._change_power, 6),
             (self._change_topic, 8),
             (self._redact, 4),
             (self._change_join_rules, 4),
-            (self._knock, 2),
+            (self._knock, 2 * often),
             (self._change_name, 2),
         ]
 
