@@ -183,6 +183,7 @@ class Sending:
 
         Raises:
             Forbidden: the sender is not in the room, or may not set this.
+            InvalidRelation, DuplicateAnnotation: as for messages.
             BadAlias: an m.room.canonical_alias names an alias of another room.
             InviteBlocked: an m.room.member invites somebody who wants no invites.
             GuestAccessForbidden: a guest joins by it, and the room lets none in.
@@ -212,6 +213,7 @@ class Sending:
             state_key=state_key,
             origin_server_ts=origin_server_ts,
         )
+        relation = find_relation(content)
         # It redacts all the same, though nobody redacts by state.
         check_may_redact = (
             self._redaction_check(requester, room_id, _redaction_target(content))
@@ -233,6 +235,9 @@ class Sending:
             if type == "m.room.canonical_alias":
                 previous = {} if current is None else content_of(session, current)
                 self.aliases.check_canonical_alias(content, previous, room_id)
+            if relation is not None:
+                _require_joined(session, requester.user_id)
+                check_relation(session.connection, session.head.room_nid, draft, relation)
             return session.append(draft).event_id
 
         return self._write(

@@ -393,6 +393,11 @@ def test_same_annotation_is_refused_the_second_time(alice: User, bob: User) -> N
     event_id = send(alice, room_id)
     first = react(alice, room_id, event_id).ok()["event_id"]
     react(alice, room_id, event_id).refused(400, "M_DUPLICATE_ANNOTATION")
+    relation = {"rel_type": "m.annotation", "event_id": event_id, "key": "+"}
+    state = {"m.relates_to": relation}
+    alice.put(f"/rooms/{room_id}/state/m.reaction/x", state).refused(400, "M_DUPLICATE_ANNOTATION")
+    alice.put(f"/rooms/{room_id}/state/org.example/x", state).ok()
+    alice.put(f"/rooms/{room_id}/state/org.example/x", state).ok()
     react(alice, room_id, event_id, "-").ok()
     react(bob, room_id, event_id).ok()
     redact(alice, room_id, first)
