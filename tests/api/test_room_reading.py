@@ -371,6 +371,10 @@ def test_state_event_is_content_or_event(alice: User) -> None:
         assert alice.get(f"/rooms/{room_id}/state/{path}").ok() == {"name": "Den"}
     event = alice.get(f"/rooms/{room_id}/state/m.room.name", format="event").ok()
     assert (event["type"], event["state_key"], event["room_id"]) == ("m.room.name", "", room_id)
+    own = {"membership": "join", "displayname": "Alice"}
+    set_state(alice, room_id, "m.room.member", own, alice.user_id)
+    member = alice.get(f"/rooms/{room_id}/state/m.room.member/{alice.path}", format="event").ok()
+    assert member["unsigned"]["prev_content"] == {"membership": "join"}
     alice.get(f"/rooms/{room_id}/state/m.room.topic").refused(404, "M_NOT_FOUND")
     answer = alice.get(f"/rooms/{room_id}/state/m.room.name", format="xml")
     answer.refused(400, "M_INVALID_PARAM")

@@ -56,6 +56,11 @@ _OTHERWISE: Final = tuple(
             r"GET .*/room_keys/version.* answers 200",
             r"^\$\.auth_data: '.*' is not of type 'object'",
         ),
+        # "Either an object or a state event": a state event is both.
+        (
+            r"GET .*/state/\{eventType\}/\{stateKey\} answers 200",
+            r"^\$: \{'content': ",
+        ),
         # There was no knocking then.
         (r"GET .*/initialSync answers 200", r"^\$\..*membership: 'knock' is not one of"),
     )
