@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,7 +49,12 @@ from architex.domain.room.stripped_state import StrippedEvent, strip_told_state
 from architex.domain.room_versions import ROOM_VERSIONS, RoomVersionRules, find_room_version
 from architex.domain.signing import sign_event, signatures_of, verify_event_signatures
 from architex.gateways.clock import Clock, Randomness
-from architex.gateways.errors import RemoteError, RemoteRefused, RemoteUnintelligible
+from architex.gateways.errors import (
+    RemoteError,
+    RemoteRefused,
+    RemoteTimedOut,
+    RemoteUnintelligible,
+)
 from architex.gateways.federation_client import FederationClient, Json, Query, federation_path
 from architex.gateways.json_stream import BrokenJson, read_members
 from architex.projections.room_servers import RoomServers
@@ -74,11 +80,15 @@ MAX_SERVERS_ASKED: Final = 10
 HANDSHAKE_TIMEOUT_S: Final = 20.0
 """For one request of a handshake, but for the answer to send_join."""
 
+PATIENCE_S: Final = 8.0
+"""For the first request of a handshake, while there are other servers to ask: several of those
+that a link to a room names may be gone."""
+
 SEND_JOIN_TIMEOUT_S: Final = 600.0
 MAX_JOIN_ANSWER_BYTES: Final = 1024**3
 
 # For asking all servers together; who has begun to answer is waited for longer.
-_ASK_FOR_S: Final = 60.0
+_ASK_FOR_S: Final = 80.0
 
 _MAX_TEMPLATE_BYTES: Final = 256 * 1024
 _MAX_STRIPPED_BYTES: Final = 512 * 1024
@@ -119,6 +129,10 @@ _FINAL: Final = (errors.IncompatibleRoomVersion, errors.BadState)
 # What counts most of what several servers said.
 _WEIGHTIEST: Final = errors.Forbidden
 _LIGHTEST: Final = errors.NotFound
+
+
+class _NoTemplateInTime(RemoteTimedOut):
+    """A server did not even begin to help: nothing has happened yet."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +184,8 @@ class RemoteMembership:
                 return False
             self._ask_each(
                 candidates,
-                lambda server: self._join_through(
-                    server, user_id, room_id, content, note_progress
+                lambda server, patience_s: self._join_through(
+                    server, patience_s, user_id, room_id, content, note_progress
                 ),
             )
             return True
@@ -191,7 +205,9 @@ class RemoteMembership:
         """
         self._ask_each(
             candidates,
-            lambda server: self._join_authorised_by(server, user_id, room_id, content),
+            lambda server, patience_s: self._join_authorised_by(
+                server, patience_s, user_id, room_id, content
+            ),
         )
 
     def knock(
@@ -206,7 +222,10 @@ class RemoteMembership:
         Spec: https://spec.matrix.org/v1.19/server-server-api/#knocking-rooms
         """
         self._ask_each(
-            candidates, lambda server: self._knock_through(server, user_id, room_id, content)
+            candidates,
+            lambda server, patience_s: self._knock_through(
+                server, patience_s, user_id, room_id, content
+            ),
         )
 
     def leave(
@@ -224,7 +243,10 @@ class RemoteMembership:
         """
         try:
             rules, leave = self._ask_each(
-                candidates, lambda server: self._leave_through(server, user_id, room_id, content)
+                candidates,
+                lambda server, patience_s: self._leave_through(
+                    server, patience_s, user_id, room_id, content
+                ),
             )
         except MatrixError as error:
             log.info("%s leaves %s without telling it: %s", user_id, room_id, error.message)
@@ -247,12 +269,13 @@ class RemoteMembership:
     def _join_through(
         self,
         server: ServerName,
+        patience_s: float,
         user_id: UserId,
         room_id: RoomId,
         content: Mapping[str, Any],
         note_progress: Callable[[], None],
     ) -> None:
-        rules, join = self._prepare("join", server, user_id, room_id, content)
+        rules, join = self._prepare("join", server, patience_s, user_id, room_id, content)
         try:
             answer = self._send_join("v2", server, join)
             self.entering.enter(rules, join, answer, note_progress)
@@ -262,9 +285,14 @@ class RemoteMembership:
             self.entering.enter(rules, join, self._send_join("v1", server, join), note_progress)
 
     def _join_authorised_by(
-        self, server: ServerName, user_id: UserId, room_id: RoomId, content: Mapping[str, Any]
+        self,
+        server: ServerName,
+        patience_s: float,
+        user_id: UserId,
+        room_id: RoomId,
+        content: Mapping[str, Any],
     ) -> None:
-        rules, join = self._prepare("join", server, user_id, room_id, content)
+        rules, join = self._prepare("join", server, patience_s, user_id, room_id, content)
         theirs = None
         # We have the room: the less of it is told the better.
         with self._send_join("v2", server, join, {"omit_members": "true"}) as pieces:
@@ -300,9 +328,14 @@ class RemoteMembership:
             yield iter(answer.read, b"")
 
     def _knock_through(
-        self, server: ServerName, user_id: UserId, room_id: RoomId, content: Mapping[str, Any]
+        self,
+        server: ServerName,
+        patience_s: float,
+        user_id: UserId,
+        room_id: RoomId,
+        content: Mapping[str, Any],
     ) -> None:
-        rules, knock = self._prepare("knock", server, user_id, room_id, content)
+        rules, knock = self._prepare("knock", server, patience_s, user_id, room_id, content)
         answer = self.client.put(
             server,
             federation_path("v1", "send_knock", room_id, knock.event_id),
@@ -315,9 +348,14 @@ class RemoteMembership:
         self._record_membership(rules, knock, told_by=server, told=told)
 
     def _leave_through(
-        self, server: ServerName, user_id: UserId, room_id: RoomId, content: Mapping[str, Any]
+        self,
+        server: ServerName,
+        patience_s: float,
+        user_id: UserId,
+        room_id: RoomId,
+        content: Mapping[str, Any],
     ) -> tuple[RoomVersionRules, Pdu]:
-        rules, leave = self._prepare("leave", server, user_id, room_id, content)
+        rules, leave = self._prepare("leave", server, patience_s, user_id, room_id, content)
         for version in ("v2", "v1"):
             try:
                 self.client.put(
@@ -338,21 +376,29 @@ class RemoteMembership:
         self,
         membership: Membership,
         server: ServerName,
+        patience_s: float,
         user_id: UserId,
         room_id: RoomId,
         content: Mapping[str, Any],
     ) -> tuple[RoomVersionRules, Pdu]:
-        """Our signed event, standing where another server says; and the rules of its room."""
+        """Our signed event, standing where another server says; and the rules of its room.
+
+        Raises:
+            _NoTemplateInTime: the server did not say where in so many seconds.
+        """
         # make_leave takes no versions: who was invited knows the room's.
         query = {} if membership == "leave" else {"ver": list(ROOM_VERSIONS)}
-        answer = self.client.get(
-            server,
-            federation_path("v1", f"make_{membership}", room_id, user_id),
-            query,
-            timeout_s=HANDSHAKE_TIMEOUT_S,
-            max_bytes=_MAX_TEMPLATE_BYTES,
-            despite_failures=True,
-        )
+        try:
+            answer = self.client.get(
+                server,
+                federation_path("v1", f"make_{membership}", room_id, user_id),
+                query,
+                timeout_s=patience_s,
+                max_bytes=_MAX_TEMPLATE_BYTES,
+                despite_failures=True,
+            )
+        except RemoteTimedOut as error:
+            raise _NoTemplateInTime(error.remote, error.message) from error
         version = answer.get("room_version", "1")
         rules = find_room_version(version) if isinstance(version, str) else None
         if rules is None:
@@ -468,7 +514,7 @@ class RemoteMembership:
         try:
             answer = self._ask_each(
                 [invited_server],
-                lambda server: self._send_invite(server, rules, invite, stripped),
+                lambda server, _: self._send_invite(server, rules, invite, stripped),
             )
         except errors.IncompatibleRoomVersion as error:
             raise errors.UnsupportedRoomVersion(
@@ -547,8 +593,15 @@ class RemoteMembership:
 
     # ---- asking
 
-    def _ask_each(self, candidates: Iterable[ServerName], attempt: Callable[[ServerName], T]) -> T:
+    def _ask_each(
+        self, candidates: Iterable[ServerName], attempt: Callable[[ServerName, float], T]
+    ) -> T:
         """What the first of some servers gives that does not fail.
+
+        Who is slow to begin is asked again when the others have been.
+
+        Args:
+            attempt: asks a server, which has so many seconds to begin.
 
         Raises:
             MatrixError: what the first of them refused with, if all failed; rather that the user
@@ -561,13 +614,16 @@ class RemoteMembership:
             for name in dict.fromkeys(candidates)
             if name != self.server_name and is_server_name(name)
         ]
-        for server in servers[:MAX_SERVERS_ASKED]:
-            if self.clock.monotonic() > ends:
-                break
+        patience_s = PATIENCE_S if len(servers) > 1 else HANDSHAKE_TIMEOUT_S
+        waiting = deque((server, patience_s) for server in servers[:MAX_SERVERS_ASKED])
+        while waiting and self.clock.monotonic() <= ends:
+            server, patience_s = waiting.popleft()
             try:
-                return attempt(server)
+                return attempt(server, patience_s)
             except (RemoteError, BrokenAnswer) as error:
                 failure = _as_matrix_error(server, error)
+                if isinstance(error, _NoTemplateInTime) and patience_s < HANDSHAKE_TIMEOUT_S:
+                    waiting.append((server, HANDSHAKE_TIMEOUT_S))
             except errors.IncompatibleRoomVersion:
                 raise
             except (errors.InvalidPdu, errors.TooLarge, errors.InvalidCanonicalJson) as error:

@@ -403,6 +403,11 @@ def test_knock_is_answered_with_what_may_be_known_of_the_room(
     assert membership(alice, room_id, bob) == "knock"
 
 
+def test_who_knocks_names_room_versions(alice: User, visitor: Visitor, bob: str) -> None:
+    made = visitor.make("knock", public_room(alice), bob, versions=None)
+    made.refused(400, "M_MISSING_PARAM")
+
+
 @pytest.mark.parametrize("version", ["6", "11"])
 def test_room_that_does_not_let_people_knock_gives_no_template(
     alice: User, visitor: Visitor, bob: str, version: str

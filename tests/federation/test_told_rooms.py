@@ -675,6 +675,26 @@ def test_next_server_is_asked_when_one_cannot_help(
     assert_joined(alice, host)
 
 
+def test_slow_server_is_asked_again_when_the_others_have_been(
+    hosts: Hosts, alice: User, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, float]] = []
+
+    def get(destination: str, path: str, *args: Any, timeout_s: float = 30, **more: Any) -> Json:
+        if "/make_join/" in path:
+            asked.append((destination, timeout_s))
+            if destination == host.name and timeout_s < 15:
+                raise RemoteTimedOut(destination, "It took too long.")
+        return Hosts.get(hosts, destination, path, *args, **more)
+
+    monkeypatch.setattr(hosts, "get", get)
+    path = f"/join/{segment(host.room.room_id)}"
+    params = {"via": [host.name, "gone.example"]}
+    alice.server.request("POST", path, {}, token=alice.token, params=params).ok()
+    assert_joined(alice, host)
+    assert [server for server, _ in asked] == [host.name, "gone.example", host.name]
+
+
 @pytest.mark.parametrize("other", [404, 400, 503])
 def test_that_the_user_may_not_counts_for_more_than_what_others_say(
     hosts: Hosts, alice: User, host: Host, other: int

@@ -66,8 +66,11 @@ class TemplateResource:
         membership: Membership,
     ) -> None:
         origin = require_server(req)
-        # Who names none has version 1.
-        versions = req.get_param_as_list("ver") or ["1"]
+        versions = req.get_param_as_list("ver")
+        if not versions:
+            if membership == "knock":
+                raise MissingParam("Missing: ver.")
+            versions = ["1"]
         resp.media = self._resident.make_template(origin, room_id, user_id, membership, versions)
 
 
