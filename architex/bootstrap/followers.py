@@ -64,7 +64,7 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
             "tell others who goes on typing", 20.0, lambda: typing.announce_again(core.server_name)
         ),
         Chore("send guests away", 3.0, guest_access.send_guests_away),
-        Chore("show who fell silent as offline", 10.0, presence.announce_silent),
+        Chore("show who is idle or offline by now", 10.0, presence.announce_quiet),
         Chore("forget told members", 3600.0, LazyMemberStore(database).forget_old),
         *chores_of_devices(
             OneTimeKeyStore(database),

@@ -303,7 +303,17 @@ def compute_event_id(rules: RoomVersionRules, event: Mapping[str, Any]) -> Event
     if rules.event_id_format == "domain":
         event_id: EventId = event["event_id"]
         return event_id
-    return event_id_of_hash(rules, compute_reference_hash(rules, event))
+    return event_id_of_signed_json(rules, event, signed_event_json(rules, event))
+
+
+def event_id_of_signed_json(
+    rules: RoomVersionRules, event: Mapping[str, Any], signed_json: bytes
+) -> EventId:
+    """Return the ID of an event whose `signed_event_json` is at hand."""
+    if rules.event_id_format == "domain":
+        event_id: EventId = event["event_id"]
+        return event_id
+    return event_id_of_hash(rules, sha256(signed_json).digest())
 
 
 def event_id_of_hash(rules: RoomVersionRules, reference_hash: bytes) -> EventId:

@@ -197,6 +197,8 @@ def verify_event_signatures(
     event: Mapping[str, Any],
     servers: Collection[ServerName],
     find_verify_key: FindVerifyKey,
+    *,
+    message: bytes | None = None,
 ) -> None:
     """Check that each of the servers signed an event.
 
@@ -206,6 +208,7 @@ def verify_event_signatures(
     Args:
         servers: who must sign; see `servers_that_must_sign`.
         find_verify_key: gives only keys that were valid when the event was made.
+        message: its `signed_event_json`, where that is at hand.
 
     Raises:
         InvalidSignature: a signature is missing or bad.
@@ -214,7 +217,8 @@ def verify_event_signatures(
     """
     if not servers:
         return
-    message = signed_event_json(rules, event)
+    if message is None:
+        message = signed_event_json(rules, event)
     for server_name in sorted(servers):
         verified = False
         for key_id, signature in signatures_of(event, server_name).items():

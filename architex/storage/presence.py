@@ -114,6 +114,16 @@ class PresenceStore:
         )
         return [Presence(*row) for row in rows]
 
+    def list_inactive(self, before_ms: int, *, limit: int = 500) -> list[Presence]:
+        """Users of ours who are shown as online and have done nothing since a moment."""
+        rows = self._database.fetch_all(
+            "SELECT p.user_id, p.presence, p.status_msg, p.last_active_ts, p.last_sync_ts,"
+            " p.online_devices FROM presence p WHERE p.presence = 'online'"
+            " AND p.last_active_ts < %s AND p.online_devices <> '{}' LIMIT %s",
+            (before_ms, limit),
+        )
+        return [Presence(*row) for row in rows]
+
     def share_room(self, user_id: UserId, other: UserId) -> bool:
         """Whether two users are in one room."""
         row = self._database.fetch_one(
@@ -124,14 +134,15 @@ class PresenceStore:
         )
         return row is not None
 
-    def list_rooms_to_tell(self, user_id: UserId) -> list[int]:
-        """Numbers of the rooms whose members see a user's presence.
+    def list_rooms_to_tell(self, *user_ids: UserId) -> list[int]:
+        """Numbers of the rooms whose members see the presence of some users.
 
         All of them: who is not told that there is news may be told later that there was none.
         """
         rows = self._database.fetch_all(
-            "SELECT room_nid FROM memberships WHERE user_id = %s AND membership = 'join'",
-            (user_id,),
+            "SELECT DISTINCT room_nid FROM memberships"
+            " WHERE user_id = ANY(%s) AND membership = 'join'",
+            (list(user_ids),),
         )
         return [room_nid for (room_nid,) in rows]
 

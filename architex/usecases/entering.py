@@ -137,10 +137,7 @@ class Entering:
                 if event_id in known:
                     continue
                 checked = check_signed_and_whole(
-                    told.rules,
-                    told.load(event_id),
-                    find_key,
-                    is_whole=told.is_whole(event_id),
+                    told.rules, told.load(event_id), find_key, told.worked_out(event_id)
                 )
                 if isinstance(checked, Verdict):
                     dropped += 1

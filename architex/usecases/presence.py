@@ -164,7 +164,8 @@ class PresenceUpdates:
         """A client of a user asks for news, and with that sets the user's presence.
 
         While one device is active, another that is idle changes nothing. Coming online is
-        something a user does; waiting for news is not: after IDLE_AFTER_MS the user is idle.
+        something a user does; waiting for news is not: after IDLE_AFTER_MS the user is idle
+        (see `announce_quiet`).
 
         Args:
             set_presence: `offline` leaves the presence alone.
@@ -186,9 +187,13 @@ class PresenceUpdates:
             devices[device] = there_ts
         comes_online = set_presence == "online" and not was_online
         active_ts = now_ms if held is None or comes_online else held.last_active_ts
+        is_idle = now_ms - active_ts >= IDLE_AFTER_MS
+        state = "online" if devices else "unavailable"
+        if devices and is_idle and held is not None:
+            state = held.presence
         shown = Presence(
             user_id,
-            "online" if devices and now_ms - active_ts < IDLE_AFTER_MS else "unavailable",
+            state,
             None if held is None else held.status_msg,
             active_ts,
             max(there_ts, 0 if held is None else held.last_sync_ts),
@@ -231,23 +236,34 @@ class PresenceUpdates:
             held = self.store.find_presence(user_id)
             self._announce(held or Presence(user_id, "offline", None, 0, 0))
 
-    def announce_silent(self) -> int:
-        """Users whose clients have gone silent become offline; returns how many.
+    def announce_quiet(self) -> int:
+        """Who has done nothing for long is idle, whose clients went silent offline; how many are.
 
-        For whoever does the housekeeping; call it every few seconds.
+        For whoever does the housekeeping; call it every few seconds. All are announced together:
+        when many become so at about the same time, the others in their rooms are woken once.
         """
         if not self.enabled:
             return 0
-        silent = self.store.list_silent(self.clock.now_ms() - SILENT_AFTER_MS)
+        now_ms = self.clock.now_ms()
+        silent = self.store.list_silent(now_ms - SILENT_AFTER_MS)
+        idle = self.store.list_inactive(now_ms - IDLE_AFTER_MS)
+        changed = {held.user_id: replace(held, presence="unavailable") for held in idle}
         for held in silent:
-            self._announce(replace(held, presence="offline", online_devices={}))
-        return len(silent)
+            changed[held.user_id] = replace(held, presence="offline", online_devices={})
+        if changed:
+            self._announce(*changed.values())
+        return len(changed)
 
-    def _announce(self, presence: Presence) -> None:
+    def _announce(self, *announced: Presence) -> None:
+        def write(execute: Execute, position: int) -> None:
+            for presence in announced:
+                put_presence(execute, position, presence)
+
+        user_ids = [presence.user_id for presence in announced]
         self.commits.write_rows(
-            lambda execute, position: put_presence(execute, position, presence),
-            wake_users=[presence.user_id],
-            wake_rooms=self.store.list_rooms_to_tell(presence.user_id),
+            write,
+            wake_users=user_ids,
+            wake_rooms=self.store.list_rooms_to_tell(*user_ids),
             durable=False,
         )
 

@@ -20,10 +20,12 @@ from architex.domain.pdu import (
     Pdu,
     StateKey,
     check_pdu_format,
-    compute_event_id,
+    event_id_of_signed_json,
     has_valid_content_hash,
     parse_pdu,
+    signed_event_json,
 )
+from architex.domain.room.pdu_checks import WorkedOut
 from architex.domain.room_versions import RoomVersionRules
 from architex.gateways.json_stream import BrokenJson, read_members
 from architex.storage.event_spool import EventSpool
@@ -57,6 +59,7 @@ class ToldRoom:
         self.state: dict[StateKey, EventId] = {}
         self.join: dict[str, Any] | None = None
         self._spool = EventSpool()
+        self._signed = EventSpool()
         # Event IDs by number and back; the numbers of unknown ones have no place in the file.
         self._numbers: dict[EventId, int] = {}
         self._event_ids: list[EventId] = []
@@ -78,6 +81,7 @@ class ToldRoom:
         traceback: TracebackType | None,
     ) -> None:
         self._spool.__exit__(kind, error, traceback)
+        self._signed.__exit__(kind, error, traceback)
 
     def __len__(self) -> int:
         """How many events were told."""
@@ -102,11 +106,11 @@ class ToldRoom:
                     parsed = self._parse(raw)
                     if parsed is None:
                         continue
-                    pdu, event_json = parsed
+                    pdu, event_json, signed_json = parsed
                     number = self._number(pdu.event_id)
                     is_new = self._places[number] == _UNKNOWN
                     if is_new:
-                        self._keep(number, pdu, event_json)
+                        self._keep(number, pdu, event_json, signed_json)
                     elif self.rules.event_id_format == "domain":
                         # Whoever makes an event of these rooms chooses its ID: the first counts.
                         pdu = self.load(pdu.event_id)
@@ -169,12 +173,13 @@ class ToldRoom:
         event = orjson.loads(event_json) if is_strict else parse_json(event_json)
         return parse_pdu(self.rules, event, event_id=event_id)
 
-    def is_whole(self, event_id: EventId) -> bool:
-        """Whether the content hash of an event that was told matches."""
-        return bool(self._are_whole[self._numbers[event_id]])
+    def worked_out(self, event_id: EventId) -> WorkedOut:
+        """What was worked out when the event came."""
+        number = self._numbers[event_id]
+        return WorkedOut(bool(self._are_whole[number]), self._signed.read(self._places[number]))
 
-    def _parse(self, raw: bytes) -> tuple[Pdu, bytes] | None:
-        """An event and its canonical JSON; None when it is none of this room."""
+    def _parse(self, raw: bytes) -> tuple[Pdu, bytes, bytes] | None:
+        """An event, its canonical JSON and what is signed of it; None: it is none of this room."""
         try:
             event = parse_json(raw, allow_duplicate_keys=False)
             if not isinstance(event, dict):
@@ -182,10 +187,13 @@ class ToldRoom:
             # Whatever the other server says beside the event is not part of it.
             event.pop("unsigned", None)
             event_json = check_pdu_format(self.rules, event)
-            pdu = parse_pdu(self.rules, event, event_id=compute_event_id(self.rules, event))
+            # Signatures are checked later; the same bytes tell its ID.
+            signed_json = signed_event_json(self.rules, event)
+            event_id = event_id_of_signed_json(self.rules, event, signed_json)
+            pdu = parse_pdu(self.rules, event, event_id=event_id)
         except MatrixError:
             return None
-        return (pdu, event_json) if pdu.room_id == self.room_id else None
+        return (pdu, event_json, signed_json) if pdu.room_id == self.room_id else None
 
     def _number(self, event_id: EventId) -> int:
         number = self._numbers.setdefault(event_id, len(self._event_ids))
@@ -197,7 +205,7 @@ class ToldRoom:
             self._auth_counts.append(0)
         return number
 
-    def _keep(self, number: int, pdu: Pdu, event_json: bytes) -> None:
+    def _keep(self, number: int, pdu: Pdu, event_json: bytes, signed_json: bytes) -> None:
         self._servers.add(server_name_of(pdu.sender))
         if (
             len(self._spool) >= MAX_EVENTS
@@ -206,6 +214,7 @@ class ToldRoom:
         ):
             raise BrokenAnswer(f"It is too large: {MAX_EVENTS} events at most.")
         self._places[number] = self._spool.add(event_json)
+        self._signed.add(signed_json)
         # Now, while the event is at hand; later there is only its JSON.
         self._are_whole[number] = has_valid_content_hash(self.rules, pdu.event)
         self._auth_starts[number] = len(self._auth_events)

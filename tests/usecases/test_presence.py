@@ -15,7 +15,7 @@ from architex.usecases.presence import (
     PresenceUpdates,
 )
 from architex.usecases.requester import Requester
-from tests.core import ALICE, make_core
+from tests.core import ALICE, SERVER_NAME, make_core
 from tests.fakes.clock import FakeClock
 
 PHONE = Requester(ALICE, device_id="PHONE")
@@ -52,9 +52,9 @@ def test_syncing_user_is_online_until_the_clients_fall_silent(
     presence.note_sync(PHONE, "online")
     assert state(presence) == "online"
     clock.pass_seconds(SILENT_AFTER_MS / 1000 - 1)
-    assert presence.announce_silent() == 0
+    assert presence.announce_quiet() == 0
     clock.pass_seconds(2)
-    assert presence.announce_silent() == 1
+    assert presence.announce_quiet() == 1
     assert state(presence) == "offline"
     presence.note_sync(PHONE, "online")
     assert state(presence) == "online"
@@ -66,11 +66,11 @@ def test_waiting_for_news_for_long_is_no_silence(
     presence.note_sync(PHONE, "online", wait_ms=240_000)
     for _ in range(3):
         clock.pass_seconds(80)
-        assert presence.announce_silent() == 0
+        assert presence.announce_quiet() == 0
         presence.note_sync(DESK, "unavailable")
         assert state(presence) == "online"
     clock.pass_seconds(SILENT_AFTER_MS / 1000 + 1)
-    assert presence.announce_silent() == 1
+    assert presence.announce_quiet() == 1
 
 
 def test_polling_on_keeps_the_user_online_without_news(
@@ -81,7 +81,7 @@ def test_polling_on_keeps_the_user_online_without_news(
     for _ in range(IDLE_AFTER_MS // TOUCH_EVERY_MS - 1):
         clock.pass_seconds(TOUCH_EVERY_MS / 1000)
         presence.note_sync(PHONE, "online")
-        assert presence.announce_silent() == 0
+        assert presence.announce_quiet() == 0
     assert core.event_log.position() == told
 
 
@@ -145,6 +145,7 @@ def poll(presence: PresenceUpdates, clock: FakeClock, seconds: float) -> None:
     for _ in range(int(seconds * 1000 / TOUCH_EVERY_MS)):
         clock.pass_seconds(TOUCH_EVERY_MS / 1000)
         presence.note_sync(PHONE, "online")
+        presence.announce_quiet()
 
 
 def test_who_does_nothing_is_idle_until_they_do_something(
@@ -205,3 +206,21 @@ def test_server_without_presence_keeps_none(core: Core, clock: FakeClock) -> Non
     presence.set_status(Requester(ALICE), ALICE, "online", "hi")
     assert store.find_presence(ALICE) is None
     assert state(presence) == "offline"
+
+
+def test_who_becomes_idle_or_offline_together_is_announced_together(
+    presence: PresenceUpdates, clock: FakeClock, core: Core
+) -> None:
+    for number in range(5):
+        presence.note_sync(Requester(f"@u{number}:{SERVER_NAME}", device_id="D"), "online")
+    clock.pass_seconds(60)
+    for number in range(3):
+        waiting = Requester(f"@u{number}:{SERVER_NAME}", device_id="D")
+        presence.note_sync(waiting, "online", wait_ms=IDLE_AFTER_MS * 2)
+    before = core.event_log.position()
+    clock.pass_seconds(SILENT_AFTER_MS / 1000)
+    assert presence.announce_quiet() == 2  # of them nothing was heard
+    clock.pass_seconds(IDLE_AFTER_MS / 1000)
+    assert presence.announce_quiet() == 3
+    assert presence.announce_quiet() == 0
+    assert core.event_log.position() == before + 2

@@ -88,14 +88,30 @@ def check_form(
     return check_signed_and_whole(rules, pdu, find_verify_key)
 
 
+@dataclass(frozen=True, slots=True)
+class WorkedOut:
+    """What was worked out of an event before it is checked.
+
+    Attributes:
+        is_whole: whether its content hash matches.
+        signed_json: the bytes that its signatures cover.
+    """
+
+    is_whole: bool
+    signed_json: bytes
+
+
 def check_signed_and_whole(
-    rules: RoomVersionRules, pdu: Pdu, find_verify_key: FindEventKey, *, is_whole: bool = False
+    rules: RoomVersionRules,
+    pdu: Pdu,
+    find_verify_key: FindEventKey,
+    worked_out: WorkedOut | None = None,
 ) -> Verdict | Pdu:
     """Checks 2 and 3, for an event that passed the first: is it signed, and whole?
 
     Args:
         find_verify_key: gives only keys that counted when the event was made.
-        is_whole: its hash is known to match.
+        worked_out: what need not be worked out again.
 
     Returns the event, redacted if its hash does not match, or the verdict that it is dropped.
     """
@@ -107,9 +123,14 @@ def check_signed_and_whole(
             event,
             servers_that_must_sign(rules, pdu),
             lambda server_name, key_id: find_verify_key(server_name, key_id, made_ts),
+            message=None if worked_out is None else worked_out.signed_json,
         )
         # 3. Passes hash checks, otherwise it is redacted before being processed further.
-        if not is_whole and not has_valid_content_hash(rules, event):
+        if worked_out is None:
+            is_whole = has_valid_content_hash(rules, event)
+        else:
+            is_whole = worked_out.is_whole
+        if not is_whole:
             pdu = parse_pdu(rules, redact_event(rules, dict(event)), event_id=pdu.event_id)
     except MatrixError as error:
         return Verdict(Outcome.DROPPED, reason=error.message)

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from architex.domain.pdu import Pdu, parse_pdu
+from architex.domain.pdu import Pdu, parse_pdu, signed_event_json
 from architex.domain.redaction import redact_event
 from architex.domain.room.pdu_checks import (
     Outcome,
     Verdict,
+    WorkedOut,
     check_authorisation,
     check_form,
     check_imported,
@@ -141,14 +142,17 @@ def test_event_whose_hash_does_not_match_goes_on_redacted(version: str, sha256: 
     assert told_otherwise.outcome is Outcome.DROPPED
 
 
-def test_event_that_is_known_to_be_whole_is_not_hashed_again() -> None:
+def test_what_was_worked_out_of_an_event_is_not_worked_out_again() -> None:
     room = RoomBuilder("11")
     message = room.message(ALICE)
     changed = parse_pdu(
         room.rules, {**message.event, "content": {"body": "b"}}, event_id=message.event_id
     )
-    pdu = check_signed_and_whole(room.rules, changed, find_test_key, is_whole=True)
-    assert pdu is changed
+    signed_json = signed_event_json(room.rules, message.event)
+    is_whole = WorkedOut(is_whole=True, signed_json=signed_json)
+    assert check_signed_and_whole(room.rules, changed, find_test_key, is_whole) is changed
+    other = WorkedOut(is_whole=True, signed_json=signed_json[:-1])
+    assert isinstance(check_signed_and_whole(room.rules, changed, find_test_key, other), Verdict)
     pdu = check_signed_and_whole(room.rules, changed, find_test_key)
     assert isinstance(pdu, Pdu)
     assert pdu.content == {}
