@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from architex.domain.identifiers import UserId
+from architex.domain.identifiers import EventId, UserId
 from architex.domain.pdu import Pdu
 from architex.domain.room_versions import get_room_version
 from architex.storage.pool import PgConnection
@@ -108,6 +108,15 @@ SELECT s.room_nid, coalesce(t.thread, 'main'), max(t.ordering)
 FROM unnest(%(rooms)s::int8[], %(lows)s::int8[], %(highs)s::int8[]) AS s (room_nid, low, high)
 JOIN timeline t ON t.room_nid = s.room_nid AND t.ordering > s.low AND t.ordering <= s.high
 WHERE t.sender = %(user)s AND NOT t.is_state AND t.type <> 'm.room.redaction' GROUP BY 1, 2"""
+
+
+def find_thread(connection: PgConnection, room_nid: int, ordering: int) -> EventId | None:
+    """The root of the thread that an event came in, redacted since or not; None for none."""
+    row = connection.execute(
+        "SELECT thread FROM timeline WHERE room_nid = %s AND ordering = %s", (room_nid, ordering)
+    ).fetchone()
+    return None if row is None else row[0]
+
 
 # Nothing of a redacted event is left that anybody could be notified of.
 _UNREDACTED: Final = """AND NOT EXISTS (SELECT FROM event_graph x

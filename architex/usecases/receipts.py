@@ -17,6 +17,7 @@ from architex.domain.identifiers import EventId, RoomId, UserId
 from architex.gateways.clock import Clock
 from architex.projections.event_reads import EventPlace, EventReads
 from architex.projections.room_reads import find_room_view
+from architex.projections.unread_reads import find_thread
 from architex.storage.account_data import put_account_data
 from architex.storage.commit_queue import CommitQueue, Execute
 from architex.storage.pool import Database, PgConnection
@@ -189,11 +190,15 @@ class Receipts:
         """The threads that an event may be read in.
 
         What is in no thread is in the main timeline; but who reads a thread from its beginning has
-        read its root there, and what belongs to that: clients send receipts of both kinds.
+        read its root there, and what belongs to that: clients send receipts of both kinds. So they
+        do of what was in a thread and was redacted: nothing says so any more.
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#threaded-read-receipts
         """
         threads = {MAIN_THREAD}
+        came_in = find_thread(connection, place.room_nid, _ordering(place))
+        if came_in is not None:
+            threads.add(came_in)
         at: EventPlace | None = place
         for _ in range(MAX_HOPS + 1):
             if at is None or at.room_nid != place.room_nid:

@@ -73,6 +73,18 @@ def test_thread_of_a_receipt_must_be_that_of_the_event(alice: User) -> None:
         alice.post(path, {"thread_id": thread}).ok()
 
 
+def test_redacted_reply_may_be_read_in_its_thread_or_in_the_room(alice: User) -> None:
+    room_id = alice.create_room()
+    root = send(alice, room_id)
+    reply = send(alice, room_id, **related("m.thread", root))
+    alice.put(f"/rooms/{room_id}/redact/{reply}/1", {}).ok()
+    path = receipt_path(room_id, reply)
+    for thread in (root, "main"):
+        alice.post(path, {"thread_id": thread}).ok()
+    other = send(alice, room_id)
+    alice.post(path, {"thread_id": other}).refused(400, "M_INVALID_PARAM")
+
+
 def test_read_markers_set_several_kinds_at_once(alice: User) -> None:
     room_id = alice.create_room()
     event_id = send(alice, room_id)
