@@ -568,7 +568,10 @@ class SyncRooms:
         timeline = [rendered[row.position] for row in plan.rows if row.position in rendered]
         state_events = [rendered[row.position] for row in state]
         is_asked_for = request.since is None or request.full_state or plan.is_new
-        if not (timeline or state_events or plan.limited or plan.summary or is_asked_for):
+        # An invite ends for the client also where its filter shows no event that says so.
+        has_gone = not plan.view.is_joined and plan.view.position > (request.since or 0)
+        is_news = plan.limited or plan.summary or is_asked_for or has_gone
+        if not (timeline or state_events or is_news):
             return None
         body: dict[str, Any] = {
             "timeline": {

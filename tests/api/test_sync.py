@@ -555,6 +555,24 @@ def test_rejected_invite_tells_nothing_of_the_room(alice: User, bob: User) -> No
     assert len(room["timeline"]["events"]) == 1
 
 
+@pytest.mark.parametrize("timeline", [{"limit": 0}, {"types": ["m.room.message"]}])
+@pytest.mark.parametrize("deed", ["reject", "kick"])
+def test_invite_ends_whatever_events_are_filtered(
+    alice: User, bob: User, timeline: Json, deed: str
+) -> None:
+    room_id = alice.create_room(invite=[bob.user_id])
+    filter_ = json.dumps({"room": {"timeline": timeline}})
+    since = bob.get("/sync", filter=filter_).ok()["next_batch"]
+    if deed == "reject":
+        bob.post(f"/rooms/{room_id}/leave").ok()
+    else:
+        alice.post(f"/rooms/{room_id}/kick", {"user_id": bob.user_id}).ok()
+    told = bob.get("/sync", filter=filter_, since=since).ok()
+    assert told["rooms"]["leave"][room_id]["timeline"]["events"] == []
+    again = bob.get("/sync", filter=filter_, since=told["next_batch"]).ok()
+    assert room_id not in again["rooms"]["leave"]
+
+
 def test_banned_user_is_told_so(alice: User, bob: User) -> None:
     room_id = public_room(alice)
     join(bob, room_id)
