@@ -118,17 +118,24 @@ def _check(client: Client) -> None:
             told = {key: one.states[room_id].get(key) for key in state}
             assert told == state, client.user.user_id
             heard = one.timelines[room_id]
-            assert heard == _read_back(client.user, path, len(heard)), client.user.user_id
+            assert heard == _read_back(client.user, path, heard), client.user.user_id
 
 
-def _read_back(user: User, path: str, wanted: int) -> list[str]:
-    """The newest events of a room, the oldest first."""
+def _read_back(user: User, path: str, heard: list[str]) -> list[str]:
+    """As many of the newest events of a room as were heard of, the oldest first.
+
+    A redaction is shown once it redacts something: that may be after it was to be told.
+    """
     read: list[str] = []
     params: Json = {}
-    while len(read) < wanted:
+    while len(read) < len(heard):
         page = user.get(f"{path}/messages", dir="b", limit=50, **params).ok()
-        read += [event["event_id"] for event in page["chunk"]]
+        read += [
+            event["event_id"]
+            for event in page["chunk"]
+            if event["type"] != "m.room.redaction" or event["event_id"] in heard
+        ]
         if "end" not in page:
             break
         params = {"from": page["end"]}
-    return read[:wanted][::-1]
+    return read[: len(heard)][::-1]
