@@ -99,9 +99,11 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def core(database: Database) -> Core:
+def core(database: Database) -> Iterator[Core]:
     """The log and the commit queue of a server, over a database for this test alone."""
-    return make_core(database)
+    core = make_core(database)
+    yield core
+    core.close()
 
 
 @pytest.fixture(scope="module")

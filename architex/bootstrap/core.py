@@ -88,6 +88,12 @@ class Core:
         """Wakes whoever waits for news."""
         return Notifier(self.database.conninfo)
 
+    def close(self) -> None:
+        """End its threads and give the connections back; it cannot be used afterwards."""
+        self.notifier.stop()
+        self.commits.close()
+        self.database.close()
+
 
 def build_core(
     settings: Settings,

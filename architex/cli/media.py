@@ -33,7 +33,7 @@ def _care(config_file: str | None) -> Iterator[MediaCare]:
         except MatrixError as error:
             raise click.ClickException(error.message) from None
         finally:
-            core.database.close()
+            core.close()
 
 
 _server_option = click.option("--server", metavar="NAME", help="Only media of that server.")

@@ -26,7 +26,7 @@ def _registration(config_file: str | None) -> Iterator[Registration]:
         except MatrixError as error:
             raise click.ClickException(error.message) from None
         finally:
-            core.database.close()
+            core.close()
 
 
 @click.group()

@@ -28,7 +28,7 @@ def _reporting(config_file: str | None) -> Iterator[Reporting]:
         except MatrixError as error:
             raise click.ClickException(error.message) from None
         finally:
-            core.database.close()
+            core.close()
 
 
 @click.group()

@@ -54,7 +54,7 @@ def _office(config_file: str | None) -> Iterator[_Office]:
         except MatrixError as error:
             raise click.ClickException(error.message) from None
         finally:
-            core.database.close()
+            core.close()
 
 
 _stdin_option = click.option(

@@ -398,6 +398,11 @@ class CommitQueue:
         position: int = lane.submit(_Pending(rows))
         return position
 
+    def close(self) -> None:
+        """Let the threads end once they have done what waits; nothing may come afterwards."""
+        for lane in self._lanes:
+            lane.close()
+
 
 class _Lane:
     """One thread that commits group after group."""
@@ -405,7 +410,7 @@ class _Lane:
     def __init__(self, commits: CommitQueue, number: int) -> None:
         self._commits = commits
         self._number = number
-        self._waiting: queue.SimpleQueue[_Pending] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()  # None: end
         self._starting = threading.Lock()
         self._started = False
 
@@ -419,6 +424,9 @@ class _Lane:
             raise pending.error
         return pending.result
 
+    def close(self) -> None:
+        self._waiting.put(None)
+
     def _start(self) -> None:
         with self._starting:
             if not self._started:
@@ -427,13 +435,17 @@ class _Lane:
                 self._started = True
 
     def _run(self) -> None:
-        while True:
-            group = [self._waiting.get()]
+        while (pending := self._waiting.get()) is not None:
+            group = [pending]
             while len(group) < MAX_BATCH:
                 try:
-                    group.append(self._waiting.get_nowait())
+                    more = self._waiting.get_nowait()
                 except queue.Empty:
                     break
+                if more is None:
+                    self.close()
+                    break
+                group.append(more)
             self._commit(group)
 
     def _commit(self, group: Sequence[_Pending]) -> None:

@@ -196,5 +196,4 @@ def start_server(conninfo: str, settings: Settings, **parts: Any) -> Server:
 
 def stop_server(server: Server) -> None:
     """Give the connections back."""
-    server.core.notifier.stop()
-    server.core.database.close()
+    server.core.close()

@@ -54,7 +54,7 @@ def use_cases(database_url: str, tmp_path: Path) -> Iterator[UseCases]:
     settings = settings_for(tmp_path)
     core = build_core(settings, conninfo=database_url)
     yield build_use_cases(settings, core)
-    core.database.close()
+    core.close()
 
 
 def upload(use_cases: UseCases, content: bytes, user: str = ALICE) -> str:

@@ -9,14 +9,7 @@ from architex.domain.client_event import RecordedEvent
 from architex.domain.identifiers import EventId, RoomId
 from architex.domain.room.aggregate import EventDraft
 from architex.projections.event_reads import EventPlace, EventReads
-from architex.storage.pool import Database
-from tests.core import ALICE, append, create_room, make_core, message_draft
-
-
-@pytest.fixture
-def core(database: Database) -> Core:
-    """The core of a server."""
-    return make_core(database)
+from tests.core import ALICE, append, create_room, message_draft
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from architex.bootstrap import Core
-from architex.storage.pool import Database
 from architex.storage.presence import PresenceStore
 from architex.usecases.presence import (
     IDLE_AFTER_MS,
@@ -15,17 +14,11 @@ from architex.usecases.presence import (
     PresenceUpdates,
 )
 from architex.usecases.requester import Requester
-from tests.core import ALICE, SERVER_NAME, make_core
+from tests.core import ALICE, SERVER_NAME
 from tests.fakes.clock import FakeClock
 
 PHONE = Requester(ALICE, device_id="PHONE")
 DESK = Requester(ALICE, device_id="DESK")
-
-
-@pytest.fixture
-def core(database: Database) -> Core:
-    """The core of a server."""
-    return make_core(database)
 
 
 @pytest.fixture

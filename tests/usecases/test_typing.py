@@ -10,18 +10,11 @@ from architex.bootstrap import Core
 from architex.domain.identifiers import RoomId
 from architex.projections.outgoing_edus import TypingEdus
 from architex.projections.sync_reads import look_for_news
-from architex.storage.pool import Database
 from architex.storage.typing import list_changed_typing
 from architex.usecases.requester import Requester
 from architex.usecases.typing import MAX_TIMEOUT_MS, Typing
-from tests.core import ALICE, BOB, SERVER_NAME, append, create_room, make_core, member_draft
+from tests.core import ALICE, BOB, SERVER_NAME, append, create_room, member_draft
 from tests.fakes.clock import FakeClock
-
-
-@pytest.fixture
-def core(database: Database) -> Core:
-    """The core of a server."""
-    return make_core(database)
 
 
 @pytest.fixture
