@@ -42,8 +42,9 @@ _LOOK_INTERVAL_S = 0.25
 _FIRST_DELAY_S = 0.1
 # With the time that a process needs to start, the promise is to be back within 5 seconds, however
 # often it was killed before.
-_LONGEST_DELAY_S = 2.0
+_LONGEST_DELAY_S = 1.0
 _HEALTHY_AFTER_S = 10.0
+_FOLLOWERS_AFTER_S = 5.0
 # Less than the 5 seconds that a stop may take; gunicorn itself gives busy requests 3.
 _STOP_TIMEOUT_S = 4.5
 
@@ -64,20 +65,19 @@ def serve(config_file: str | None) -> None:
         embedded = embedded_postgres(settings)
         if embedded is not None:
             stack.callback(embedded.stop)
-        children = [
-            Child("web", _gunicorn_command(), environment),
-            Child("followers", [sys.executable, "-m", "architex", "follow"], environment),
-        ]
-        stack.callback(_stop, children)
-        for child in children:
-            child.start()  # they load while the database gets ready
+        web = Child("web", _gunicorn_command(), environment)
+        followers = Child("followers", [sys.executable, "-m", "architex", "follow"], environment)
+        stack.callback(_stop, [web, followers])
+        web.start()  # it loads while the database gets ready
         if embedded is not None:
             embedded.ensure_running()
         check_database(settings.conninfo, connections_wanted=settings.connections_wanted)
         migrate(settings.conninfo, on_applied=lambda m: log.info("applied migration %s", m.name))
-        for child in children:
+        for child in (web, followers):
             child.let_go_on()
-        _supervise(settings, embedded, children, signals, lambda: _greet(settings, config_file))
+        _supervise(
+            settings, embedded, web, followers, signals, lambda: _greet(settings, config_file)
+        )
 
 
 class Child:
@@ -183,12 +183,14 @@ class _Signals:
 def _supervise(
     settings: Settings,
     embedded: EmbeddedPostgres | None,
-    children: Sequence[Child],
+    web: Child,
+    followers: Child,
     signals: _Signals,
     when_ready: Callable[[], None],
 ) -> None:
     """Run until SIGTERM or SIGINT. Raises StartRefused when the web process never gets ready."""
-    web = children[0]
+    children = [web]
+    began = time.monotonic()
     is_ready = False
     while True:
         came = signals.wait(_LOOK_INTERVAL_S if is_ready else 0.05)
@@ -210,6 +212,10 @@ def _supervise(
             is_ready = _is_healthy(settings.listeners[0])
             if is_ready:
                 when_ready()
+        # Nobody waits for the followers: loading them takes nothing from who is waited for.
+        if len(children) == 1 and (is_ready or time.monotonic() - began > _FOLLOWERS_AFTER_S):
+            followers.start()
+            children.append(followers)
         for child in children:
             child.look_after()
 
