@@ -18,6 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.federation.homeserver import eventually
 from tests.server import RunningServer, start_server
 
 pytestmark = pytest.mark.slow
@@ -33,6 +34,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with start_server(
         tmp_path_factory.mktemp("media"), media={"max_upload_bytes": 2048 * MIB}
     ) as started:
+        # They load after the web workers serve, and what is measured here is the rest.
+        eventually(lambda: "followed here now" in started.log(), "the followers do not follow")
         yield started
 
 
