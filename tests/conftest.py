@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from architex.bootstrap import Core
 from architex.storage.embedded_postgres import EmbeddedPostgres
@@ -16,6 +17,12 @@ from architex.storage.migrations import migrate
 from architex.storage.pool import Database
 from tests.core import make_core
 from tests.directories import make_directory
+
+# Tests assert no times: how long it takes to make up a value depends on who else is working here.
+settings.register_profile(
+    "architex", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("architex")
 
 _TEMPLATE = "architex_template"
 _names = (f"test_{number}" for number in itertools.count())
