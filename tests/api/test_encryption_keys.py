@@ -11,7 +11,7 @@ import pytest
 from architex.domain.signing import sign_json
 from tests.api.client import PASSWORD, Server, User
 from tests.device_keys import TestCrossSigning, TestDevice
-from tests.federation.homeserver import eventually
+from tests.waiting import eventually
 
 
 def device_of(user: User) -> TestDevice:

@@ -18,8 +18,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.federation.homeserver import eventually
 from tests.server import RunningServer, start_server
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

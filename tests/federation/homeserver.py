@@ -13,16 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from tests.federation.authority import Authority
 from tests.server import RunningServer, free_port, start_server
-
-T = TypeVar("T")
+from tests.waiting import PATIENCE_S, eventually
 
 PASSWORD = "correct horse battery staple"
-PATIENCE_S = 20.0
 _numbers = itertools.count(1)
 
 
@@ -267,17 +265,6 @@ class Person:
     def room_sections(self, section: str) -> set[str]:
         """The rooms in a section of a first /sync: join, invite, knock, leave."""
         return set(self.sync().get("rooms", {}).get(section, {}))
-
-
-def eventually(look: Callable[[], T], what: str = "", patience_s: float = PATIENCE_S) -> T:
-    """What `look` gives once it is something true; AssertionError after too long."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, what or "it does not happen"
-        time.sleep(0.1)
 
 
 def until_same(

@@ -23,11 +23,11 @@ from tests.federation.homeserver import (
     Person,
     architex,
     assert_same_room,
-    eventually,
     until_same,
 )
 from tests.federation.moving_clock import MovingClock
 from tests.federation.synapse import Synapse, is_installed
+from tests.waiting import eventually
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from tests.server import RunningServer, start_server
+from tests.waiting import eventually
 
 WAIT_S = 30.0
 API = "/_matrix/client/v3"
@@ -47,14 +47,6 @@ def call(server: RunningServer, token: str, method: str, path: str, body: Any = 
     return answer
 
 
-def eventually(claim: Callable[[], bool]) -> None:
-    """Wait until a claim holds."""
-    deadline = time.monotonic() + WAIT_S
-    while not claim():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def published_names(server: RunningServer, token: str) -> list[str]:
     """The names in the list of rooms."""
     listed = call(server, token, "POST", "/publicRooms", {})["chunk"]
@@ -75,12 +67,15 @@ def followers(server: RunningServer) -> list[psutil.Process]:
 
 def test_killed_follower_is_replaced_and_misses_nothing(server: RunningServer, token: str) -> None:
     call(server, token, "POST", "/createRoom", {"visibility": "public", "name": "Before"})
-    eventually(lambda: "Before" in published_names(server, token))
+    eventually(lambda: "Before" in published_names(server, token), patience_s=WAIT_S)
     (follower,) = followers(server)
     follower.kill()
     call(server, token, "POST", "/createRoom", {"visibility": "public", "name": "After"})
-    eventually(lambda: "After" in published_names(server, token))
-    eventually(lambda: follower.pid not in [process.pid for process in followers(server)])
+    eventually(lambda: "After" in published_names(server, token), patience_s=WAIT_S)
+    eventually(
+        lambda: follower.pid not in [process.pid for process in followers(server)],
+        patience_s=WAIT_S,
+    )
 
 
 def test_rebuild_of_everything_goes_unnoticed_by_clients(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,6 +20,7 @@ from architex.storage.leases import LeaseStore
 from architex.storage.notifier import Notifier
 from architex.storage.pool import Database
 from tests.core import ALICE, append, create_room
+from tests.waiting import eventually
 
 WAIT_S = 20.0
 
@@ -65,14 +65,6 @@ def following(database: Database, *followers: Follower) -> Iterator[None]:
         stop.set()
         process.join(WAIT_S)
         assert not process.is_alive()
-
-
-def eventually(claim: Callable[[], bool]) -> None:
-    """Wait until a claim holds."""
-    deadline = time.monotonic() + WAIT_S
-    while not claim():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_follower_is_woken_by_a_commit(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,8 @@ from architex.gateways.http import Answer, Blocklist, OutboundHttp, Target, spli
 from architex.settings import PRIVATE_NETWORKS
 from tests.fakes.names import FakeNames
 from tests.federation.authority import Authority
-from tests.federation.homeserver import eventually
 from tests.gateways.loopback import Loopback, Request, reply, send_raw, serving
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")

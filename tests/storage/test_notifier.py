@@ -13,7 +13,7 @@ from architex.storage import notifier as notifier_module
 from architex.storage.commit_queue import CHANNEL
 from architex.storage.notifier import Notifier
 from tests.core import ALICE, BOB, append, create_room, member_draft, send_message
-from tests.federation.homeserver import eventually
+from tests.waiting import eventually
 
 LONG = 20.0
 

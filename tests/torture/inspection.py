@@ -11,9 +11,9 @@ from architex.bootstrap import all_projections
 from architex.projections.rebuilding import rebuild_projection
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.pool import Database
-from tests.federation.homeserver import eventually
 from tests.projections.traffic import rows_of
 from tests.server import RunningServer
+from tests.waiting import eventually
 
 PATIENCE_S: Final = 180.0
 """How long what waits may take: servers that were away are tried again after a growing time."""

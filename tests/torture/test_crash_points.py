@@ -24,8 +24,9 @@ import pytest
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from tests.directories import make_directory
 from tests.federation.authority import Authority
-from tests.federation.homeserver import Architex, Person, architex, eventually
+from tests.federation.homeserver import Architex, Person, architex
 from tests.torture.postgres_proxy import KILLS, Kind, PostgresProxy
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -28,10 +28,11 @@ import psutil
 import pytest
 
 from tests.federation.authority import Authority
-from tests.federation.homeserver import Architex, Person, architex, assert_same_room, eventually
+from tests.federation.homeserver import Architex, Person, architex, assert_same_room
 from tests.server import RunningServer
 from tests.torture.inspection import assert_well
 from tests.torture.witnesses import Company, gather, wait_for_progress
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

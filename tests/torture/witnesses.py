@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from tests.federation.homeserver import Homeserver, Person, eventually
+from tests.federation.homeserver import Homeserver, Person
+from tests.waiting import eventually
 
 PATIENCE_S: Final = 90.0
 """How long anything may take at last, with every process back: far more than it does."""

@@ -1,0 +1,22 @@
+"""Waiting for what happens by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PATIENCE_S = 20.0
+
+
+def eventually(look: Callable[[], T], what: str = "", patience_s: float = PATIENCE_S) -> T:
+    """What `look` gives once it is something true; AssertionError after too long."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, what or "it does not happen"
+        time.sleep(0.05)
