@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -50,8 +49,9 @@ from architex.usecases.requester import Requester
 from architex.usecases.restricted_joins import RestrictedJoins
 from architex.usecases.room_succession import RoomSuccession, find_predecessor
 from architex.usecases.sending import unknown_rooms_forbidden
+from architex.usecases.side_by_side import call_each
 from architex.usecases.third_party_invites import ThirdPartyInvites
-from architex.usecases.unredacted import content_of
+from architex.usecases.unredacted import content_of, says
 
 log = logging.getLogger(__name__)
 
@@ -274,9 +274,7 @@ class Joining:
             _require_member(session, requester.user_id)
             current = session.find_state("m.room.member", user_id)
             if current is not None and (
-                current.sender == requester.user_id
-                and dict(current.content) == dict(content)
-                and dict(content_of(session, current)) == dict(content)
+                current.sender == requester.user_id and says(session, current, content)
             ):
                 return current.event_id
             event_id = session.append(_member_draft(requester.user_id, user_id, content)).event_id
@@ -459,12 +457,11 @@ class Joining:
         That takes as long as these servers do.
         """
         user_id = requester.user_id
-        with ThreadPoolExecutor(_REJECTED_AT_ONCE) as pool:
-            for rejected in [
-                pool.submit(self._leave_for_good, user_id, room_id)
-                for room_id in self.members.list_rooms_to_leave(user_id)
-            ]:
-                rejected.result()
+        call_each(
+            lambda room_id: self._leave_for_good(user_id, room_id),
+            self.members.list_rooms_to_leave(user_id),
+            at_once=_REJECTED_AT_ONCE,
+        )
 
     def _leave_for_good(self, user_id: UserId, room_id: RoomId) -> None:
         try:

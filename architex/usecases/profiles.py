@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -36,6 +35,7 @@ from architex.domain.room.aggregate import EventDraft
 from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.profiles import ProfileStore
 from architex.usecases.requester import Requester
+from architex.usecases.side_by_side import call_each
 from architex.usecases.unredacted import content_of
 
 log = logging.getLogger(__name__)
@@ -208,16 +208,11 @@ class Profiles:
     def _tell_rooms(self, user_id: UserId, fields: Mapping[str, str]) -> None:
         """Bring the membership events in all joined rooms up to date."""
         room_ids = self.list_joined_rooms(user_id)
-        if not room_ids:
-            return
-        if len(room_ids) == 1:
-            self._tell_room(room_ids[0], user_id, fields)
-            return
-        with ThreadPoolExecutor(min(_ROOMS_AT_ONCE, len(room_ids))) as pool:
-            for told in [
-                pool.submit(self._tell_room, room_id, user_id, fields) for room_id in room_ids
-            ]:
-                told.result()
+        call_each(
+            lambda room_id: self._tell_room(room_id, user_id, fields),
+            room_ids,
+            at_once=_ROOMS_AT_ONCE,
+        )
 
     def _tell_room(self, room_id: RoomId, user_id: UserId, fields: Mapping[str, str]) -> None:
         def decide(session: RoomSession) -> None:

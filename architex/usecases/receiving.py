@@ -36,6 +36,7 @@ from architex.storage.waiting_pdus import WaitingPdu, WaitingPdus
 from architex.usecases.backfilling import Arrival, Backfilling
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.receiving_edus import ReceivingEdus
+from architex.usecases.side_by_side import call_each
 
 log = logging.getLogger(__name__)
 
@@ -286,10 +287,7 @@ class Receiving:
         rooms: dict[tuple[RoomId, ServerName], list[WaitingPdu]] = {}
         for pdu in due:
             rooms.setdefault((pdu.room_id, pdu.origin), []).append(pdu)
-        if rooms:
-            with ThreadPoolExecutor(min(len(rooms), _ROOMS_AT_ONCE)) as workers:
-                for _ in workers.map(self._retry_of_room, rooms.values()):
-                    pass
+        call_each(self._retry_of_room, rooms.values(), at_once=_ROOMS_AT_ONCE)
         return len(due)
 
     def _retry_of_room(self, pdus: Sequence[WaitingPdu]) -> None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -49,6 +48,7 @@ from architex.storage.remote_devices import (
     call_misled,
     put_list,
 )
+from architex.usecases.side_by_side import call_each
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class RemoteKeys:
             except RemoteError as error:
                 found.failures[server_name] = _failure(error)
 
-        _in_parallel(ask, _not_too_many(asked, found.failures))
+        call_each(ask, _not_too_many(asked, found.failures), at_once=_ASKED_AT_ONCE)
         told = found.device_keys
         silent = [u for users in asked.values() for u in users if u not in told]
         shared = self._shared_rooms.list_shared_with_server(silent, self._server_name)
@@ -201,7 +201,7 @@ class RemoteKeys:
                 except RemoteRefused:
                     refused.append(user_id)
 
-            _in_parallel(resync, sorted(shared))
+            call_each(resync, sorted(shared), at_once=_ASKED_AT_ONCE)
             devices = self._lists.list_devices(list(found))
             for user_id in found:
                 found[user_id] = _render(devices.get(user_id, ()))
@@ -389,7 +389,7 @@ class RemoteKeys:
                 if keys:
                     claimed[user_id] = keys
 
-        _in_parallel(ask, _not_too_many(wanted, failures))
+        call_each(ask, _not_too_many(wanted, failures), at_once=_ASKED_AT_ONCE)
         return claimed, failures
 
     # ---- within
@@ -516,14 +516,3 @@ def _not_too_many(
     told = {"status": 429, "errcode": "M_LIMIT_EXCEEDED", "error": "Ask about fewer servers."}
     failures.update((server_name, told) for server_name, _ in items[MAX_SERVERS:])
     return items[:MAX_SERVERS]
-
-
-def _in_parallel(function: Callable[[Any], None], items: Collection[Any]) -> None:
-    """Call a function for each item, several at once; raises what the first failing one raised."""
-    if len(items) <= 1:
-        for item in items:
-            function(item)
-        return
-    with ThreadPoolExecutor(min(len(items), _ASKED_AT_ONCE)) as threads:
-        for outcome in [threads.submit(function, item) for item in items]:
-            outcome.result()

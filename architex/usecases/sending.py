@@ -20,7 +20,7 @@ from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
 from architex.storage.transactions import TransactionKey
 from architex.usecases.relating import check_relation
 from architex.usecases.requester import Requester
-from architex.usecases.unredacted import content_of
+from architex.usecases.unredacted import content_of, says
 
 # What nearly every decision about an event of somebody's looks at.
 _USUAL_KEYS: frozenset[StateKey] = frozenset(
@@ -226,9 +226,7 @@ class Sending:
                 check_may_redact(session)
             current = session.find_state(type, state_key)
             if current is not None and (
-                current.sender == requester.user_id
-                and dict(current.content) == dict(content)
-                and dict(content_of(session, current)) == dict(content)
+                current.sender == requester.user_id and says(session, current, content)
             ):
                 _require_joined(session, requester.user_id)
                 return current.event_id

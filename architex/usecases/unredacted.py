@@ -24,3 +24,9 @@ def content_of(session: RoomSession, pdu: Pdu) -> Mapping[str, Any]:
         return pdu.content
     content: Mapping[str, Any] = redact_event(session.room.rules, pdu.event)["content"]
     return content
+
+
+def says(session: RoomSession, pdu: Pdu, content: Mapping[str, Any]) -> bool:
+    """Whether an event of the session's room has that content, and nothing of it was redacted."""
+    # Whether it was redacted is asked only of an event that said the same.
+    return dict(pdu.content) == dict(content) == dict(content_of(session, pdu))
