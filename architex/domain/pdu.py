@@ -295,24 +295,21 @@ def compute_reference_hash(rules: RoomVersionRules, event: Mapping[str, Any]) ->
     return sha256(signed_event_json(rules, event)).digest()
 
 
-def compute_event_id(rules: RoomVersionRules, event: Mapping[str, Any]) -> EventId:
+def compute_event_id(
+    rules: RoomVersionRules, event: Mapping[str, Any], *, signed_json: bytes | None = None
+) -> EventId:
     """Return the ID of an event: its own field in v1 and v2, else made from its reference hash.
+
+    Args:
+        signed_json: its `signed_event_json`, where that is at hand.
 
     Spec: https://spec.matrix.org/v1.19/rooms/v4/#event-ids
     """
     if rules.event_id_format == "domain":
         event_id: EventId = event["event_id"]
         return event_id
-    return event_id_of_signed_json(rules, event, signed_event_json(rules, event))
-
-
-def event_id_of_signed_json(
-    rules: RoomVersionRules, event: Mapping[str, Any], signed_json: bytes
-) -> EventId:
-    """Return the ID of an event whose `signed_event_json` is at hand."""
-    if rules.event_id_format == "domain":
-        event_id: EventId = event["event_id"]
-        return event_id
+    if signed_json is None:
+        signed_json = signed_event_json(rules, event)
     return event_id_of_hash(rules, sha256(signed_json).digest())
 
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from architex.domain.identifiers import ServerName
-from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
+from architex.domain.room.events import Fact, RecordedFact
 from architex.projections.base import Execute, Params, Row
+from architex.projections.leavers import list_leavers
 from architex.storage.forgotten_rooms import ForgottenRooms
 
 
@@ -32,13 +33,10 @@ class ForgettingOnLeave:
         self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]
     ) -> None:
         """Forget rooms for those who left them, were kicked or banned."""
-        left = {
-            (r.pdu.state_key, r.room_nid): r.position
-            for r in recorded
-            if r.fact.verdict == ACCEPTED
-            and r.pdu.membership in ("leave", "ban")
-            and r.pdu.state_key is not None
-            and r.pdu.state_key.partition(":")[2] == self.server_name
-        }
+        left = [
+            leaver
+            for leaver in list_leavers(recorded)
+            if leaver.user_id.partition(":")[2] == self.server_name
+        ]
         if left:
-            self.forgotten.forget_as_left(execute, [(*who, at) for who, at in left.items()])
+            self.forgotten.forget_as_left(execute, left)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
+from architex.domain.room.events import Fact, RecordedFact
 from architex.projections.base import Execute, Params, Row
+from architex.projections.leavers import list_leavers
 from architex.storage.typing import stop_typing_of_leavers
 
 
@@ -26,12 +27,6 @@ class TypingEnds:
         self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]
     ) -> None:
         """Let those who left have stopped at the position of their leaving."""
-        left = {
-            (r.pdu.state_key, r.room_nid): r.position
-            for r in recorded
-            if r.fact.verdict == ACCEPTED
-            and r.pdu.membership in ("leave", "ban")
-            and r.pdu.state_key is not None
-        }
+        left = list_leavers(recorded)
         if left:
-            stop_typing_of_leavers(execute, [(*who, at) for who, at in left.items()])
+            stop_typing_of_leavers(execute, left)

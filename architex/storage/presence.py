@@ -52,7 +52,8 @@ class ShownPresence:
 
 
 _COLUMNS: Final = (
-    "SELECT p.user_id, p.presence, p.status_msg, p.last_active_ts, p.last_sync_ts FROM presence p"
+    "SELECT p.user_id, p.presence, p.status_msg, p.last_active_ts, p.last_sync_ts,"
+    " coalesce(p.online_devices, '{}') FROM presence p"
 )
 
 
@@ -85,11 +86,7 @@ class PresenceStore:
 
     def find_presence(self, user_id: UserId) -> Presence | None:
         """A user's presence; None when nothing was ever said about it."""
-        row = self._database.fetch_one(
-            "SELECT p.user_id, p.presence, p.status_msg, p.last_active_ts, p.last_sync_ts,"
-            " coalesce(p.online_devices, '{}') FROM presence p WHERE p.user_id = %s",
-            (user_id,),
-        )
+        row = self._database.fetch_one(_COLUMNS + " WHERE p.user_id = %s", (user_id,))
         return None if row is None else Presence(*row)
 
     def touch(self, presence: Presence) -> None:
@@ -117,8 +114,7 @@ class PresenceStore:
     def list_inactive(self, before_ms: int, *, limit: int = 500) -> list[Presence]:
         """Users of ours who are shown as online and have done nothing since a moment."""
         rows = self._database.fetch_all(
-            "SELECT p.user_id, p.presence, p.status_msg, p.last_active_ts, p.last_sync_ts,"
-            " p.online_devices FROM presence p WHERE p.presence = 'online'"
+            _COLUMNS + " WHERE p.presence = 'online'"
             " AND p.last_active_ts < %s AND p.online_devices <> '{}' LIMIT %s",
             (before_ms, limit),
         )

@@ -20,7 +20,7 @@ from architex.domain.pdu import (
     Pdu,
     StateKey,
     check_pdu_format,
-    event_id_of_signed_json,
+    compute_event_id,
     has_valid_content_hash,
     parse_pdu,
     signed_event_json,
@@ -189,7 +189,7 @@ class ToldRoom:
             event_json = check_pdu_format(self.rules, event)
             # Signatures are checked later; the same bytes tell its ID.
             signed_json = signed_event_json(self.rules, event)
-            event_id = event_id_of_signed_json(self.rules, event, signed_json)
+            event_id = compute_event_id(self.rules, event, signed_json=signed_json)
             pdu = parse_pdu(self.rules, event, event_id=event_id)
         except MatrixError:
             return None
