@@ -6,6 +6,7 @@ every key and every name come from it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -454,10 +455,14 @@ def simulation(
 
 def _in_one_thread(clock: FakeClock) -> list[AbstractContextManager[Any]]:
     """Stand-ins for threads: what they do would come in another order each time."""
-    pools = ("fetching_events", "profiles", "receiving", "remote_keys", "server_keys")
+    with_threads = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("architex.usecases.") and hasattr(module, "ThreadPoolExecutor")
+    ]
     return [
         patch("architex.storage.destinations.time", SimpleNamespace(monotonic=clock.monotonic)),
-        *(patch(f"architex.usecases.{name}.ThreadPoolExecutor", InlineExecutor) for name in pools),
+        *(patch.object(module, "ThreadPoolExecutor", InlineExecutor) for module in with_threads),
     ]
 
 
