@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import ipaddress
 import signal
 import socket
@@ -20,6 +21,7 @@ import pytest
 from cryptography import x509
 
 from architex.api.gunicorn_worker import (
+    HeaderFields,
     ReloadingCertificate,
     TlsFiles,
     find_client_address,
@@ -270,3 +272,29 @@ def test_long_query_is_taken(shared: Gunicorn) -> None:
 def test_endless_request_line_is_refused(shared: Gunicorn) -> None:
     answer = shared.send_raw(b"GET /?" + b"x" * (32_768 - 6))
     assert answer.startswith(b"HTTP/1.1 414 ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "fits"),
+    [
+        ([f"X-{n}: x" for n in range(100)], True),
+        ([f"X-{n}: x" for n in range(101)], False),
+        (["X: " + "x" * 65_000], True),
+        (["X: " + "x" * 65_536], False),
+        ([f"X-{n}: " + "x" * 1_000 for n in range(70)], False),
+    ],
+    ids=["100", "101", "one of 65,000 bytes", "one of 65,536 bytes", "70,000 bytes"],
+)
+def test_head_has_up_to_a_hundred_fields_and_64_kib(fields: list[str], fits: bool) -> None:
+    head = io.BytesIO(("\r\n".join(fields) + "\r\n\r\n").encode())
+    with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="head"):
+        assert list(HeaderFields.read(head).in_environ())
+
+
+def test_fields_are_read_as_written_and_found_in_any_case() -> None:
+    head = io.BytesIO(b"Content-Type: text/plain\r\nx-a:  1 \r\nX_A: 2\r\nX-A: \xe9\r\n\r\n")
+    fields = HeaderFields.read(head)
+    assert fields.get("CONTENT-TYPE") == fields.typeheader == "text/plain"
+    assert fields.get_all("x-a") == ["1", "é"]
+    # One with an underscore would pass for the others; the type has a name of its own.
+    assert list(fields.in_environ()) == [("HTTP_X_A", "1"), ("HTTP_X_A", "é")]
