@@ -13,8 +13,8 @@ from architex.domain.room.events import SenderDevice
 from architex.domain.room_versions import get_room_version
 from architex.domain.signing import SigningKey
 from architex.gateways.clock import SystemClock, SystemRandomness
-from architex.storage.commit_queue import RoomCommand, RoomSession
 from architex.storage.pool import Database
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.storage.transactions import TransactionKey
 
 SERVER_NAME = "architex.test"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar
 
 from architex.domain.room.events import Fact, RecordedFact
-
-Row: TypeAlias = tuple[Any, ...]
-Params: TypeAlias = Sequence[Any] | Mapping[str, Any]
-Execute: TypeAlias = Callable[[str, Params], None]
+from architex.storage.pool import Execute, Params, Row
 
 
 class Timing(Enum):

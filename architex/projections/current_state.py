@@ -9,7 +9,7 @@ from architex.domain.identifiers import EventId, RoomId
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.events import Fact, RecordedFact
 from architex.domain.room_versions import get_room_version
-from architex.projections.base import Execute, Params, Projection, Row, Timing
+from architex.projections.base import Projection, Timing
 from architex.projections.earlier_members import (
     SELECT_FACTS,
     SaidMember,
@@ -17,7 +17,7 @@ from architex.projections.earlier_members import (
     memberships_said,
 )
 from architex.storage.event_log import RoomHead
-from architex.storage.pool import PgConnection
+from architex.storage.pool import Execute, Params, PgConnection, Row
 from architex.storage.room_facts import decode_pdu
 
 FOREVER: Final = 2**63 - 1

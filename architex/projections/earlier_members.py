@@ -9,7 +9,7 @@ import orjson
 
 from architex.domain.identifiers import EventId, UserId
 from architex.domain.room.events import Fact, RecordedFact
-from architex.projections.base import Row
+from architex.storage.pool import Row
 
 SELECT_FACTS: Final = """
 SELECT g.event_id, s.state FROM event_graph g

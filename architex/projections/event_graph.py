@@ -16,7 +16,8 @@ from architex.domain.room.events import (
     RecordedFact,
     may_come_from_outside,
 )
-from architex.projections.base import Execute, Params, Projection, Row, Timing
+from architex.projections.base import Projection, Timing
+from architex.storage.pool import Execute, Params, Row
 
 MAX_REMEMBERED: Final = 20_000
 

@@ -16,9 +16,8 @@ import orjson
 from architex.domain.identifiers import EventId, RoomId, ServerName, UserId, server_name_of
 from architex.domain.pdu import Pdu
 from architex.domain.room.events import Fact, PduAccepted, RecordedFact
-from architex.projections.base import Execute, Params, Row
-from architex.storage.commit_queue import RoomSession
-from architex.storage.pool import Database, PgConnection
+from architex.storage.pool import Database, Execute, Params, PgConnection, Row
+from architex.storage.room_session import RoomSession
 
 KEPT_PER_ROOM: Final = 1000
 """So many events of a room wait at most. Servers that miss more fetch them when they come back."""

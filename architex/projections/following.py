@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from architex.domain.room.events import RecordedFact
-from architex.projections.base import Params, Projection, Row, Timing
+from architex.projections.base import Projection, Timing
 from architex.storage.fact_feed import read_facts
-from architex.storage.pool import Database, PgConnection
+from architex.storage.pool import Database, Params, PgConnection, Row
 from architex.storage.tracked_positions import move_position, start_position
 
 log = logging.getLogger(__name__)

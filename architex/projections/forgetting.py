@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from architex.domain.identifiers import ServerName
 from architex.domain.room.events import Fact, RecordedFact
-from architex.projections.base import Execute, Params, Row
 from architex.projections.leavers import list_leavers
 from architex.storage.forgotten_rooms import ForgottenRooms
+from architex.storage.pool import Execute, Params, Row
 
 
 @dataclass(frozen=True)

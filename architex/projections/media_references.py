@@ -9,8 +9,8 @@ from architex.domain.errors import InvalidParam
 from architex.domain.identifiers import ServerName
 from architex.domain.media import MediaUri, parse_media_uri
 from architex.domain.room.events import ACCEPTED, RecordedFact
-from architex.projections.base import Execute, Projection, Row, Timing
-from architex.storage.pool import Database
+from architex.projections.base import Projection, Timing
+from architex.storage.pool import Database, Execute, Row
 
 MAX_PER_EVENT: Final = 50
 _MAX_VALUES: Final = 5000

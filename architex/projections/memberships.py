@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from architex.domain.room.events import Fact, RecordedFact
-from architex.projections.base import Execute, Params, Projection, Row, Timing
+from architex.projections.base import Projection, Timing
 from architex.projections.earlier_members import (
     earlier_members,
     memberships_said,
 )
 from architex.projections.room_servers import Change, write_changes
+from architex.storage.pool import Execute, Params, Row
 
 # (LATERAL with a LIMIT has the planner look up member by member; else it may read all members of
 # a room for each.)

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Final
 
 from architex.domain.room.events import ACCEPTED, RecordedFact
 from architex.domain.room_summary import plain_topic
-from architex.projections.base import Execute, Projection, Row, Timing
+from architex.projections.base import Projection, Timing
+from architex.storage.pool import Execute, Row
 
 _LABELS: Final[Mapping[str, tuple[str, str]]] = {
     "m.room.message": ("body", "A"),

@@ -8,7 +8,8 @@ from typing import ClassVar, Final
 from architex.domain.identifiers import EventId
 from architex.domain.relations import THREAD, Relation, find_relation, has_new_content
 from architex.domain.room.events import ACCEPTED, RecordedFact
-from architex.projections.base import Execute, Projection, Row, Timing
+from architex.projections.base import Projection, Timing
+from architex.storage.pool import Execute, Row
 
 # The redaction may have come first; `redactions` is written before this.
 _INSERT: Final = """

@@ -12,7 +12,8 @@ from architex.domain.identifiers import EventId, UserId
 from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
 from architex.domain.room_summary import plain_topic, text_in
 from architex.domain.search_text import fold_text
-from architex.projections.base import Execute, Params, Projection, Row, Timing
+from architex.projections.base import Projection, Timing
+from architex.storage.pool import Execute, Params, Row
 
 Content: TypeAlias = Mapping[str, Any]
 Columns: TypeAlias = dict[str, Any]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from architex.domain.identifiers import RoomId, ServerName, UserId, is_server_name
-from architex.projections.base import Execute
-from architex.storage.pool import Database, PgConnection
+from architex.storage.pool import Database, Execute, PgConnection
 
 Change: TypeAlias = tuple[int, UserId, int, int]
 """Room number, user, +1 (joined) or -1 (was joined), position."""

@@ -9,7 +9,8 @@ from architex.domain.push_evaluation import notifying_class
 from architex.domain.relations import THREAD, find_relation
 from architex.domain.room.aggregate import DUMMY_EVENT_TYPE
 from architex.domain.room.events import RecordedFact
-from architex.projections.base import Execute, Projection, Row, Timing
+from architex.projections.base import Projection, Timing
+from architex.storage.pool import Execute, Row
 
 # What belongs to an event of a thread is in the thread too, over any number of hops.
 _THREAD_OF_PARENT: Final = """(SELECT p.thread FROM event_graph g

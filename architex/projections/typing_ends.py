@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from architex.domain.room.events import Fact, RecordedFact
-from architex.projections.base import Execute, Params, Row
 from architex.projections.leavers import list_leavers
+from architex.storage.pool import Execute, Params, Row
 from architex.storage.typing import stop_typing_of_leavers
 
 

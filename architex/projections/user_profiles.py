@@ -10,7 +10,8 @@ import orjson
 from architex.domain.identifiers import UserId, localpart_of
 from architex.domain.room.events import ACCEPTED, Fact, RecordedFact
 from architex.domain.search_text import MAX_WORD_LENGTH, fold_text, words_of
-from architex.projections.base import Execute, Params, Projection, Row, Timing
+from architex.projections.base import Projection, Timing
+from architex.storage.pool import Execute, Params, Row
 
 MAX_SHOWN_LENGTH: Final = 1000
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from architex.domain.identifiers import RoomId, UserId
-from architex.storage.commit_queue import Execute
-from architex.storage.pool import Database
+from architex.storage.pool import Database, Execute
 
 GLOBAL = ""
 """In place of a room ID: account data that belongs to no room."""

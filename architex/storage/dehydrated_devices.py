@@ -13,11 +13,10 @@ import orjson
 
 from architex.domain.encryption_keys import OneTimeKey
 from architex.domain.identifiers import UserId
-from architex.storage.commit_queue import Execute
 from architex.storage.device_keys import put_device_keys
 from architex.storage.device_lists import replace_dehydrated_device
 from architex.storage.one_time_keys import put_keys
-from architex.storage.pool import Database
+from architex.storage.pool import Database, Execute
 
 # Not a device with which somebody is logged in: that one keeps its keys.
 _PUT_DEVICE: Final = """

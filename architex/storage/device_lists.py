@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from architex.domain.identifiers import UserId
-from architex.storage.commit_queue import Execute
-from architex.storage.pool import Database
+from architex.storage.pool import Database, Execute
 
 CROSS_SIGNING: Final = ""
 """In place of a device ID: the user's cross-signing keys."""

@@ -52,8 +52,8 @@ class RoomHead:
 class EventLog(Application[str]):
     """Facts by room and by position, and rooms loaded from them.
 
-    Writing goes through `architex.storage.commit_queue`, which records facts, INLINE projections
-    and answers in one transaction.
+    Writing goes through `architex.storage.commit_queue`; its batches record facts, INLINE
+    projections and answers in one transaction.
     """
 
     def __init__(self, database: Database) -> None:

@@ -15,7 +15,7 @@ import psycopg
 
 from architex.domain.errors import LimitExceeded
 from architex.domain.identifiers import UserId
-from architex.storage.commit_queue import CHANNEL
+from architex.storage.announcements import CHANNEL
 
 log = logging.getLogger(__name__)
 

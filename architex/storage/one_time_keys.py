@@ -16,8 +16,8 @@ import psycopg
 from architex.domain.canonical_json import encode_canonical_json
 from architex.domain.encryption_keys import OneTimeKey
 from architex.domain.identifiers import UserId
-from architex.storage.commit_queue import CHANNEL, MAX_NOTIFICATION_BYTES, Execute
-from architex.storage.pool import Database, Params, PgConnection, Row
+from architex.storage.announcements import CHANNEL, MAX_ANNOUNCEMENT_BYTES
+from architex.storage.pool import Database, Execute, Params, PgConnection, Row
 
 # Oldest upload first. Whoever claims at the same moment takes the next one, and waits for nobody.
 _CLAIM: Final = """
@@ -224,7 +224,7 @@ class OneTimeKeyStore:
                 [w.device_id for w in wanted],
                 [w.algorithm for w in wanted],
                 CHANNEL,
-                MAX_NOTIFICATION_BYTES,
+                MAX_ANNOUNCEMENT_BYTES,
                 '{"k":null}',
             ),
         )

@@ -29,6 +29,10 @@ Params: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
 Row: TypeAlias = tuple[Any, ...]
 PgConnection: TypeAlias = Connection[Row]
 Result = TypeVar("Result")
+Execute: TypeAlias = Callable[[str, Params], None]
+"""Runs a statement in the transaction of whoever gives it; gives no result."""
+WriteRows: TypeAlias = Callable[[Execute, int], None]
+"""Writes rows with `execute`, given their position. May be called again on a retry."""
 
 # A statement is prepared when a connection meets it again: what runs once (migrations, commands)
 # is not worth the extra round trip, what runs in a request is soon prepared everywhere.

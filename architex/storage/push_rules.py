@@ -11,8 +11,7 @@ from architex.domain.canonical_json import encode_lenient_json
 from architex.domain.identifiers import RoomId, UserId
 from architex.domain.push_rules import ChangedPushRule
 from architex.storage.account_data import GLOBAL, put_account_data
-from architex.storage.commit_queue import Execute
-from architex.storage.pool import Database, PgConnection
+from architex.storage.pool import Database, Execute, PgConnection
 
 _NEWER: Final = (
     " ON CONFLICT (user_id, kind, rule_id) DO UPDATE SET actions = excluded.actions,"

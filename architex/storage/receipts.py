@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from architex.domain.identifiers import EventId, UserId
-from architex.storage.commit_queue import Execute
-from architex.storage.pool import PgConnection
+from architex.storage.pool import Execute, PgConnection
 
 UNTHREADED: Final = ""
 """In place of a thread ID: the receipt is for the room, regardless of threads."""

@@ -12,8 +12,7 @@ from typing import Any, Final
 import orjson
 
 from architex.domain.identifiers import ServerName, UserId
-from architex.storage.commit_queue import Execute
-from architex.storage.pool import Database
+from architex.storage.pool import Database, Execute
 
 
 @dataclass(frozen=True, slots=True)

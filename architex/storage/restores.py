@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
-from architex.storage.commit_queue import CHANNEL
+from architex.storage.announcements import CHANNEL, build_announcement_to_all
 from architex.storage.pool import Database
 
 LOST_AT_MOST: Final = 2**32
@@ -82,7 +82,7 @@ class Restores:
                 "UPDATE remote_device_lists SET stale_at = %s", (position,)
             ).rowcount
             connection.execute(
-                "SELECT pg_notify(%s, %s)", (CHANNEL, f'{{"p":{position},"all":true}}')
+                "SELECT pg_notify(%s, %s)", (CHANNEL, build_announcement_to_all(position))
             )
         return Restored(position, withdrawn, announced, changed, stale)
 

@@ -9,8 +9,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from architex.domain.identifiers import ServerName, UserId
-from architex.storage.commit_queue import Execute, WriteRows
-from architex.storage.pool import PgConnection
+from architex.storage.pool import Execute, PgConnection, WriteRows
 
 StrippedEvent: TypeAlias = Mapping[str, Any]
 """`type`, `state_key`, `sender` and `content` of a state event."""

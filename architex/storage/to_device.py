@@ -12,8 +12,7 @@ from typing import Final
 import orjson
 
 from architex.domain.identifiers import ServerName, UserId
-from architex.storage.commit_queue import Execute
-from architex.storage.pool import Database, PgConnection
+from architex.storage.pool import Database, Execute, PgConnection
 from architex.storage.transactions import TransactionKey
 
 ALL_DEVICES: Final = "*"

@@ -12,8 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from architex.domain.identifiers import ServerName, UserId
-from architex.storage.commit_queue import Execute
-from architex.storage.pool import Database, PgConnection
+from architex.storage.pool import Database, Execute, PgConnection
 
 STOPPED: Final = 0
 """`expires_ts` of a user who stopped typing, and of whom the readers were told."""

@@ -27,7 +27,8 @@ from architex.storage.account_data import (
     put_account_data,
     put_tag,
 )
-from architex.storage.commit_queue import CommitQueue, Execute
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.pool import Execute
 from architex.usecases.push_rules import PushRules
 
 MAX_CONTENT_BYTES: Final = 65_536 * 4

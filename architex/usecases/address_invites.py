@@ -15,7 +15,8 @@ from architex.domain.pdu import StateKey
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.third_party import ThirdPartyAddress, parse_address
 from architex.gateways.identity_server import StoredInvite
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.identity_servers import IdentityServers
 from architex.usecases.joining import Joining
 from architex.usecases.rate_limits import RateLimits

@@ -32,7 +32,6 @@ from architex.domain.errors import (
 from architex.domain.identifiers import UserId, is_user_id, server_name_of
 from architex.domain.signing import signatures_of, signed_json
 from architex.gateways.clock import Clock
-from architex.storage.commit_queue import Execute
 from architex.storage.device_keys import (
     DeviceKeyStore,
     KeySignature,
@@ -40,6 +39,7 @@ from architex.storage.device_keys import (
     put_signatures,
 )
 from architex.storage.device_lists import CROSS_SIGNING, note_device_changes, note_own_change
+from architex.storage.pool import Execute
 from architex.usecases.device_lists import DeviceLists
 from architex.usecases.interactive_auth import PASSWORD, InteractiveAuth, Operation
 from architex.usecases.remote_keys import RemoteKeys

@@ -21,7 +21,6 @@ from architex.domain.encryption_keys import (
 from architex.domain.errors import BadJson, Forbidden, InvalidParam, NotFound
 from architex.domain.identifiers import MAX_IDENTIFIER_BYTES, UserId
 from architex.gateways.clock import Clock
-from architex.storage.commit_queue import Execute
 from architex.storage.dehydrated_devices import (
     DehydratedDevice,
     DehydratedDeviceStore,
@@ -30,7 +29,7 @@ from architex.storage.dehydrated_devices import (
 )
 from architex.storage.device_keys import DeviceKeyStore
 from architex.storage.devices import DeviceStore
-from architex.storage.pool import Database
+from architex.storage.pool import Database, Execute
 from architex.storage.to_device import WaitingMessage, list_waiting
 from architex.usecases.device_lists import DeviceLists
 from architex.usecases.encryption_keys import MAX_UNCLAIMED_KEYS

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from architex.domain.identifiers import UserId
 from architex.gateways.clock import Clock
 from architex.projections.device_list_reads import SharedRooms
-from architex.storage.commit_queue import CommitQueue, Execute, WriteRows
+from architex.storage.commit_queue import CommitQueue
 from architex.storage.device_lists import (
     MAX_DEVICES,
     DeviceListStore,
     delete_devices,
     note_device_changes,
 )
+from architex.storage.pool import Execute, WriteRows
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ from architex.projections.directory_reads import (
     RoomListPlace,
     Standing,
 )
-from architex.storage.commit_queue import CommitQueue, Execute, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.pool import Execute
 from architex.storage.published_rooms import (
     MOVE_PUBLICATION,
     PUBLISH_ROOM,
@@ -56,6 +57,7 @@ from architex.storage.room_aliases import (
     alias_row,
     taken_alias_named,
 )
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.requester import Requester
 from architex.usecases.unredacted import content_of
 

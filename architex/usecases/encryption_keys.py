@@ -22,11 +22,10 @@ from architex.domain.errors import Forbidden, InvalidParam, NotFound
 from architex.domain.identifiers import ServerName, UserId, is_user_id, server_name_of
 from architex.gateways.clock import Clock
 from architex.projections.device_list_reads import DeviceListNews, read_device_list_news
-from architex.storage.commit_queue import Execute
 from architex.storage.device_keys import DeviceKeyStore, KeySignature, put_device_keys
 from architex.storage.device_lists import note_device_changes
 from architex.storage.one_time_keys import KeyIdTaken, NoSuchDevice, OneTimeKeyStore, Wanted
-from architex.storage.pool import Database
+from architex.storage.pool import Database, Execute
 from architex.usecases.device_lists import DeviceLists
 from architex.usecases.remote_keys import RemoteKeys
 from architex.usecases.requester import Requester

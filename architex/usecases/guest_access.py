@@ -13,7 +13,8 @@ from architex.domain.errors import DatabaseUnavailable, MatrixError
 from architex.domain.identifiers import RoomId, UserId
 from architex.domain.room.aggregate import EventDraft
 from architex.projections.guest_reads import GuestReads
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.unredacted import content_of
 
 log = logging.getLogger(__name__)

@@ -38,7 +38,8 @@ from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import FindEventKey
 from architex.projections.branch_states import BranchStates, KnownEvent
 from architex.projections.gaps import find_followers, find_free_ordering
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.room_session import RoomCommand, RoomSession
 
 MAX_AT_ONCE: Final = 200
 """Events imported in one transaction."""

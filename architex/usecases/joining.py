@@ -40,9 +40,10 @@ from architex.domain.room.handshakes import AUTHORISED_VIA
 from architex.gateways.errors import RemoteError
 from architex.projections.member_reads import MemberReads
 from architex.projections.room_servers import RoomServers
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
 from architex.storage.event_log import EventLog
 from architex.storage.forgotten_rooms import ForgottenRooms
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.invite_permission import InvitePermission
 from architex.usecases.remote_membership import RemoteMembership
 from architex.usecases.requester import Requester

@@ -40,7 +40,8 @@ from architex.domain.signing import FindEventKey
 from architex.projections.branch_states import BranchStates, KnownEvent
 from architex.projections.gaps import find_deepest_follower, find_followers
 from architex.projections.member_reads import MemberReads
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.resolving import USUAL_KEYS, Resolving, keys_looked_at
 from architex.usecases.sending import power_levels
 

@@ -24,7 +24,7 @@ from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError, RemoteRefused
 from architex.gateways.federation_client import FederationClient
 from architex.projections.room_servers import has_members
-from architex.storage.commit_queue import RoomSession
+from architex.storage.room_session import RoomSession
 from architex.usecases.timed_cache import TimedCache
 
 _SIGN_PATH: Final = "/_matrix/policy/v1/sign"

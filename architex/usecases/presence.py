@@ -13,7 +13,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 from architex.domain.errors import Forbidden, InvalidParam, NotFound
 from architex.domain.identifiers import UserId
 from architex.gateways.clock import Clock
-from architex.storage.commit_queue import CommitQueue, Execute
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.pool import Execute
 from architex.storage.presence import Presence, PresenceStore, ShownPresence, put_presence
 from architex.usecases.requester import Requester
 

@@ -32,8 +32,9 @@ from architex.domain.identifiers import (
     server_name_of,
 )
 from architex.domain.room.aggregate import EventDraft
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
 from architex.storage.profiles import ProfileStore
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.requester import Requester
 from architex.usecases.side_by_side import call_each
 from architex.usecases.unredacted import content_of

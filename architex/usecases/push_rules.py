@@ -22,7 +22,8 @@ from architex.domain.push_rules import (
     parse_push_actions,
     parse_push_rule,
 )
-from architex.storage.commit_queue import CommitQueue, Execute
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.pool import Execute
 from architex.storage.push_rules import (
     PushRuleStore,
     delete_push_rule,

@@ -19,8 +19,8 @@ from architex.projections.event_reads import EventPlace, EventReads
 from architex.projections.room_reads import find_room_view
 from architex.projections.unread_reads import find_thread
 from architex.storage.account_data import put_account_data
-from architex.storage.commit_queue import CommitQueue, Execute
-from architex.storage.pool import Database, PgConnection
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.pool import Database, Execute, PgConnection
 from architex.storage.receipts import UNTHREADED, Receipt, find_own_receipt, put_receipt
 from architex.usecases.requester import Requester
 

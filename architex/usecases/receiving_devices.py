@@ -11,8 +11,9 @@ from typing import Any, TypeAlias, TypeGuard
 
 from architex.domain.identifiers import ServerName, UserId, is_user_id, server_name_of
 from architex.projections.device_list_reads import SharedRooms
-from architex.storage.commit_queue import CommitQueue, Execute
+from architex.storage.commit_queue import CommitQueue
 from architex.storage.device_lists import note_list_change
+from architex.storage.pool import Execute
 from architex.storage.remote_devices import RemoteDeviceStore, mark_stale, put_device
 from architex.usecases.receiving_edus import EduHandler
 from architex.usecases.remote_keys import RemoteKeys, ToldList, put_keys, read_told_keys

@@ -49,7 +49,8 @@ from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
 from architex.projections.room_servers import RoomServers
 from architex.projections.server_acls import ServerAcls
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.storage.stripped_states import (
     drop_stripped_state,
     keep_stripped_state,

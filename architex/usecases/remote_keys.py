@@ -33,14 +33,14 @@ from architex.gateways.federation_client import FederationClient, federation_pat
 from architex.gateways.timers import CallLater
 from architex.projections.device_list_reads import SharedRooms
 from architex.projections.room_reads import find_position
-from architex.storage.commit_queue import CommitQueue, Execute
+from architex.storage.commit_queue import CommitQueue
 from architex.storage.device_keys import (
     DeviceKeyStore,
     delete_cross_signing_keys,
     put_cross_signing_key,
 )
 from architex.storage.device_lists import note_list_change
-from architex.storage.pool import Database
+from architex.storage.pool import Database, Execute
 from architex.storage.remote_devices import (
     RemoteDevice,
     RemoteDeviceStore,

@@ -59,8 +59,9 @@ from architex.gateways.federation_client import FederationClient, Json, Query, f
 from architex.gateways.json_stream import BrokenJson, read_members
 from architex.projections.room_servers import RoomServers
 from architex.projections.state_exports import load_stripped_state
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
 from architex.storage.leases import LeaseStore
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.storage.stripped_states import drop_stripped_state, keep_stripped_state
 from architex.usecases.backfilling import Backfilling
 from architex.usecases.entering import Entering

@@ -56,9 +56,10 @@ from architex.projections.state_exports import (
     load_stripped_state,
     stream_events,
 )
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
 from architex.storage.event_log import RoomHead
 from architex.storage.pool import Database, PgConnection
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.judging import Judging
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.restricted_joins import RestrictedJoins, is_restricted

@@ -13,8 +13,8 @@ from architex.domain.errors import Forbidden, UnableToAuthoriseJoin, UnableToGra
 from architex.domain.identifiers import RoomId, ServerName, UserId, is_room_id, server_name_of
 from architex.projections.member_reads import MemberReads
 from architex.projections.room_servers import RoomServers
-from architex.storage.commit_queue import RoomSession
 from architex.storage.event_log import EventLog
+from architex.storage.room_session import RoomSession
 from architex.usecases.sending import power_levels
 
 MAX_CANDIDATES: Final = 100

@@ -30,7 +30,8 @@ from architex.domain.pdu import Pdu
 from architex.domain.room.aggregate import EventDraft, compose_create_event
 from architex.domain.room_versions import RoomVersionRules, get_room_version
 from architex.gateways.clock import Clock, Randomness
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.address_invites import AddressInvites, AddressWish
 from architex.usecases.directory import Directory
 from architex.usecases.joining import Joining, member_content

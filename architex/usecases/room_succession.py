@@ -21,7 +21,8 @@ from architex.storage.account_data import (
     copy_room_account_data,
     replace_account_data,
 )
-from architex.storage.commit_queue import CommitQueue, Execute
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.pool import Execute
 from architex.storage.push_rules import PushRuleStore, copy_push_rule
 from architex.usecases.directory import Directory
 

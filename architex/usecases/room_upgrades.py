@@ -19,7 +19,8 @@ from architex.domain.room.aggregate import EventDraft, compose_create_event
 from architex.domain.room_versions import RoomVersionRules, get_room_version
 from architex.gateways.clock import Clock, Randomness
 from architex.projections.room_upgrade_reads import RoomUpgradeReads
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.directory import Directory
 from architex.usecases.joining import Joining, member_content
 from architex.usecases.requester import Requester

@@ -16,7 +16,8 @@ from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.events import SenderDevice
 from architex.domain.room.handshakes import AUTHORISED_VIA
 from architex.projections.event_lookup import EventLookup
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.storage.transactions import TransactionKey
 from architex.usecases.relating import check_relation
 from architex.usecases.requester import Requester

@@ -14,7 +14,8 @@ from architex.domain.room.aggregate import EventDraft
 from architex.gateways.clock import Randomness
 from architex.projections.notice_reads import NoticeReads
 from architex.storage.accounts import AccountStore
-from architex.storage.commit_queue import CommitQueue, RoomCommand
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.room_session import RoomCommand
 from architex.usecases.account_data import AccountData
 from architex.usecases.profiles import Profiles
 from architex.usecases.registration import Registration

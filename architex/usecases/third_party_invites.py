@@ -34,7 +34,8 @@ from architex.gateways.federation_client import FederationClient, federation_pat
 from architex.projections.federation_outbox import forward
 from architex.projections.room_servers import RoomServers
 from architex.projections.server_acls import ServerAcls
-from architex.storage.commit_queue import CommitQueue, RoomCommand, RoomSession
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.invite_permission import InvitePermission
 from architex.usecases.rate_limits import RateLimits
 

@@ -22,7 +22,8 @@ from architex.domain.identifiers import (
     server_name_of,
 )
 from architex.gateways.clock import Clock, Randomness
-from architex.storage.commit_queue import CommitQueue, Execute
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.pool import Execute
 from architex.storage.to_device import (
     OutgoingMessage,
     ToDeviceMessage,

@@ -14,8 +14,8 @@ from architex.domain.identifiers import RoomId, ServerName, UserId
 from architex.gateways.clock import Clock
 from architex.gateways.timers import CallLater
 from architex.projections.room_reads import find_position, find_room_view
-from architex.storage.commit_queue import CommitQueue, Execute
-from architex.storage.pool import Database
+from architex.storage.commit_queue import CommitQueue
+from architex.storage.pool import Database, Execute
 from architex.storage.typing import (
     STOPPED,
     count_typing_among_others,

@@ -11,7 +11,7 @@ from typing import Any
 from architex.domain.pdu import Pdu
 from architex.domain.redaction import redact_event
 from architex.projections.event_lookup import is_redacted
-from architex.storage.commit_queue import RoomSession
+from architex.storage.room_session import RoomSession
 
 
 def content_of(session: RoomSession, pdu: Pdu) -> Mapping[str, Any]:

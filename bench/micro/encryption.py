@@ -18,9 +18,9 @@ from architex.bootstrap import Core, build_device_lists
 from architex.domain.encryption_keys import OneTimeKey
 from architex.projections.device_list_reads import read_device_list_news
 from architex.projections.outgoing_device_edus import DeviceListEdus
-from architex.storage.commit_queue import Execute
 from architex.storage.device_keys import DeviceKeyStore
 from architex.storage.one_time_keys import OneTimeKeyStore, Wanted
+from architex.storage.pool import Execute
 from architex.storage.to_device import ToDeviceMessage, list_waiting, put_messages
 from architex.storage.transactions import TransactionKey
 from bench.micro.rooms import Meter, database, in_fresh_process, make_core, table

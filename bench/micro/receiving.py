@@ -33,7 +33,7 @@ from architex.domain.room_versions import get_room_version
 from architex.domain.signing import sign_event, sign_json
 from architex.gateways.federation_client import Json, Query, request_to_sign
 from architex.settings import RateLimitSettings, RegistrationSettings, Settings
-from architex.storage.commit_queue import RoomCommand, RoomSession
+from architex.storage.room_session import RoomCommand, RoomSession
 from bench.micro.rooms import KEY, SERVER_NAME, Meter, create_room, database, table
 from tests.api.raw_requests import call
 from tests.fakes.federation_client import FakeFederation

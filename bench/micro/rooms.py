@@ -28,10 +28,10 @@ from architex.domain.signing import SigningKey, sign_event
 from architex.gateways.clock import SystemClock, SystemRandomness
 from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
-from architex.storage.commit_queue import RoomCommand, RoomSession
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.migrations import migrate
 from architex.storage.pool import Database
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.judging import Judging
 
 SERVER_NAME = "bench.example"

@@ -19,7 +19,7 @@ from architex.domain.room.pdu_checks import Outcome
 from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
 from architex.settings import ProcessSettings, RateLimit, RateLimitSettings
-from architex.storage.commit_queue import RoomCommand
+from architex.storage.room_session import RoomCommand
 from architex.usecases.judging import Judging
 from architex.usecases.serving_history import MAX_BACKFILL, MAX_MISSING
 from tests.api.client import SERVER_NAME, Answer, User, segment, stop_server

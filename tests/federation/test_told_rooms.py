@@ -24,7 +24,7 @@ from architex.domain.signing import add_event_signature
 from architex.gateways.errors import RemoteRefused, RemoteTimedOut, RemoteUnreachable
 from architex.gateways.federation_client import Json
 from architex.settings import RateLimitSettings
-from architex.storage.commit_queue import RoomCommand, RoomSession
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases import remote_membership, told_room
 from architex.usecases.importing import Importing
 from architex.usecases.verifying import Verifying

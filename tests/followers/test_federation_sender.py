@@ -25,9 +25,9 @@ from architex.projections.federation_outbox import (
 )
 from architex.projections.following import FollowerOvertaken
 from architex.projections.outgoing_edus import EduBatch, EduSource
-from architex.storage.commit_queue import RoomCommand, RoomSession
 from architex.storage.destinations import Destinations
 from architex.storage.pool import PgConnection
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.storage.tracked_positions import move_position
 from tests.core import (
     ALICE,

@@ -23,7 +23,7 @@ from architex.projections.federation_outbox import (
     list_owed_servers,
     load_outgoing_pdus,
 )
-from architex.storage.commit_queue import RoomCommand, RoomSession
+from architex.storage.room_session import RoomCommand, RoomSession
 from tests.core import ALICE, SERVER_NAME, append, create_room, member_draft, message_draft
 
 CAROL = "@carol:c.example"

@@ -11,9 +11,9 @@ from architex.domain.identifiers import RoomId, UserId
 from architex.domain.room.events import JoinImported
 from architex.followers.federation_sender import FederationSender
 from architex.projections.outgoing_edus import EduSource, PresenceEdus, ReceiptEdus, TypingEdus
-from architex.storage.commit_queue import RoomCommand, RoomSession
 from architex.storage.presence import Presence, put_presence
 from architex.storage.receipts import Receipt, put_receipt
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.storage.typing import STOPPED, put_typing
 from architex.usecases.presence import presence_content
 from tests.core import ALICE, BOB, SERVER_NAME, append, create_room, member_draft, send_message

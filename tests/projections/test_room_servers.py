@@ -10,7 +10,7 @@ from architex.bootstrap import Core
 from architex.domain.identifiers import EventId, RoomId
 from architex.domain.pdu import StateKey
 from architex.projections.room_servers import RoomServers, write_changes
-from architex.storage.commit_queue import RoomCommand, RoomSession
+from architex.storage.room_session import RoomCommand, RoomSession
 from tests.core import ALICE, BOB, SERVER_NAME, append, create_room, member_draft, message_draft
 
 CAROL = "@carol:c.example"

@@ -13,8 +13,8 @@ from architex.domain.identifiers import EventId, RoomId, UserId
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.events import PduRejected, PduSoftFailed
-from architex.storage.commit_queue import RoomCommand, RoomSession
 from architex.storage.pool import Database
+from architex.storage.room_session import RoomCommand, RoomSession
 from tests.core import ALICE, SERVER_NAME, create_room
 
 USERS = [ALICE, *(f"@user{n}:{SERVER_NAME}" for n in range(5))]

@@ -10,7 +10,7 @@ import pytest
 from architex.bootstrap import Core
 from architex.domain.errors import LimitExceeded
 from architex.storage import notifier as notifier_module
-from architex.storage.commit_queue import CHANNEL
+from architex.storage.announcements import CHANNEL
 from architex.storage.notifier import Notifier
 from tests.core import ALICE, BOB, append, create_room, member_draft, send_message
 from tests.waiting import eventually

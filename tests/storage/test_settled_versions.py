@@ -10,7 +10,7 @@ from architex.domain.pdu import Pdu
 from architex.domain.room.events import StateImported
 from architex.domain.room_versions import RoomVersionRules
 from architex.projections.branch_states import BranchStates
-from architex.storage.commit_queue import RoomCommand, RoomSession
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.importing import Importing
 from tests.builders import ALICE, RoomBuilder
 from tests.core import BOB, make_core

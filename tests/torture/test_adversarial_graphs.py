@@ -31,7 +31,7 @@ from architex.domain.signing import sign_event
 from architex.projections import branch_states
 from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
-from architex.storage.commit_queue import RoomCommand, RoomSession
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.judging import MAX_AT_ONCE, Judging
 from tests.builders import TEST_KEY
 from tests.core import ALICE, append, create_room, member_draft, send_message

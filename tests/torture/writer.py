@@ -24,8 +24,8 @@ from random import Random  # noqa: TID251 - seeded by the test, so that a failur
 
 from architex.bootstrap import Core
 from architex.domain.errors import DatabaseUnavailable, Forbidden, MatrixError
-from architex.storage.commit_queue import Execute, RoomCommand, RoomSession
-from architex.storage.pool import Database
+from architex.storage.pool import Database, Execute
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.storage.transactions import TransactionKey
 from tests.core import ALICE, BOB, make_core, message_draft
 

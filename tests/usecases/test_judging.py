@@ -18,7 +18,7 @@ from architex.domain.signing import add_event_signature, servers_that_must_sign
 from architex.domain.state_resolution import resolve_state
 from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
-from architex.storage.commit_queue import RoomCommand, RoomSession
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.judging import MAX_OPEN_ENDS, Judging
 from tests.builders import ALICE, BOB, TEST_KEY, RoomBuilder
 from tests.core import SERVER_NAME

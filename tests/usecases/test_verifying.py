@@ -19,9 +19,9 @@ from architex.domain.identifiers import RoomId
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.room_versions import ROOM_VERSIONS
 from architex.domain.signing import FindVerifyKey
-from architex.storage.commit_queue import RoomCommand, RoomSession
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.pool import Database
+from architex.storage.room_session import RoomCommand, RoomSession
 from architex.storage.server_keys import ServerKey, ServerKeyStore
 from architex.storage.to_device import put_messages
 from architex.storage.transactions import TransactionKey
