@@ -18,7 +18,8 @@ from gevent import monkey
 from architex.api.gunicorn_worker import TlsFiles, worker_class_for
 from architex.gateways.log_output import log_config
 from architex.settings import load_settings
-from architex.storage.child_processes import die_with_parent, wait_for_word
+from architex.storage.child_processes import Word, die_with_parent, wait_for_word
+from architex.storage.start_refusal import REFUSED_STATUS
 
 settings = load_settings()
 if settings.metrics.port is not None:
@@ -63,12 +64,19 @@ def on_starting(server):
     """Ready what the workers need, before the first of them is forked."""
     for counted in settings.metrics_dir.glob("*.db"):  # by the workers of another run
         counted.unlink()
-    is_supervised = bool(os.environ.get("ARCHITEX_SUPERVISED"))
-    if not is_supervised:
-        _ready_database()
-    _load_program()
-    if is_supervised and not wait_for_word():
+    if os.environ.get("ARCHITEX_SUPERVISED"):
+        _load_program()
+        word = wait_for_word()
+    else:
+        _run_database()
+        _load_program()
+        word = Word.MAKE_READY
+    if word is None:
         sys.exit(1)
+    if word is Word.MAKE_READY:
+        starting = importlib.import_module("architex.bootstrap.starting")
+        if not starting.make_ready_in_child(settings):
+            sys.exit(REFUSED_STATUS)
 
 
 def _load_program():
@@ -82,20 +90,19 @@ def _load_program():
     gc.freeze()
 
 
-def _ready_database():
-    """Alone, the first process readies the database. `architex serve` has done so already."""
+def _run_database():
+    """Alone, the first process runs the embedded database; else `architex serve` does."""
     global _database
+    if settings.database_url is not None:
+        return
     master = os.getpid()
-    if settings.database_url is None:
-        _database = subprocess.Popen(
-            [sys.executable, "-m", "architex", "database", "run"],
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=lambda: die_with_parent(master),
-        )
-        if not _database.stdout.readline():
-            sys.exit(1)
-    if subprocess.run([sys.executable, "-m", "architex", "database", "migrate"]).returncode:
+    _database = subprocess.Popen(
+        [sys.executable, "-m", "architex", "database", "run"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: die_with_parent(master),
+    )
+    if not _database.stdout.readline():
         sys.exit(1)
 
 

@@ -1,10 +1,9 @@
-"""What the commands share: --config, logging, and a database that is up and migrated."""
+"""What the commands share: --config and logging."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +11,7 @@ import click
 
 from architex.gateways.log_output import configure_logging
 from architex.settings import Settings, load_settings
-from architex.storage.database_checks import check_database
 from architex.storage.embedded_postgres import EmbeddedPostgres
-from architex.storage.migrations import Migration, migrate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -54,36 +51,3 @@ def embedded_postgres(settings: Settings) -> EmbeddedPostgres | None:
     return EmbeddedPostgres(
         settings.postgres_directory, max_connections=max(60, settings.connections_wanted)
     )
-
-
-@contextmanager
-def database_running(settings: Settings) -> Iterator[str]:
-    """The database, checked and reachable as long as the block lasts; gives the conninfo.
-
-    Uses the embedded PostgreSQL of a running server, or starts it and stops it after.
-    Raises StartRefused.
-    """
-    embedded = embedded_postgres(settings)
-    if embedded is None:
-        check_database(settings.conninfo)
-        yield settings.conninfo
-        return
-    with embedded.running() as conninfo:
-        yield conninfo
-
-
-@contextmanager
-def database_ready(settings: Settings) -> Iterator[str]:
-    """As `database_running`, and with this program's schema: what most commands want."""
-    with database_running(settings) as conninfo:
-        migrate_aloud(conninfo)
-        yield conninfo
-
-
-def migrate_aloud(conninfo: str) -> None:
-    """Bring the database to this program's schema and say what was done."""
-
-    def say(migration: Migration) -> None:
-        click.echo(f"applied migration {migration.name}", err=True)
-
-    migrate(conninfo, on_applied=say)

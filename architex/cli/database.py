@@ -8,13 +8,8 @@ from types import FrameType
 
 import click
 
-from architex.cli.common import (
-    config_option,
-    database_ready,
-    database_running,
-    embedded_postgres,
-    read_settings,
-)
+from architex.cli.common import config_option, embedded_postgres, read_settings
+from architex.cli.ready_database import database_ready, database_running
 from architex.storage.database_checks import check_database
 
 _LOOK_INTERVAL_S = 0.25

@@ -11,8 +11,9 @@ import click
 from rich.text import Text
 
 from architex.bootstrap import build_federation_check
-from architex.cli.common import config_option, database_ready, read_settings
+from architex.cli.common import config_option, read_settings
 from architex.cli.inspecting import moment
+from architex.cli.ready_database import database_ready
 from architex.cli.tables import console, json_option, print_json, print_table, shown
 from architex.projections.federation_outbox import Waiting, count_waiting
 from architex.settings import Settings

@@ -6,7 +6,6 @@ from gevent import monkey
 monkey.patch_all()
 
 import logging
-import os
 import signal
 import threading
 
@@ -15,7 +14,6 @@ import gevent
 
 from architex.bootstrap import run_followers
 from architex.cli.common import config_option, read_settings
-from architex.storage.child_processes import wait_for_word
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +33,6 @@ def follow(config_file: str | None) -> None:
     follower runs once in all, and another host takes over when one dies.
     """
     settings = read_settings(config_file)
-    if os.environ.get("ARCHITEX_SUPERVISED") and not wait_for_word():
-        return
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 import click
 
-from architex.cli.common import database_ready, read_settings
+from architex.cli.common import read_settings
+from architex.cli.ready_database import database_ready
 from architex.projections.room_graph import GraphEvent
 from architex.projections.room_overview import RoomOverviews
 from architex.storage.event_log import EventLog, RoomHead

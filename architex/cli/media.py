@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from architex.bootstrap import build_core, build_use_cases
-from architex.cli.common import config_option, database_ready, read_settings
+from architex.cli.common import config_option, read_settings
+from architex.cli.ready_database import database_ready
 from architex.cli.tables import json_option, print_json, print_table
 from architex.domain.errors import MatrixError
 from architex.domain.media import MediaUri, parse_media_uri

@@ -18,7 +18,8 @@ from rich.progress import (
 )
 
 from architex.bootstrap import all_projections
-from architex.cli.common import config_option, database_ready, read_settings
+from architex.cli.common import config_option, read_settings
+from architex.cli.ready_database import database_ready
 from architex.cli.tables import json_option, print_json, print_table
 from architex.projections.base import Projection
 from architex.projections.overview import ProjectionStatus, describe_projections

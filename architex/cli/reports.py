@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import click
 
 from architex.bootstrap import build_core, build_use_cases
-from architex.cli.common import config_option, database_ready, read_settings
+from architex.cli.common import config_option, read_settings
+from architex.cli.ready_database import database_ready
 from architex.domain.errors import MatrixError
 from architex.storage.reports import Report
 from architex.usecases.reporting import Reporting

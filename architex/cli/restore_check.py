@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from architex.cli.common import config_option, database_ready, read_settings
+from architex.cli.common import config_option, read_settings
+from architex.cli.ready_database import database_ready
 from architex.gateways.clock import SystemClock
 from architex.storage.pool import Database
 from architex.storage.restores import Restores

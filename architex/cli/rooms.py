@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 import click
 import orjson
 
-from architex.cli.common import config_option, database_ready, read_settings
+from architex.cli.common import config_option, read_settings
 from architex.cli.dag import dag
 from architex.cli.explain import explain
+from architex.cli.ready_database import database_ready
 from architex.cli.tables import json_option, print_json, print_table
 from architex.projections.room_overview import RoomOverview, RoomOverviews, StateEntry
 from architex.storage.event_log import EventLog, RoomHead

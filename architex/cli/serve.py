@@ -26,14 +26,10 @@ import click
 
 from architex import __version__
 from architex.cli.common import config_option, embedded_postgres, program, read_settings
-from architex.gateways.clock import SystemRandomness
 from architex.settings import Listener, Settings, find_config_file
-from architex.storage.child_processes import die_with_parent, give_word
-from architex.storage.database_checks import check_database
+from architex.storage.child_processes import Word, die_with_parent, give_word
 from architex.storage.embedded_postgres import EmbeddedPostgres
-from architex.storage.key_files import load_or_create_signing_key
-from architex.storage.migrations import migrate
-from architex.storage.start_refusal import StartRefused
+from architex.storage.start_refusal import REFUSED_STATUS, StartRefused
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +40,6 @@ _FIRST_DELAY_S = 0.1
 # often it was killed before.
 _LONGEST_DELAY_S = 1.0
 _HEALTHY_AFTER_S = 10.0
-_FOLLOWERS_AFTER_S = 5.0
 # Less than the 5 seconds that a stop may take; gunicorn itself gives busy requests 3.
 _STOP_TIMEOUT_S = 4.5
 
@@ -61,7 +56,7 @@ def serve(config_file: str | None) -> None:
     _check_listeners(settings.listeners)
     signals = _Signals()
     with ExitStack() as stack:
-        _make_secrets(settings)
+        _make_data_dir(settings.data_dir)
         embedded = embedded_postgres(settings)
         if embedded is not None:
             stack.callback(embedded.stop)
@@ -71,20 +66,14 @@ def serve(config_file: str | None) -> None:
         web.start()  # it loads while the database gets ready
         if embedded is not None:
             embedded.ensure_running()
-        check_database(settings.conninfo, connections_wanted=settings.connections_wanted)
-        migrate(settings.conninfo, on_applied=lambda m: log.info("applied migration %s", m.name))
-        for child in (web, followers):
-            child.let_go_on()
+        web.say(Word.MAKE_READY)
         _supervise(
             settings, embedded, web, followers, signals, lambda: _greet(settings, config_file)
         )
 
 
 class Child:
-    """A child process that is to run for ever, and is started again when it does not.
-
-    It loads, and waits (`child_processes.wait_for_word`) until it may use the database.
-    """
+    """A child process that is to run for ever, and is started again when it does not."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.name = name
@@ -94,7 +83,7 @@ class Child:
         self._started_at = 0.0
         self._delay_s = _FIRST_DELAY_S
         self._start_again_at = 0.0
-        self._may_go_on = False
+        self._word: Word | None = None
 
     @property
     def is_running(self) -> bool:
@@ -120,14 +109,17 @@ class Child:
             # safe. A stop in order is told by signals.
             preexec_fn=lambda: die_with_parent(parent_pid, signal.SIGKILL),
         )
-        if self._may_go_on:
-            self.let_go_on()
+        self._give_word()
 
-    def let_go_on(self) -> None:
-        """Tell its process, and those that come after, that the database is ready."""
-        self._may_go_on = True
-        if self._process is not None and self._process.stdin is not None:
-            give_word(self._process.stdin)
+    def say(self, word: Word) -> None:
+        """Tell its process, if that waits for it, and those that come after."""
+        self._word = word
+        self._give_word()
+
+    def _give_word(self) -> None:
+        process = self._process
+        if self._word and process and process.stdin and not process.stdin.closed:
+            give_word(process.stdin, self._word)
 
     def look_after(self) -> None:
         """Start it again, after a delay that grows while it keeps dying early."""
@@ -188,9 +180,8 @@ def _supervise(
     signals: _Signals,
     when_ready: Callable[[], None],
 ) -> None:
-    """Run until SIGTERM or SIGINT. Raises StartRefused when the web process never gets ready."""
+    """Run until SIGTERM or SIGINT. Raises what ends the command when the web never gets ready."""
     children = [web]
-    began = time.monotonic()
     is_ready = False
     while True:
         came = signals.wait(_LOOK_INTERVAL_S if is_ready else 0.05)
@@ -204,20 +195,26 @@ def _supervise(
         if not is_ready:
             # What ended by itself cannot start; what was killed is started again, as it always is.
             if web.exit_status is not None and web.exit_status >= 0:
-                raise StartRefused(
-                    "A050",
-                    f"the web process ended with {_describe_status(web.exit_status)}",
-                    mend='see its last words above; `[logging] level = "debug"` says more',
-                )
+                raise _why_not_started(web.exit_status)
             is_ready = _is_healthy(settings.listeners[0])
             if is_ready:
+                web.say(Word.SERVE)  # to those that come after: this database is looked at
                 when_ready()
-        # Nobody waits for the followers: loading them takes nothing from who is waited for.
-        if len(children) == 1 and (is_ready or time.monotonic() - began > _FOLLOWERS_AFTER_S):
-            followers.start()
-            children.append(followers)
+                # Only now: loading them takes nothing from who is waited for.
+                followers.start()
+                children.append(followers)
         for child in children:
             child.look_after()
+
+
+def _why_not_started(status: int) -> Exception:
+    if status == REFUSED_STATUS:  # it has told why
+        return click.exceptions.Exit(1)
+    return StartRefused(
+        "A050",
+        f"the web process ended with {_describe_status(status)}",
+        mend='see its last words above; `[logging] level = "debug"` says more',
+    )
 
 
 def _look_after(embedded: EmbeddedPostgres) -> None:
@@ -280,19 +277,17 @@ def _why_not_bind(host: str, port: int) -> OSError | None:
     return None
 
 
-def _make_secrets(settings: Settings) -> None:
+def _make_data_dir(data_dir: Path) -> None:
     # Root's can be walked through, not listed: the embedded PostgreSQL below is another user.
     mode = 0o711 if os.geteuid() == 0 else 0o700
     try:
-        settings.data_dir.mkdir(mode=mode, parents=True, exist_ok=True)
+        data_dir.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
         raise StartRefused(
             "A011",
-            f"cannot make data_dir {settings.data_dir}: {error.strerror}",
-            mend=f"sudo install -d -o $(id -u) {settings.data_dir}",
+            f"cannot make data_dir {data_dir}: {error.strerror}",
+            mend=f"sudo install -d -o $(id -u) {data_dir}",
         ) from error
-    randomness = SystemRandomness()
-    load_or_create_signing_key(settings.signing_key_path, randomness.bytes)
 
 
 def _gunicorn_command() -> list[str]:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 import click
 
 from architex.bootstrap import build_core, build_server_notices, build_use_cases
-from architex.cli.common import config_option, database_ready, read_settings
+from architex.cli.common import config_option, read_settings
+from architex.cli.ready_database import database_ready
 from architex.domain.errors import MatrixError, NotFound
 from architex.domain.identifiers import UserId, parse_user_id, server_name_of
 from architex.domain.third_party import ThirdPartyAddress

@@ -19,7 +19,8 @@ from rich.progress import (
 )
 
 from architex.bootstrap import all_projections
-from architex.cli.common import config_option, database_ready, read_settings
+from architex.cli.common import config_option, read_settings
+from architex.cli.ready_database import database_ready
 from architex.cli.tables import json_option, print_json, shown
 from architex.domain.errors import DatabaseUnavailable
 from architex.domain.identifiers import RoomId

@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import IO
 
@@ -40,19 +41,28 @@ def die_with_parent(parent_pid: int, death_signal: signal.Signals = signal.SIGTE
         os._exit(1)
 
 
-def give_word(child_input: IO[bytes]) -> None:
+class Word(Enum):
+    """What a parent says to a child that waits for it."""
+
+    MAKE_READY = b"r"
+    """The database runs, and nobody has looked at it since the start: do so, then serve."""
+    SERVE = b"s"
+
+
+def give_word(child_input: IO[bytes], word: Word) -> None:
     """Let a child go on that waits for it.
 
     Args:
         child_input: what the child reads as its standard input; closed afterwards.
     """
     with suppress(OSError), child_input:  # it may be dead already
-        child_input.write(b"\n")
+        child_input.write(word.value)
 
 
-def wait_for_word() -> bool:
-    """Wait, in a child, until its parent lets it go on; False when the parent gave up."""
-    return bool(os.read(0, 1))
+def wait_for_word() -> Word | None:
+    """Wait, in a child, until its parent lets it go on; None when the parent gave up."""
+    said = os.read(0, 1)
+    return Word(said) if said else None
 
 
 def find_search_capability() -> int | None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+REFUSED_STATUS: Final = 78
+"""The exit status of a child process that has told why it cannot start (EX_CONFIG)."""
+
 
 class StartRefused(Exception):
     """The server (or a command) cannot start as things are.
