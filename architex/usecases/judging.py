@@ -317,7 +317,15 @@ class _Door:
                 return None
             before = self._told_before(pdu) if is_told else self._state_before(pdu.prev_events)
         find_before = self._find_before(pdu, before)
-        verdict = self._check(pdu, find_before)
+        verdict = self._check(pdu, find_before, self._session.find_state)
+        if (
+            verdict.outcome is Outcome.SOFT_FAILED
+            and before is not None
+            and self._follows_gap(pdu)
+        ):
+            ends = self._find_ends(self._session.room.extremities)
+            find_current = self._resolving.finder_with_gap(pdu, before, ends)
+            verdict = self._check(pdu, find_before, find_current)
         if verdict.outcome is Outcome.ACCEPTED and pdu.event_id in self._refused:
             verdict = Verdict(Outcome.SOFT_FAILED, pdu, self._refused[pdu.event_id])
         replaced = None
@@ -356,14 +364,13 @@ class _Door:
             keys |= {pdu.key}
         return self._resolving.finder(before, keys)
 
-    def _check(self, pdu: Pdu, find_before: FindState) -> Verdict:
-        find_current: FindState = self._session.find_state
+    def _check(self, pdu: Pdu, find_before: FindState, find_current: FindState) -> Verdict:
         auth_events, rejected = self._auth_events(pdu)
         return check_authorisation(
             self._rules,
             pdu,
             auth_events,
-            create=find_current("m.room.create", ""),
+            create=self._session.find_state("m.room.create", ""),
             rejected=rejected,
             find_before=find_before,
             find_current=find_current,
@@ -461,6 +468,16 @@ class _Door:
         entries.pop(("m.room.create", ""), None)
         return StateBefore(session.head.last_position, None, entries)
 
+    def _follows_gap(self, pdu: Pdu) -> bool:
+        """Whether another server told the state before an event, or that before a parent of it."""
+        return any(event_id in self._told for event_id in (pdu.event_id, *pdu.prev_events))
+
+    def _find_ends(self, event_ids: Collection[EventId]) -> Collection[KnownEvent]:
+        session = self._session
+        return self._branches.find_events(
+            session.connection, session.head.room_nid, self._rules, event_ids
+        ).values()
+
     def _only_moves_an_end_on(self, pdu: Pdu) -> bool:
         """Whether the states after the ends of the room stay what they are."""
         follows_one_end = {*pdu.prev_events} <= {*self._session.room.extremities}
@@ -513,16 +530,12 @@ class _Door:
         ends = set(extremities_after(self._rules, extremities, pdu, is_followed=is_followed))
         if is_followed and ends == set(extremities):
             return {}
-        others = self._branches.find_events(
-            session.connection, session.head.room_nid, self._rules, ends - {pdu.event_id}
-        )
         change = self._resolving.change_of_current_state(
             pdu,
             before,
-            others.values(),
+            self._find_ends(ends - {pdu.event_id}),
             StateBefore(session.head.last_position),
-            after_gap=is_followed
-            or any(event_id in self._told for event_id in (pdu.event_id, *pdu.prev_events)),
+            after_gap=is_followed or self._follows_gap(pdu),
             is_followed=is_followed,
         )
         for type_, state_key in change.resets:

@@ -73,6 +73,22 @@ class Resolving:
                 entries[key] = resolved.get(key)
         return StateBefore(base.at, base.overlay, entries)
 
+    def finder_with_gap(
+        self, pdu: Pdu, before: StateBefore, ends: Iterable[KnownEvent]
+    ) -> FindState:
+        """A lookup in the current state as it is once the state that was told is a part of it.
+
+        Who came into the room while we missed what happened there is in no state after an end of
+        the room that we have. If what they send were held against those alone, it would be
+        soft-failed, and so would all that follows it.
+
+        Args:
+            before: the state before the event, as another server told it.
+            ends: all ends that the room has.
+        """
+        state = self.resolve_states([before, *(end.state_after for end in ends)])
+        return self.finder(state, keys_looked_at(self.rules, pdu))
+
     def change_of_current_state(
         self,
         pdu: Pdu,

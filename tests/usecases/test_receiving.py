@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from architex.bootstrap import Core
+from architex.bootstrap import Core, all_projections
 from architex.domain.errors import BadJson, InvalidParam, LimitExceeded
 from architex.domain.identifiers import EventId, RoomId, ServerName, server_name_of
 from architex.domain.pdu import Pdu, parse_pdu
@@ -35,6 +35,7 @@ from architex.usecases.rate_limits import RateLimit, RateLimits
 from architex.usecases.receiving import RETRY_S, Receiving
 from architex.usecases.receiving_edus import ReceivingEdus
 from architex.usecases.server_keys import KeyRing
+from architex.usecases.verifying import Verifying
 from tests.builders import ALICE, BOB, CAROL, DAVE, TEST_KEY, RoomBuilder
 from tests.core import SERVER_NAME
 from tests.fakes.clock import FakeClock
@@ -487,6 +488,36 @@ def test_long_gap_is_bridged_by_the_state(world: World) -> None:
     assert len([1 for _, outlier in world.known().values() if not outlier]) < 120
     following = world.room.message(ALICE, "goes on")
     assert world.send(following) == {following.event_id: {}}
+
+
+@pytest.mark.parametrize("version", ["2", "11", "12"])
+def test_who_came_in_the_gap_is_heard_after_it(core: Core, version: str) -> None:
+    world = make_world(core, version)
+    world.room.join(DAVE)
+    for n in range(150):
+        world.room.message(DAVE, str(n))
+    last = world.room.message(DAVE, "last")
+    assert world.send(last) == {last.event_id: {}}
+    assert world.is_accepted(last)
+    assert (
+        world.state(world.room)["m.room.member", DAVE] == world.room.state["m.room.member", DAVE]
+    )
+    following = world.room.message(DAVE, "goes on")
+    assert world.send(following) == {following.event_id: {}}
+    assert following.event_id in world.extremities()
+    report = Verifying(core.database, all_projections, lambda *_: TEST_KEY.verify_key).verify()
+    assert [problem.what for problem in report.problems] == []
+
+
+def test_who_is_banned_and_says_that_much_was_missed_is_not_heard(world: World) -> None:
+    world.send(world.room.join(DAVE))
+    before_ban = world.room.fork()
+    world.send(world.room.ban(ALICE, DAVE))
+    for n in range(150):
+        before_ban.message(DAVE, str(n))
+    last = before_ban.message(DAVE, "last")
+    world.send(last)
+    assert world.known()[last.event_id] == (1, False)
 
 
 def test_large_unknown_state_is_fetched_at_once(world: World) -> None:

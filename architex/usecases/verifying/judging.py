@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -121,15 +122,24 @@ class FactJudging:
                 "It follows the end of the room, but a state of its own is recorded for it",
                 RESTORE,
             )
-        verdict = check_authorisation(
+        check = functools.partial(
+            check_authorisation,
             self._at.rules,
             pdu,
             [known[event_id].pdu for event_id in pdu.auth_events],
             create=self._create,
             rejected={e for e in pdu.auth_events if known[e].verdict == REJECTED},
             find_before=find_before,
-            find_current=find_current,
         )
+        verdict = check(find_current=find_current)
+        if (
+            verdict.outcome is Outcome.SOFT_FAILED
+            and before is not None
+            and self._room is not None
+            and self._was_told(recorded, known)
+        ):
+            ends = self._at.find_events(self._room.extremities).values()
+            verdict = check(find_current=self._at.resolving.finder_with_gap(pdu, before, ends))
         # The event with which we merge ends is not asked for by anybody: it is never soft-failed.
         is_merging = pdu.type == DUMMY_EVENT_TYPE and verdict.outcome is Outcome.SOFT_FAILED
         if _VERDICTS[verdict.outcome] != fact.verdict and not (
