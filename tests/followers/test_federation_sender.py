@@ -13,7 +13,7 @@ import pytest
 from architex.bootstrap import Core
 from architex.domain.errors import DatabaseUnavailable, InvalidCanonicalJson
 from architex.domain.identifiers import EventId, RoomId, ServerName
-from architex.followers.federation_sender import FederationSender, delay_after
+from architex.followers.federation_sender import FederationSender
 from architex.followers.workers import InlineWorkers, Job, ThreadWorkers
 from architex.gateways.clock import SystemRandomness
 from architex.gateways.errors import RemoteRefused, RemoteUnreachable
@@ -301,20 +301,6 @@ def test_tries_grow_rarer_up_to_an_hour(
     assert pauses[0] <= 40
     assert 2000 < max(pauses) <= 3600 + 20
     assert len(tries) < 60
-
-
-def test_delays_double_with_jitter_and_the_dead_wait_longer() -> None:
-    def high(low: float, high: float) -> float:
-        return high
-
-    def low(low: float, high: float) -> float:
-        return low
-
-    delays = [delay_after(n, is_dead=False, uniform=high) for n in range(1, 20)]
-    assert delays[:4] == [2, 4, 8, 16]
-    assert delays[-1] == 3600
-    assert delay_after(3, is_dead=False, uniform=low) < 8
-    assert delay_after(10_000, is_dead=True, uniform=high) == 24 * 3600
 
 
 def test_sign_of_life_brings_the_next_try_forward(
@@ -659,7 +645,7 @@ def test_server_that_missed_very_much_is_told_of_the_newest_in_each_room(
     room_id: RoomId,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("architex.followers.federation_sender.MAX_BEHIND", 70)
+    monkeypatch.setattr("architex.followers.federation_readings.MAX_BEHIND", 70)
     quiet = create_room(core)
     append(core, quiet, member_draft(CAROL, CAROL, "join"), message_draft(ALICE, "quiet"))
     others.breaks("c.example")

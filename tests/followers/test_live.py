@@ -68,6 +68,8 @@ def followers(server: RunningServer) -> list[psutil.Process]:
 def test_killed_follower_is_replaced_and_misses_nothing(server: RunningServer, token: str) -> None:
     call(server, token, "POST", "/createRoom", {"visibility": "public", "name": "Before"})
     eventually(lambda: "Before" in published_names(server, token), patience_s=WAIT_S)
+    # Whoever asks for the list brings it up to date: that says nothing of the follower.
+    eventually(lambda: len(followers(server)) == 1, patience_s=WAIT_S)
     (follower,) = followers(server)
     follower.kill()
     call(server, token, "POST", "/createRoom", {"visibility": "public", "name": "After"})
