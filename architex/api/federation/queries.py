@@ -39,7 +39,7 @@ class ProfileQueryResource:
         if field is None:
             resp.media = self._profiles.get_profile(user_id)
         else:
-            resp.media = self._profiles.get_field(user_id, field)
+            resp.media = self._profiles.get_field_for_server(user_id, field)
 
 
 class DirectoryQueryResource:
