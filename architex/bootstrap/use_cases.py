@@ -79,10 +79,12 @@ from architex.usecases.event_rendering import EventRendering
 from architex.usecases.fetching_events import FetchingEvents
 from architex.usecases.filters import Filters
 from architex.usecases.finding_by_time import FindingByTime
+from architex.usecases.handshakes import Handshakes
 from architex.usecases.identity_servers import IdentityServers
 from architex.usecases.importing import Importing
 from architex.usecases.interactive_auth import InteractiveAuth
 from architex.usecases.invite_permission import InvitePermission
+from architex.usecases.inviting_elsewhere import InvitingElsewhere
 from architex.usecases.joining import Joining
 from architex.usecases.judging import Judging
 from architex.usecases.key_backups import KeyBackups
@@ -107,6 +109,7 @@ from architex.usecases.receiving_edus import EduHandler, ReceivingEdus, RoomEdus
 from architex.usecases.registration import Registration, RegistrationPolicy
 from architex.usecases.relating import Relating
 from architex.usecases.remote_invites import RemoteInvites
+from architex.usecases.remote_joining import RemoteJoining
 from architex.usecases.remote_membership import RemoteMembership
 from architex.usecases.remote_queries import FederatedDirectory, FederatedProfiles
 from architex.usecases.reporting import Reporting
@@ -234,22 +237,22 @@ def build_use_cases(
         clock=clock,
         server_name=settings.server_name,
     )
-    remote_membership = RemoteMembership(
+    handshakes = Handshakes(federation, commits, clock)
+    remote_joining = RemoteJoining(
         client=federation,
+        handshakes=handshakes,
         entering=Entering(importing, key_ring, EventLookup(database), clock),
-        key_ring=key_ring,
-        judging=judging,
         backfilling=backfilling,
-        commits=commits,
         room_servers=room_servers,
         leases=LeaseStore(database),
         clock=clock,
         randomness=chance,
     )
+    inviting_elsewhere = InvitingElsewhere(federation, handshakes, key_ring, judging, commits)
     invite_permission = InvitePermission(AccountDataStore(database))
     third_party_invites = ThirdPartyInvites(
         commits=commits,
-        inviter=remote_membership,
+        inviter=inviting_elsewhere,
         client=federation,
         identity=identity_servers.client,
         room_servers=room_servers,
@@ -276,7 +279,9 @@ def build_use_cases(
         succession=succession,
         room_servers=room_servers,
         restricted=restricted_joins,
-        remote=remote_membership,
+        remote_joining=remote_joining,
+        remote_membership=RemoteMembership(federation, handshakes, commits),
+        inviting_elsewhere=inviting_elsewhere,
         third_party_invites=third_party_invites,
         invite_permission=invite_permission,
         server_name=settings.server_name,
@@ -506,7 +511,7 @@ def build_use_cases(
             clock=clock,
             server_name=settings.server_name,
             take_elsewhere=remote_invites.take_back,
-            is_entering=remote_membership.is_entering,
+            is_entering=remote_joining.is_entering,
         ),
         relating=Relating(database, rendering, clock),
         room_reading=room_reading,

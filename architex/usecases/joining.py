@@ -45,6 +45,8 @@ from architex.storage.event_log import EventLog
 from architex.storage.forgotten_rooms import ForgottenRooms
 from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.invite_permission import InvitePermission
+from architex.usecases.inviting_elsewhere import InvitingElsewhere
+from architex.usecases.remote_joining import RemoteJoining
 from architex.usecases.remote_membership import RemoteMembership
 from architex.usecases.requester import Requester
 from architex.usecases.restricted_joins import RestrictedJoins
@@ -97,7 +99,9 @@ class Joining:
     succession: RoomSuccession
     room_servers: RoomServers
     restricted: RestrictedJoins
-    remote: RemoteMembership
+    remote_joining: RemoteJoining
+    remote_membership: RemoteMembership
+    inviting_elsewhere: InvitingElsewhere
     third_party_invites: ThirdPartyInvites
     invite_permission: InvitePermission
     server_name: ServerName
@@ -186,7 +190,7 @@ class Joining:
 
         if not self._is_here(room_id):
             candidates = self._candidates(user_id, room_id, via)
-            if self.remote.join(user_id, room_id, content, candidates):
+            if self.remote_joining.join(user_id, room_id, content, candidates):
                 if requester.is_guest:
                     self._check_guests_can_join(requester, room_id)
                 self._note_joined(user_id, room_id)
@@ -197,7 +201,7 @@ class Joining:
             others = self._candidates(user_id, room_id, via)
             if not others:
                 raise Forbidden(error.message) from error
-            self.remote.join_authorised(user_id, room_id, content, others)
+            self.remote_joining.join_authorised(user_id, room_id, content, others)
             if requester.is_guest:
                 self._check_guests_can_join(requester, room_id)
             self._note_joined(user_id, room_id)
@@ -226,7 +230,9 @@ class Joining:
         user_id = requester.user_id
         content = self._member_content(user_id, "knock", reason)
         if not self._is_here(room_id):
-            self.remote.knock(user_id, room_id, content, self._candidates(user_id, room_id, via))
+            self.remote_membership.knock(
+                user_id, room_id, content, self._candidates(user_id, room_id, via)
+            )
             return room_id
 
         def decide(session: RoomSession) -> RoomId:
@@ -295,7 +301,7 @@ class Joining:
                 return self._write(room_id, [requester.user_id, user_id], decide)
             self._write(room_id, [requester.user_id], check)
             draft = _member_draft(requester.user_id, user_id, content)
-            return self.remote.invite(room_id, draft)
+            return self.inviting_elsewhere.invite(room_id, draft)
 
     def is_local(self, user_id: UserId) -> bool:
         """Whether a user is one of this server."""
@@ -368,7 +374,9 @@ class Joining:
             return session.append(draft).event_id
 
         if self._is_invited_elsewhere(user_id, room_id):
-            self.remote.leave(user_id, room_id, content, self._candidates(user_id, room_id, ()))
+            self.remote_membership.leave(
+                user_id, room_id, content, self._candidates(user_id, room_id, ())
+            )
             return self._membership_event(user_id, room_id)
         with unknown_rooms_forbidden():
             return self._write(room_id, [user_id], decide)

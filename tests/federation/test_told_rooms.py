@@ -25,7 +25,7 @@ from architex.gateways.errors import RemoteRefused, RemoteTimedOut, RemoteUnreac
 from architex.gateways.federation_client import Json
 from architex.settings import RateLimitSettings
 from architex.storage.room_session import RoomCommand, RoomSession
-from architex.usecases import remote_membership, told_room
+from architex.usecases import remote_joining, told_room
 from architex.usecases.importing import Importing
 from architex.usecases.verifying import Verifying
 from tests.api.client import SERVER_NAME, Answer, Server, User, segment, settings_for, stop_server
@@ -440,7 +440,7 @@ def test_what_is_no_answer_is_refused(alice: User, host: Host, answer: Iterable[
 def test_answer_without_end_is_refused(
     alice: User, host: Host, start: bytes, piece: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_membership, "MAX_JOIN_ANSWER_BYTES", 3_000_000)
+    monkeypatch.setattr(remote_joining, "MAX_JOIN_ANSWER_BYTES", 3_000_000)
     host.tell = lambda told: endless(start, piece)
     refuse(alice, host)
 
