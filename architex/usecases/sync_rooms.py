@@ -413,11 +413,12 @@ class SyncRooms:
 
         Spec: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync
         """
-        by_room = {plan.room_nid: plan for plan in plans if _needs_summary(plan)}
+        by_room = {p.room_nid: p for p in plans if _needs_summary(p) or _may_lose_name(p)}
         if not by_room:
             return {}
-        counts = list_member_counts(connection, by_room)
         named = self._named_rooms(connection, request, by_room.values())
+        by_room = {nid: p for nid, p in by_room.items() if nid not in named or _needs_summary(p)}
+        counts = list_member_counts(connection, by_room)
         heroes = list_heroes(connection, request.viewer.user_id, set(by_room) - named)
         for room_nid, plan in by_room.items():
             joined, invited = counts.get(room_nid, (0, 0))
@@ -742,6 +743,11 @@ def _needs_summary(plan: RoomPlan) -> bool:
         )
         for row in plan.state
     )
+
+
+def _may_lose_name(plan: RoomPlan) -> bool:
+    """Whether the event that gave the room its name may have been redacted."""
+    return plan.limited or any(row.type == "m.room.redaction" for row in plan.rows)
 
 
 def _own_events_outside(

@@ -480,6 +480,24 @@ def test_named_room_has_no_heroes(alice: User, bob: User) -> None:
     assert room["summary"] == {"m.joined_member_count": 2, "m.invited_member_count": 0}
 
 
+@pytest.mark.parametrize("is_long_ago", [False, True])
+def test_room_whose_name_is_redacted_has_heroes(alice: User, bob: User, is_long_ago: bool) -> None:
+    room_id = public_room(alice, name="Den")
+    join(bob, room_id)
+    since = sync(alice)["next_batch"]
+    name = alice.get(f"/rooms/{room_id}/state/m.room.name", format="event").ok()["event_id"]
+    alice.put(f"/rooms/{room_id}/redact/{segment(name)}/r", {}).ok()
+    for _ in range(12 if is_long_ago else 0):
+        send(bob, room_id)
+    room = sync(alice, since)["rooms"]["join"][room_id]
+    assert room["summary"]["m.heroes"] == [bob.user_id]
+    # What leaves the name as it is says nothing of it.
+    alice.put(f"/rooms/{room_id}/state/m.room.name", {"name": "Den"}).ok()
+    since = sync(alice)["next_batch"]
+    alice.put(f"/rooms/{room_id}/redact/{segment(send(bob, room_id))}/s", {}).ok()
+    assert "m.heroes" not in sync(alice, since)["rooms"]["join"][room_id].get("summary", {})
+
+
 def test_summary_comes_again_only_when_the_members_change(alice: User, bob: User) -> None:
     room_id = public_room(alice, name="Den")
     since = sync(alice)["next_batch"]
