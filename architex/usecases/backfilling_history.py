@@ -37,6 +37,8 @@ MAX_ENDS: Final = 20
 """Missing events that are asked for at once, with what is before them."""
 
 MAX_SERVERS: Final = 5
+"""Who answers that they have nothing; those that cannot be reached do not count."""
+
 LEAST_ASKED: Final = 20
 """Who needs one event gets some more: the next page is sure to be asked for."""
 
@@ -146,19 +148,25 @@ class BackfillingHistory:
             server_name
             for server_name in self._servers.list_servers(head.room_nid)
             if server_name != self._server_name
-        ][:MAX_SERVERS]
+        ]
+        answers = 0
         for _ in range(MAX_ROUNDS):
             missing = self._list_missing(head, low, high)
             if not missing or came >= wanted:
                 break
             limit = min(max(wanted - came, LEAST_ASKED), MAX_BACKFILLED)
             new = 0
-            while servers and not new:
+            while servers and not new and answers < MAX_SERVERS:
+                if self._clock.monotonic() >= ends:
+                    is_refused = False
+                    break
                 try:
                     new = self._ask(head, servers[0], missing, limit, ends)
+                    answers += not new
                 except RemoteError as error:
                     log.info("no history of %s: %s", head.room_id, error)
                     is_refused &= _is_final(error)
+                    answers += not isinstance(error, RemoteUnreachable)
                 if not new:  # nor will it give anything in the next round
                     servers.pop(0)
             if not new:

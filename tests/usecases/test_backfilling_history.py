@@ -10,7 +10,7 @@ from architex.domain.identifiers import EventId
 from architex.domain.sync_token import parse_pagination_token
 from architex.gateways.errors import RemoteTimedOut
 from architex.projections.room_servers import RoomServers
-from architex.usecases.backfilling_history import REST_S, BackfillingHistory
+from architex.usecases.backfilling_history import MAX_SERVERS, REST_S, BackfillingHistory
 from architex.usecases.event_rendering import EventRendering
 from architex.usecases.requester import Requester
 from architex.usecases.room_reading import RoomReading
@@ -112,6 +112,30 @@ def test_other_servers_are_asked_when_one_does_not_answer(core: Core) -> None:
     world.peer.twisted["backfill"] = only_b
     assert make_history(world).fill(world.room.room_id, -EVER, EVER, 10)
     assert servers == ["a.example", "b.example"]
+
+
+def test_servers_that_are_gone_do_not_keep_those_behind_them_from_being_asked(core: Core) -> None:
+    world = world_with_past(core)
+    for n in range(8):
+        world.send(world.room.join(f"@z:z{n}.example"))
+    servers = []
+
+    def only_last(answer: Json) -> Json | Exception:
+        servers.append(world.peer.asked[-1][1])
+        return answer if servers[-1] == "z7.example" else RemoteTimedOut(servers[-1], "gone")
+
+    world.peer.twisted["backfill"] = only_last
+    assert make_history(world).fill(world.room.room_id, -EVER, EVER, 10)
+    assert len(set(servers)) == 10
+
+
+def test_only_some_servers_are_asked_that_have_nothing(core: Core) -> None:
+    world = world_with_past(core)
+    for n in range(8):
+        world.send(world.room.join(f"@z:z{n}.example"))
+    world.peer.twisted["backfill"] = lambda _: {"pdus": []}
+    assert not make_history(world).fill(world.room.room_id, -EVER, EVER, 10)
+    assert world.peer.count("backfill") == MAX_SERVERS
 
 
 def test_history_that_nobody_gives_is_not_asked_for_again_and_again(core: Core) -> None:
