@@ -215,10 +215,11 @@ class DirectoryReads:
         return rooms[::-1] if backwards else rooms
 
     def count_rooms(self) -> int:
-        """How many published rooms somebody is in."""
+        """How many published rooms somebody is in, as far as `list_rooms` knows of them."""
         row = self.database.fetch_one(
             "SELECT count(*) FROM published_rooms JOIN rooms USING (room_id)"
-            " JOIN room_counts USING (room_nid) WHERE joined > 0"
+            " JOIN room_directory USING (room_nid) JOIN room_counts USING (room_nid)"
+            " WHERE joined > 0"
         )
         return 0 if row is None else int(row[0])
 

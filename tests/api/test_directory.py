@@ -277,6 +277,15 @@ def test_published_room_is_listed_with_what_it_shows(server_with: Any) -> None:
     }
 
 
+def test_room_that_cannot_be_listed_yet_is_not_counted(alice: User) -> None:
+    listed = public_rooms(alice)["total_room_count_estimate"]
+    alice.create_room(visibility="public")
+    assert public_rooms(alice)["total_room_count_estimate"] == listed + 1
+    # As before what is shown of it was brought up to date.
+    alice.server.core.database.execute("DELETE FROM room_directory")
+    assert public_rooms(alice) == {"chunk": [], "total_room_count_estimate": 0}
+
+
 def test_list_of_rooms_needs_an_account_unless_the_operator_says_otherwise(
     server: Server,
 ) -> None:
