@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 
 import psycopg
 import pytest
@@ -16,6 +15,7 @@ from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.migrations import migrate
 from architex.storage.pool import Database
 from tests.core import make_core
+from tests.databases import DatabaseSupply
 from tests.directories import make_directory
 
 # Tests assert no times: how long it takes to make up a value depends on who else is working here.
@@ -25,7 +25,6 @@ settings.register_profile(
 settings.load_profile("architex")
 
 _TEMPLATE = "architex_template"
-_names = (f"test_{number}" for number in itertools.count())
 
 
 @pytest.fixture(scope="session")
@@ -53,42 +52,48 @@ def admin(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture(scope="session")
-def _template(postgres: EmbeddedPostgres, admin: psycopg.Connection) -> str:
+def _migrated(postgres: EmbeddedPostgres, admin: psycopg.Connection) -> Iterator[DatabaseSupply]:
     admin.execute(f"CREATE DATABASE {_TEMPLATE}")
     migrate(postgres.conninfo(_TEMPLATE))
-    return _TEMPLATE
+    with closing(DatabaseSupply(postgres.conninfo("postgres"), _TEMPLATE)) as supply:
+        yield supply
+
+
+@pytest.fixture(scope="session")
+def _empty(postgres: EmbeddedPostgres) -> Iterator[DatabaseSupply]:
+    with closing(DatabaseSupply(postgres.conninfo("postgres"), "template0")) as supply:
+        yield supply
 
 
 DatabaseFactory = Callable[[], str]
 
 
-def _make_databases(
-    postgres: EmbeddedPostgres, admin: psycopg.Connection, stack: ExitStack, template: str
-) -> DatabaseFactory:
-    def make() -> str:
-        name = next(_names)
-        # Copying files is quicker than logging them: nobody writes to the template.
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
-        stack.callback(admin.execute, f"DROP DATABASE {name} WITH (FORCE)".encode())
-        return postgres.conninfo(name)
+@contextmanager
+def _factory(postgres: EmbeddedPostgres, supply: DatabaseSupply) -> Iterator[DatabaseFactory]:
+    with ExitStack() as stack:
 
-    return make
+        def make() -> str:
+            name = supply.take()
+            stack.callback(supply.give_back, name)
+            return postgres.conninfo(name)
+
+        yield make
 
 
 @pytest.fixture
 def make_database(
-    postgres: EmbeddedPostgres, admin: psycopg.Connection, _template: str
+    postgres: EmbeddedPostgres, _migrated: DatabaseSupply
 ) -> Iterator[DatabaseFactory]:
     """Make further migrated databases (one per server of a federation test); gives conninfos."""
-    with ExitStack() as stack:
-        yield _make_databases(postgres, admin, stack, _template)
+    with _factory(postgres, _migrated) as make:
+        yield make
 
 
 @pytest.fixture
-def empty_database_url(postgres: EmbeddedPostgres, admin: psycopg.Connection) -> Iterator[str]:
+def empty_database_url(postgres: EmbeddedPostgres, _empty: DatabaseSupply) -> Iterator[str]:
     """The conninfo of a database without any table, for this test alone."""
-    with ExitStack() as stack:
-        yield _make_databases(postgres, admin, stack, "template0")()
+    with _factory(postgres, _empty) as make:
+        yield make()
 
 
 @pytest.fixture
@@ -114,12 +119,10 @@ def core(database: Database) -> Iterator[Core]:
 
 
 @pytest.fixture(scope="module")
-def module_database_url(
-    postgres: EmbeddedPostgres, admin: psycopg.Connection, _template: str
-) -> Iterator[str]:
+def module_database_url(postgres: EmbeddedPostgres, _migrated: DatabaseSupply) -> Iterator[str]:
     """The conninfo of a migrated database shared by the tests of one file."""
-    with ExitStack() as stack:
-        yield _make_databases(postgres, admin, stack, _template)()
+    with _factory(postgres, _migrated) as make:
+        yield make()
 
 
 @pytest.fixture(scope="module")

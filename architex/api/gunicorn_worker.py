@@ -32,6 +32,8 @@ pywsgi.MAX_REQUEST_LINE = 32_768
 
 # How long a connection may keep silent: between requests, within one, and while we write to it.
 IDLE_TIMEOUT_S = 75.0
+# When the worker stops, who has just connected may still send a request.
+FIRST_REQUEST_S = 1.0
 # After an answer that did not read the body, up to so much of it is read and dropped, so that a
 # client that is still sending gets to see the answer. Beyond it the connection is closed.
 MAX_DISCARDED_BODY_BYTES = 64 * 1024 * 1024
@@ -152,8 +154,11 @@ class HeaderFields:
 class RequestHandler(PyWSGIHandler):  # type: ignore[misc] # gunicorn's workers have no types
     """One connection and the requests on it."""
 
-    # Greenlets whose connection waits for its next request; they may be ended at any moment.
+    # Greenlets whose connection waits for its next request; they may be ended at any moment: a
+    # client knows that what it kept open can be closed. Those that wait for a first one are ended
+    # only when it does not come.
     waiting: ClassVar[set[greenlet]] = set()
+    new: ClassVar[set[greenlet]] = set()
 
     wsgi_input: Any
 
@@ -168,18 +173,21 @@ class RequestHandler(PyWSGIHandler):  # type: ignore[misc] # gunicorn's workers 
     def __init__(self, sock: Any, address: Any, server: Any) -> None:
         sock.settimeout(IDLE_TIMEOUT_S)
         super().__init__(sock, address, server)
+        self._is_new = True
         self._held: list[bytes] | None = None
 
     def read_requestline(self) -> str:
         """Wait for a request; an empty line when there is none to come."""
-        if stopping.is_set():
+        if stopping.is_set() and not self._is_new:
             return ""
         here = gevent.getcurrent()
-        self.waiting.add(here)
+        idle = self.new if self._is_new else self.waiting
+        self._is_new = False
+        idle.add(here)
         try:
             return str(super().read_requestline())
         finally:
-            self.waiting.discard(here)
+            idle.discard(here)
 
     def read_request(self, raw_requestline: str) -> bool:
         """Read the head of a request. Raises ValueError (answered with 400) when malformed."""
@@ -386,8 +394,14 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc] # gunicorn's workers hav
         stopping.set()
         for waiting in list(RequestHandler.waiting):
             gevent.kill(waiting)
-        deadline = time.monotonic() + self.cfg.graceful_timeout
-        while any(len(server.pool) for server in servers) and time.monotonic() < deadline:
+        began = time.monotonic()
+        while any(len(server.pool) for server in servers):
+            waited = time.monotonic() - began
+            if waited > self.cfg.graceful_timeout:
+                break
+            if waited > FIRST_REQUEST_S:
+                for silent in list(RequestHandler.new):
+                    gevent.kill(silent)
             self.notify()
             gevent.sleep(0.02)
         for server in servers:

@@ -148,6 +148,27 @@ def test_parked_requests_are_answered_when_the_server_stops(own: Gunicorn) -> No
     idle.close()
 
 
+def test_who_had_just_connected_is_answered_when_the_server_stops(own: Gunicorn) -> None:
+    connections = [own.connect() for _ in range(20)]
+    silent, parked = own.connect(), own.connect()
+    for connection in (*connections, silent):
+        connection.connect()
+    parked.request("GET", "/park")
+    time.sleep(0.3)  # they are accepted; those that are not find nobody, and fail below
+    own.process.send_signal(signal.SIGTERM)
+    assert parked.getresponse().read() == b"stopping: True"
+    for connection in connections:
+        connection.request("GET", "/")
+    for connection in connections:
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Connection")) == (200, "close")
+        connection.close()
+    # Who says nothing keeps nobody waiting.
+    own.process.wait(15)
+    assert own.process.returncode == 0
+    silent.close()
+
+
 def test_listener_with_a_certificate_speaks_tls_and_the_other_does_not(shared: Gunicorn) -> None:
     context = ssl.create_default_context(cafile=shared.certificate)
     connection = http.client.HTTPSConnection(

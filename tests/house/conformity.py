@@ -56,6 +56,11 @@ _OTHERWISE: Final = tuple(
             r"GET .*/room_keys/version.* answers 200",
             r"^\$\.auth_data: '.*' is not of type 'object'",
         ),
+        # And so are its keys.
+        (
+            r"GET .*/room_keys/keys.* answers 200",
+            r"^\$\.(.*\.)?session_data: '.*' is not of type 'object'",
+        ),
         # "Either an object or a state event": a state event is both.
         (
             r"GET .*/state/\{eventType\}/\{stateKey\} answers 200",

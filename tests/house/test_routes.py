@@ -24,7 +24,7 @@ from tests.api.client import settings_for
 
 SPEC_ENDPOINTS: Final = Path(__file__).parent / "spec_endpoints.csv"
 
-SERVED_AT_LEAST: Final = 191
+SERVED_AT_LEAST: Final = 193
 """How many of them are served. It only grows: raise it when you add endpoints."""
 
 _VARIABLE: Final = re.compile(r"{[^}]+}")
