@@ -135,20 +135,22 @@ class EventReads:
             (list(missing),),
             binary=True,
         ).fetchall()
-        loaded = [
-            (
-                read_recorded_event(
-                    position, state, missing[position], get_room_version(room_version)
-                ),
-                len(state),
-            )
-            for position, state, room_version in rows
-        ]
-        with self._lock:
-            for event, size in loaded:
-                found[event.position] = event
-                self._remember(event, size)
+        for position, state, room_version in rows:
+            found[position] = self.take((position, missing[position]), state, room_version)
         return found
+
+    def take(self, reference: Reference, state: bytes, room_version: str) -> RecordedEvent:
+        """The event of a stored fact, which is remembered.
+
+        Args:
+            state: the fact's bytes.
+        """
+        position, redacted_by = reference
+        rules = get_room_version(room_version)
+        event = read_recorded_event(position, state, redacted_by, rules)
+        with self._lock:
+            self._remember(event, len(state))
+        return event
 
     def load_companions(
         self, connection: PgConnection, events: Collection[RecordedEvent]

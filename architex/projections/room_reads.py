@@ -141,11 +141,15 @@ class StateSpan:
 
 # ---- who stands where
 
-_ROOM_VIEW: Final = """
-SELECT m.room_nid, r.room_id, r.room_version, r.last_position, r.version, m.membership,
-    m.position, m.sender, m.join_position, m.left_position, coalesce(f.position, 0)
-FROM memberships m JOIN rooms r USING (room_nid)
+VIEW_COLUMNS: Final = """m.room_nid, r.room_id, r.room_version, r.last_position, r.version,
+    m.membership, m.position, m.sender, m.join_position, m.left_position,
+    coalesce(f.position, 0)"""
+"""Of a RoomView, from VIEW_TABLES; memberships is `m`, and says whose."""
+
+VIEW_TABLES: Final = """memberships m JOIN rooms r USING (room_nid)
 LEFT JOIN forgotten_rooms f ON f.user_id = m.user_id AND f.room_nid = m.room_nid """
+
+_ROOM_VIEW: Final = f"SELECT {VIEW_COLUMNS} FROM {VIEW_TABLES}"  # noqa: S608 - our own text
 
 
 _NAMED: Final = """WHERE m.user_id = %s AND (m.room_nid = ANY(%s)

@@ -129,64 +129,6 @@ class AccountData:
     content: orjson.Fragment
 
 
-@dataclass(frozen=True, slots=True)
-class PlainEvent:
-    """An event of a room's timeline that everybody in the room is told alike.
-
-    Attributes:
-        thread: event ID of its root, or MAIN.
-        notifies: of `Notifying`, but for SOME.
-    """
-
-    position: int
-    type: str
-    sender: UserId
-    thread: str
-    notifies: int
-
-
-# The log between two positions is short; the room's part of the log may be long.
-_PLAIN: Final = """
-WITH log AS MATERIALIZED (SELECT notification_id, originator_id FROM stored_events
-    WHERE notification_id > %(since)s AND notification_id <= %(now)s)
-SELECT s.notification_id, t.type, t.sender, coalesce(t.thread, 'main'), t.notifies,
-    s.notification_id IS NOT NULL AND t.position IS NOT NULL
-        AND NOT (t.is_state OR t.on_branch OR t.notifies = 2)
-FROM (SELECT notification_id FROM log WHERE originator_id = %(room_id)s) s
-FULL JOIN (SELECT * FROM timeline WHERE room_nid = %(room)s
-    AND ordering > %(since)s AND ordering <= %(now)s) t
-ON t.position = s.notification_id AND t.ordering = s.notification_id ORDER BY 1"""
-
-
-def list_plain_events(
-    connection: PgConnection, room: tuple[int, RoomId], since: int, now: int
-) -> list[PlainEvent] | None:
-    """What happened in a room between two positions, if members cannot tell their answers apart.
-
-    Returns None when something else happened: a change of state, an event on a branch, one that
-    nobody is shown, one that the push rules must look at by itself.
-
-    Args:
-        room: its number and ID.
-    """
-    params = {"room": room[0], "room_id": room[1], "since": since, "now": now}
-    rows = connection.execute(_PLAIN, params).fetchall()
-    if not all(row[-1] for row in rows):
-        return None
-    return [PlainEvent(*row[:-1]) for row in rows]
-
-
-def list_stirred_rooms(connection: PgConnection, since: int) -> frozenset[int]:
-    """The numbers of the rooms of users whose presence or devices changed after a position."""
-    rows = connection.execute(
-        "SELECT DISTINCT m.room_nid FROM memberships m WHERE m.membership = 'join'"
-        " AND m.user_id = ANY(ARRAY(SELECT user_id FROM presence WHERE position > %(since)s"
-        "  UNION SELECT user_id FROM device_list_changes WHERE position > %(since)s))",
-        {"since": since},
-    ).fetchall()
-    return frozenset(room_nid for (room_nid,) in rows)
-
-
 def list_account_data(
     connection: PgConnection, user_id: UserId, since: int, new_rooms: Sequence[RoomId] = ()
 ) -> list[AccountData]:

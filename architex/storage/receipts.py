@@ -90,16 +90,6 @@ def list_changed_receipts(connection: PgConnection, user_id: UserId, since: int)
     return [Receipt(*row) for row in rows]
 
 
-def list_changed_receipts_of_room(
-    connection: PgConnection, room_nid: int, since: int
-) -> list[Receipt]:
-    """The receipts in a room after a position, private ones among them."""
-    rows = connection.execute(
-        _COLUMNS + " WHERE x.position > %s AND x.room_nid = %s", (since, room_nid)
-    ).fetchall()
-    return [Receipt(*row) for row in rows]
-
-
 def find_own_receipt(
     connection: PgConnection, room_nid: int, receipt_type: str, user_id: UserId, thread_id: str
 ) -> int | None:

@@ -143,19 +143,6 @@ def list_changed_typing(
     return dict(rows)
 
 
-def find_changed_typing(
-    connection: PgConnection, room_nid: int, since: int, now_ms: int
-) -> list[UserId] | None:
-    """Who is typing in a room, if somebody began or stopped after a position; else None."""
-    row = connection.execute(
-        "SELECT coalesce(array_agg(user_id ORDER BY user_id)"
-        "  FILTER (WHERE expires_ts > %(now)s), '{}')"
-        " FROM typing WHERE room_nid = %(room)s HAVING max(position) > %(since)s",
-        {"room": room_nid, "since": since, "now": now_ms},
-    ).fetchone()
-    return None if row is None else list(row[0])
-
-
 def list_typing(
     connection: PgConnection, room_nids: Collection[int], now_ms: int
 ) -> dict[int, list[UserId]]:

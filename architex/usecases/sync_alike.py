@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -24,19 +24,12 @@ from architex.domain.client_event import Viewer
 from architex.domain.event_filter import SyncFilter
 from architex.domain.identifiers import RoomId, UserId
 from architex.gateways.clock import Clock
-from architex.projections.room_reads import (
-    RoomView,
-    list_member_counts,
-    list_named_room_views,
-)
-from architex.projections.sync_reads import PlainEvent, list_plain_events, list_stirred_rooms
+from architex.projections.plain_news import PlainEvent, PlainNews, read_plain_news
 from architex.storage.lazy_members import LazyMemberStore, Member
 from architex.storage.notifier import Notifier
 from architex.storage.pool import Database, PgConnection
-from architex.storage.receipts import list_changed_receipts_of_room
-from architex.storage.typing import find_changed_typing
 from architex.usecases.sync_parts import SyncRequest, quiet_room, receipt_events
-from architex.usecases.sync_rooms import RoomsRequest, RoomsResponse, SyncRooms
+from architex.usecases.sync_rooms import RoomsRequest, SyncRooms
 from architex.usecases.unread_counts import Threads, UnreadCounts, told_in_sync
 
 MAX_DEVICES: Final = 10_000
@@ -116,6 +109,7 @@ class _RoomNews:
 
     Attributes:
         body: as JSON, section by section; None when the filter lets nothing pass.
+        stirred: numbers of the rooms of users whose presence or devices changed.
         not_for: users who must be told otherwise.
         members: who spoke → position and JSON of their m.room.member event, if members are loaded
             lazily: for clients that do not know them.
@@ -124,7 +118,8 @@ class _RoomNews:
 
     room_id: RoomId
     body: Mapping[str, Any] | None
-    events: list[PlainEvent]
+    events: Sequence[PlainEvent]
+    stirred: frozenset[int]
     not_for: frozenset[UserId]
     members: Mapping[UserId, tuple[int, orjson.Fragment]] = field(default_factory=dict)
     joined: int | None = None
@@ -138,7 +133,6 @@ class _Span:
         self.now = now
         self.made = made
         self.lock = threading.Lock()
-        self.stirred: frozenset[int] | None = None
         self.rooms: dict[_RoomKey, _RoomNews | None] = {}
 
 
@@ -210,6 +204,8 @@ class AlikeAnswers:
             news.user
             or not 0 < len(news.rooms) <= MAX_ROOMS
             or news.position - since > MAX_SPAN_POSITIONS
+            # The rooms it is known to be in may be those of later.
+            or device.position > news.position
             # What was there when the request came must be in its answer.
             or news.position < (request.requester.log_position or 0)
         ):
@@ -273,8 +269,7 @@ class AlikeAnswers:
             room = self._find_room(request, span, room_nid)
             if (
                 room is None
-                or span.stirred is None
-                or not span.stirred.isdisjoint(device.rooms)
+                or not room.stirred.isdisjoint(device.rooms)
                 or user_id in room.not_for
             ):
                 return None
@@ -296,49 +291,42 @@ class AlikeAnswers:
         # Whoever comes first asks the database; the others wait for what it says.
         with span.lock:
             if key not in span.rooms:
-                with self._database.snapshot() as connection:
-                    if span.stirred is None:
-                        span.stirred = list_stirred_rooms(connection, span.since)
+                with self._database.connection() as connection:
                     span.rooms[key] = self._read_room(connection, request, span, room_nid)
             return span.rooms[key]
 
     def _read_room(
         self, connection: PgConnection, request: SyncRequest, span: _Span, room_nid: int
     ) -> _RoomNews | None:
-        views = list_named_room_views(connection, request.requester.user_id, room_nids=[room_nid])
-        if not views or (views[0].join_position or span.now) > span.since:
-            return None
-        view = views[0]
-        events = list_plain_events(connection, (room_nid, view.room_id), span.since, span.now)
-        # Who redacts takes from what others have not read.
-        if events is None or any(event.type == "m.room.redaction" for event in events):
-            return None
-        receipts = list_changed_receipts_of_room(connection, room_nid, span.since)
-        not_for = {event.sender for event in events} | {r.user_id for r in receipts}
-        if not request.filter.room.is_room_included(view.room_id):
-            return _RoomNews(view.room_id, None, events, frozenset(not_for))
         now_ms = self._clock.now_ms()
+        news = read_plain_news(
+            connection, request.requester.user_id, room_nid, span.since, span.now, now_ms
+        )
+        # Who redacts takes from what others have not read.
+        if news is None or any(event.type == "m.room.redaction" for event in news.events):
+            return None
+        view, events = news.view, news.events
+        not_for = {event.sender for event in events} | {r.user_id for r in news.receipts}
+        if not request.filter.room.is_room_included(view.room_id):
+            return _RoomNews(view.room_id, None, events, news.stirred, frozenset(not_for))
         ephemeral: list[dict[str, Any]] = []
         wanted = request.filter.room.ephemeral
         if wanted.is_room_included(view.room_id) and not wanted.passes_nothing:
-            if wanted.is_type_included("m.typing"):
-                typing = find_changed_typing(connection, room_nid, span.since, now_ms)
-                if typing is not None:
-                    ephemeral.append({"type": "m.typing", "content": {"user_ids": typing}})
+            if wanted.is_type_included("m.typing") and news.typing is not None:
+                ephemeral.append({"type": "m.typing", "content": {"user_ids": news.typing}})
             if wanted.is_type_included("m.receipt"):
-                public = [r for r in receipts if r.receipt_type != "m.read.private"]
+                public = [r for r in news.receipts if r.receipt_type != "m.read.private"]
                 ephemeral += receipt_events(public).get(room_nid, [])
         body = None
         members: dict[UserId, tuple[int, orjson.Fragment]] = {}
         if events:
-            answer = self._collect(connection, request, span, view, now_ms)
-            body = answer.joined.get(room_nid)
+            collected = self._collect(connection, request, span, news, now_ms)
+            if collected is None:
+                return None
+            body, positions = collected
             if body is not None:
-                state = body[_state_section(request)]["events"]
-                found = _pick_members(
-                    state, answer.told_members, {event.sender for event in events}
-                )
-                if found is None or b'"m.relations"' in encode_json(body["timeline"]):
+                found = _members_by_id(body[_state_section(request)]["events"], positions)
+                if found is None:
                     return None
                 members = found
                 body[_state_section(request)]["events"] = []
@@ -349,23 +337,22 @@ class AlikeAnswers:
         pieces = None
         if body is not None:
             pieces = {name: orjson.Fragment(encode_json(part)) for name, part in body.items()}
-        joined = None
-        if view.last_position <= span.now:
-            joined, _ = list_member_counts(connection, [room_nid]).get(room_nid, (0, 0))
-        return _RoomNews(view.room_id, pieces, events, frozenset(not_for), members, joined)
+        joined = news.joined if view.last_position <= span.now else None
+        return _RoomNews(
+            view.room_id, pieces, events, news.stirred, frozenset(not_for), members, joined
+        )
 
     def _collect(
         self,
         connection: PgConnection,
         request: SyncRequest,
         span: _Span,
-        view: RoomView,
+        news: PlainNews,
         now_ms: int,
-    ) -> RoomsResponse:
+    ) -> tuple[dict[str, Any] | None, Mapping[UserId, int]] | None:
         """The room as anybody in it is told of it who knows none of its members."""
         wanted = request.filter
-        all_members = replace(wanted.room.state, include_redundant_members=True)
-        return self._rooms.collect(
+        return self._rooms.collect_plain(
             connection,
             RoomsRequest(
                 viewer=Viewer(
@@ -377,10 +364,10 @@ class AlikeAnswers:
                 ),
                 since=span.since,
                 now=span.now,
-                filter=replace(wanted, room=replace(wanted.room, state=all_members)),
+                filter=wanted,
                 use_state_after=request.use_state_after,
             ),
-            [view],
+            news,
         )
 
 
@@ -401,19 +388,18 @@ def _state_section(request: SyncRequest) -> str:
     return "state_after" if request.use_state_after else "state"
 
 
-def _pick_members(
-    state: list[Any], told: Iterable[tuple[Member, int]], senders: Collection[UserId]
+def _members_by_id(
+    state: Iterable[Any], positions: Mapping[UserId, int]
 ) -> dict[UserId, tuple[int, orjson.Fragment]] | None:
-    """Position and JSON of the events that tell who the senders are.
+    """User ID → position and JSON of the event that tells who they are.
 
-    Returns None when the state holds anything else.
+    Returns None when the client wants no part of these events that says of whom they are.
     """
-    positions = {user_id: position for (_, user_id), position in told}
     found: dict[UserId, tuple[int, orjson.Fragment]] = {}
     for event in state:
         event_json = encode_json(event)
         user_id = orjson.loads(event_json).get("state_key")
-        if user_id not in senders or user_id not in positions:
+        if user_id not in positions:
             return None
         found[user_id] = (positions[user_id], orjson.Fragment(event_json))
     return found

@@ -25,6 +25,7 @@ from architex.domain.room.visibility import EVER
 from architex.domain.sync_token import format_pagination_token
 from architex.projections.event_reads import Reference
 from architex.projections.gaps import list_followers_of_missing
+from architex.projections.plain_news import PlainNews
 from architex.projections.room_reads import (
     MAX_SCANNED,
     RoomView,
@@ -124,6 +125,20 @@ class RoomPlan:
         """The position just before the timeline."""
         return self.rows[0].ordering - 1 if self.rows else self.high
 
+    def put_timeline(
+        self, found: Sequence[TimelineRow], limit: int, floor: int | None = None
+    ) -> None:
+        """Show the newest events of those found, ascending.
+
+        Args:
+            floor: below which ordering nobody looked.
+        """
+        # Whoever joined since the last sync was not told of what happened before.
+        self.limited = len(found) > limit or self.is_new or floor is not None
+        self.rows = list(found[-limit:]) if limit else []
+        end = self.high if floor is None else floor - 1
+        self.prev_batch = self.rows[0].ordering - 1 if self.rows else end
+
     def span(self) -> StateSpan:
         """The moments whose state matters."""
         end = self.high if self.end is None else self.end
@@ -200,6 +215,40 @@ class SyncRooms:
             told_members=told,
             known_members=known,
         )
+
+    def collect_plain(
+        self, connection: PgConnection, request: RoomsRequest, news: PlainNews
+    ) -> tuple[dict[str, Any] | None, Mapping[UserId, int]] | None:
+        """A room in which nothing is new but plain events: what `collect` would tell of it.
+
+        The client is taken to know none of the members.
+
+        Returns the room's object, None when there is nothing to tell; and of the members that are
+        told: user ID → position of the event. Nothing of it when there are more events than fit:
+        what is told beside such a timeline is not the same for everybody.
+        """
+        plan = self._plan_joined(request, news.view)
+        event_filter = request.filter.room.timeline
+        shown = [
+            event
+            for event in news.events
+            if event_filter.is_room_included(plan.view.room_id)
+            and event_filter.includes(event.type, event.sender)
+            and event_filter.contains_url in (None, event.has_url)
+        ]
+        plan.put_timeline([event.row for event in shown], request.timeline_limit)
+        if plan.limited:
+            return None
+        if request.lazy_load_members:
+            members = {event.sender: event.member for event in shown if event.member is not None}
+            plan.state = list(members.values())
+        for event in shown:
+            if event.stored is not None:
+                self.rendering.event_reads.take(
+                    event.reference, event.stored, plan.view.room_version
+                )
+        body = self._render(connection, request, [plan])[plan.room_nid]
+        return body, {member.state_key: member.position for member in plan.state}
 
     # ---- planning
 
@@ -308,12 +357,7 @@ class SyncRooms:
         hiding = is_hiding(event_filter, request.ignored)
         for plan in plans:
             found = sorted(by_room.get(plan.room_nid, {}).values(), key=lambda row: row.ordering)
-            # Whoever joined since the last sync was not told of what happened before.
-            floor = floors.get(plan.room_nid)
-            plan.limited = len(found) > limit or plan.is_new or floor is not None
-            plan.rows = found[-limit:] if limit else []
-            end = plan.high if floor is None else floor - 1
-            plan.prev_batch = plan.rows[0].ordering - 1 if plan.rows else end
+            plan.put_timeline(found, limit, floors.get(plan.room_nid))
             if hiding and len(found) <= limit and plan.view.fact_count > MAX_SCANNED:
                 self._look_for_scan_end(connection, plan)
         self._cut_at_gaps(connection, plans)

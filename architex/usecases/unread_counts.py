@@ -27,8 +27,8 @@ from architex.domain.push_evaluation import (
 from architex.domain.push_rules import ChangedPushRule, effective_push_rules
 from architex.domain.room_versions import get_room_version
 from architex.projections.event_reads import EventReads
+from architex.projections.plain_news import PlainEvent
 from architex.projections.room_reads import list_member_counts
-from architex.projections.sync_reads import PlainEvent
 from architex.projections.unread_reads import (
     MAIN,
     ReadUpTo,

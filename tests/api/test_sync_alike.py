@@ -29,6 +29,8 @@ FILTERS = [
     {"room": {"timeline": {"unread_thread_notifications": True}}},
     {"room": {"ephemeral": {"types": []}, "timeline": {"not_types": ["org.example.odd"]}}},
     {"event_format": "federation"},
+    {"event_fields": ["content.body"]},
+    {"room": {"timeline": {"contains_url": True, "limit": 9}, "state": {"types": []}}},
 ]
 
 
