@@ -323,8 +323,8 @@ class _Door:
             and before is not None
             and self._follows_gap(pdu)
         ):
-            ends = self._find_ends(self._session.room.extremities)
-            find_current = self._resolving.finder_with_gap(pdu, before, ends)
+            known_ends = self._find_ends(self._session.room.extremities)
+            find_current = self._resolving.finder_with_gap(pdu, before, known_ends)
             verdict = self._check(pdu, find_before, find_current)
         if verdict.outcome is Outcome.ACCEPTED and pdu.event_id in self._refused:
             verdict = Verdict(Outcome.SOFT_FAILED, pdu, self._refused[pdu.event_id])
