@@ -93,7 +93,11 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
                 *projectors(database, followed_projections(), clock),
                 *senders,
                 Housekeeping(chores, clock),
-                Housekeeping(chores_of_receiving(use_cases.receiving, clock), clock, name="inbox"),
+                Housekeeping(
+                    chores_of_receiving(use_cases.receiving, use_cases.receipts, clock),
+                    clock,
+                    name="inbox",
+                ),
                 Housekeeping(
                     chores_of_media(use_cases.media_care, use_cases.url_previews.forget_old),
                     clock,

@@ -18,6 +18,7 @@ from architex.settings import Settings
 from architex.storage.account_data import AccountDataStore
 from architex.storage.accounts import AccountStore
 from architex.storage.devices import DeviceStore
+from architex.storage.early_receipts import EarlyReceipts
 from architex.storage.openid_tokens import OpenIdTokenStore
 from architex.storage.push_rules import PushRuleStore
 from architex.storage.pushers import PusherStore
@@ -68,7 +69,9 @@ def build_use_cases(
     reading = build_reading(common, memberships.doors)
     push_rules = PushRules(PushRuleStore(database), commits)
     typing = Typing(database, commits, clock, core.call_later)
-    receipts = Receipts(database, common.rendering.event_reads, commits, clock)
+    receipts = Receipts(
+        database, common.rendering.event_reads, commits, EarlyReceipts(database), clock
+    )
     room_edus = RoomEdus(typing, receipts, common.presence, core.event_log, common.acls)
     accounts = AccountStore(database)
 

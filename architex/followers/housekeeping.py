@@ -17,6 +17,7 @@ from architex.storage.remote_devices import RemoteDeviceStore
 from architex.storage.to_device import ToDeviceStore
 from architex.storage.transactions import Transactions
 from architex.usecases.media_care import MediaCare
+from architex.usecases.receipts import Receipts
 from architex.usecases.receiving import Receiving
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def chores_of_time(
     ]
 
 
-def chores_of_receiving(receiving: Receiving, clock: Clock) -> list[Chore]:
+def chores_of_receiving(receiving: Receiving, receipts: Receipts, clock: Clock) -> list[Chore]:
     """The chores that other servers' transactions bring; they may take their time."""
 
     def forget_answers() -> int:
@@ -116,6 +117,7 @@ def chores_of_receiving(receiving: Receiving, clock: Clock) -> list[Chore]:
 
     return [
         Chore("judge events that wait", 1.0, receiving.retry_waiting),
+        Chore("note receipts whose events have come", 1.0, receipts.receive_early),
         Chore("forget answers to other servers", 60.0, forget_answers),
     ]
 

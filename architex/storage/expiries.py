@@ -12,6 +12,7 @@ _DELETE_BY_TS: Final = (
     "DELETE FROM openid_tokens WHERE expires_ts <= %s",
     "DELETE FROM login_tokens WHERE expires_ts <= %s",
     "DELETE FROM email_validations WHERE expires_ts <= %s",
+    "DELETE FROM early_receipts WHERE expires_ts <= %s",
 )
 _DELETE_LEASES: Final = (
     "DELETE FROM leases WHERE expires_at < clock_timestamp() - interval '1 day'"
@@ -19,7 +20,7 @@ _DELETE_LEASES: Final = (
 
 
 class Expiries:
-    """What is under way (authentication, proofs of addresses), tokens, leases nobody renews."""
+    """What is under way (authentication, proofs of addresses…), tokens, leases nobody renews."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -20,6 +20,7 @@ from architex.projections.room_reads import find_room_view
 from architex.projections.unread_reads import find_thread
 from architex.storage.account_data import put_account_data
 from architex.storage.commit_queue import CommitQueue
+from architex.storage.early_receipts import EarlyReceipt, EarlyReceipts
 from architex.storage.pool import Database, Execute, PgConnection
 from architex.storage.receipts import UNTHREADED, Receipt, find_own_receipt, put_receipt
 from architex.usecases.requester import Requester
@@ -29,6 +30,10 @@ PRIVATE: Final = "m.read.private"
 RECEIPT_TYPES: Final = ("m.read", PRIVATE, FULLY_READ)
 
 MAIN_THREAD: Final = "main"
+EARLY_KEPT_MS: Final = 60 * 60 * 1000
+"""How long a receipt waits for an event that is not here."""
+
+EARLY_AT_ONCE: Final = 500
 MAX_HOPS: Final = 3
 """Relations followed to find out in which thread an event is."""
 
@@ -56,6 +61,7 @@ class Receipts:
     database: Database
     event_reads: EventReads
     commits: CommitQueue
+    early: EarlyReceipts
     clock: Clock
 
     def send_receipt(
@@ -99,10 +105,12 @@ class Receipts:
     def receive_remote(self, room_id: RoomId, told: Sequence[RemoteReceipt]) -> None:
         """Note how far users of another server have read a room, says that server.
 
-        What is about users who are not in the room, or events that are not here, is left out.
+        What is about users who are not in the room is left out. What is about events that are not
+        here waits for them a while.
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#receipts
         """
+        early: list[EarlyReceipt] = []
         held: list[tuple[Receipt, EventPlace]] = []
         with self.database.connection() as connection:
             for one in told:
@@ -113,6 +121,8 @@ class Receipts:
                 here = [p for p in places if p.room_nid == view.room_nid and p.verdict == 0]
                 place = max(here, key=_ordering, default=None)
                 if place is None:
+                    if one.event_ids and not places:
+                        early.append(_early(room_id, one))
                     continue
                 threads = self._threads_of(connection, place)
                 if one.thread_id is not None and one.thread_id not in threads:
@@ -137,6 +147,18 @@ class Receipts:
 
         if held:
             self.commits.write_rows(write, wake_rooms=[held[0][0].room_nid])
+        if early:
+            self.early.add(early, self.clock.now_ms() + EARLY_KEPT_MS)
+
+    def receive_early(self) -> int:
+        """Note the receipts that came before events which are here by now; gives their number."""
+        come = self.early.take_come(EARLY_AT_ONCE)
+        for one in come:
+            thread_id = None if one.thread_id == UNTHREADED else one.thread_id
+            self.receive_remote(
+                one.room_id, [RemoteReceipt(one.user_id, one.event_ids, one.ts, thread_id)]
+            )
+        return len(come)
 
     def set_read_markers(
         self, requester: Requester, room_id: RoomId, markers: Mapping[str, EventId]
@@ -245,6 +267,11 @@ class Receipts:
             )
 
         self.commits.write_rows(write, wake_users=[requester.user_id])
+
+
+def _early(room_id: RoomId, told: RemoteReceipt) -> EarlyReceipt:
+    thread_id = told.thread_id or UNTHREADED
+    return EarlyReceipt(room_id, told.user_id, thread_id, told.event_ids, told.ts)
 
 
 def _ordering(place: EventPlace) -> int:

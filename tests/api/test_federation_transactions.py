@@ -6,7 +6,7 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1sen
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,11 @@ from architex.domain.identifiers import EventId
 from architex.domain.pdu import compute_reference_hash
 from architex.domain.room_versions import get_room_version
 from architex.domain.unpadded_base64 import encode_base64
+from architex.projections.event_reads import EventReads
 from architex.settings import RateLimit, RateLimitSettings
+from architex.storage.early_receipts import MAX_PER_ORIGIN, EarlyReceipts
+from architex.storage.expiries import Expiries
+from architex.usecases.receipts import Receipts
 from tests.api.client import Answer, User, segment, stop_server
 from tests.federation.visitors import Json, Visitor, World, event_id_of
 
@@ -33,6 +37,17 @@ def visitor(world: World) -> Visitor:
 @pytest.fixture(scope="module")
 def alice(world: World) -> User:
     return world.server.register()
+
+
+@pytest.fixture
+def inbox(world: World) -> Callable[[], int]:
+    """Has receipts noted whose events have come; gives their number."""
+    database = world.server.core.database
+    database.execute("DELETE FROM early_receipts")
+    commits = world.server.core.commits
+    clock = world.server.core.clock
+    early = EarlyReceipts(database)
+    return Receipts(database, EventReads(), commits, early, clock).receive_early
 
 
 @dataclass
@@ -244,6 +259,58 @@ def test_receipt_of_another_servers_user_is_shown(alice: User, visitor: Visitor)
     guest.tell("m.receipt", {guest.room_id: {"m.read": {guest.user_id: receipt}}})
     told = ephemeral(alice, guest.room_id, "m.receipt")
     assert told == {event_id: {"m.read": {guest.user_id: {"ts": 1234}}}}
+
+
+def test_receipt_waits_for_its_event(
+    alice: User, visitor: Visitor, inbox: Callable[[], int]
+) -> None:
+    guest = let_in(alice, visitor)
+    event, event_id = guest.say("read me")
+    receipt = {"data": {"ts": 1234}, "event_ids": [event_id]}
+    threaded = {"data": {"ts": 1235, "thread_id": "main"}, "event_ids": [event_id]}
+    for told in (receipt, threaded):
+        guest.tell("m.receipt", {guest.room_id: {"m.read": {guest.user_id: told}}})
+    assert inbox() == 0
+    guest.send(event).ok()
+    assert not ephemeral(alice, guest.room_id, "m.receipt")
+    assert inbox() == 2
+    events = alice.get("/sync").ok()["rooms"]["join"][guest.room_id]["ephemeral"]["events"]
+    assert sorted(e["content"][event_id]["m.read"][guest.user_id]["ts"] for e in events) == [
+        1234,
+        1235,
+    ]
+    assert inbox() == 0
+
+
+def test_receipt_that_waited_does_not_go_back(
+    alice: User, visitor: Visitor, inbox: Callable[[], int]
+) -> None:
+    guest = let_in(alice, visitor)
+    (first, first_id), (second, second_id) = guest.say("one"), guest.say("two")
+    for event_id in (first_id, second_id, first_id):
+        receipt = {"data": {"ts": 1}, "event_ids": [event_id]}
+        guest.tell("m.receipt", {guest.room_id: {"m.read": {guest.user_id: receipt}}})
+    guest.send(first).ok()
+    guest.send(second).ok()
+    receipt = {"data": {"ts": 2}, "event_ids": [second_id]}
+    guest.tell("m.receipt", {guest.room_id: {"m.read": {guest.user_id: receipt}}})
+    assert inbox() == 1
+    told = ephemeral(alice, guest.room_id, "m.receipt")
+    assert told == {second_id: {"m.read": {guest.user_id: {"ts": 2}}}}
+
+
+def test_receipts_that_wait_have_a_bound(
+    world: World, alice: User, visitor: Visitor, inbox: Callable[[], int]
+) -> None:
+    guest = let_in(alice, visitor)
+    for n in range(MAX_PER_ORIGIN + 5):
+        data = {"ts": 1, "thread_id": f"$thread{n}"}
+        receipt = {"data": data, "event_ids": [f"$nothing{n}"]}
+        guest.tell("m.receipt", {guest.room_id: {"m.read": {guest.user_id: receipt}}})
+    count = "SELECT count(*) FROM early_receipts"
+    assert world.server.core.database.fetch_all(count) == [(MAX_PER_ORIGIN,)]
+    Expiries(world.server.core.database).delete_expired(2**62)
+    assert world.server.core.database.fetch_all(count) == [(0,)]
 
 
 def test_presence_of_another_servers_user_is_shown(alice: User, visitor: Visitor) -> None:

@@ -492,10 +492,11 @@ def _start(
     app = build_app(settings, core, client)
     network.apps[name] = app
     server = Server(app, core)
-    receiving = build_use_cases(settings, core, client).receiving
+    uses = build_use_cases(settings, core, client)
+    chores = chores_of_receiving(uses.receiving, uses.receipts, core.clock)
     followers: list[Follower] = [
         build_federation_sender(settings, core, client, InlineWorkers()),
-        Housekeeping(chores_of_receiving(receiving, core.clock), core.clock, name="inbox"),
+        Housekeeping(chores, core.clock, name="inbox"),
     ]
     users = [server.register(f"{letter}{name[1]}") for letter in "ab"]
     return SimulatedServer(name, server, users, followers)

@@ -54,6 +54,7 @@ UNION ALL SELECT 'to_device_outbox', count(*) FROM to_device_outbox
 UNION ALL SELECT 'outgoing_events', count(*) FROM outgoing_events
 UNION ALL SELECT 'device_list_updates', count(*) FROM device_list_updates
 UNION ALL SELECT 'waiting_pdus', count(*) FROM waiting_pdus
+UNION ALL SELECT 'early_receipts', count(*) FROM early_receipts
 UNION ALL SELECT 'typing', count(*) FROM typing
 UNION ALL SELECT 'presence', count(*) FROM presence"""
 _CONNECTIONS: Final = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
