@@ -8,11 +8,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE_S = 20.0
+PATIENCE_S = 45.0
+"""A server that is killed and starts anew on a busy machine takes a while."""
 
 
 def eventually(look: Callable[[], T], what: str = "", patience_s: float = PATIENCE_S) -> T:
-    """What `look` gives once it is something true; AssertionError after too long."""
+    """What `look` gives once it is something true; AssertionError after too long.
+
+    Args:
+        what: is wrong then.
+    """
     deadline = time.monotonic() + patience_s
     while True:
         found = look()

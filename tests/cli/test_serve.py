@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +16,7 @@ import pytest
 
 from tests.certificates import write_certificate
 from tests.server import RunningServer, free_port, start_server
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +30,11 @@ def server(long_lived: RunningServer) -> RunningServer:
     """A running server; whatever the test before did to it."""
     if long_lived.exit_status is not None:
         long_lived.start()
-    _wait_until(
+    eventually(
         lambda: len(long_lived.find("gunicorn")) == 3 and long_lived.is_healthy(),
-        "both workers are there, and serve",
+        "both workers are not there",
     )
     return long_lived
-
-
-def _wait_until(holds: Callable[[], bool], what: str) -> None:
-    for _ in range(600):
-        if holds():
-            return
-        time.sleep(0.05)
-    pytest.fail(f"waited too long until {what}")
 
 
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -86,8 +79,8 @@ def test_server_starts_again_after_everything_was_killed(server: RunningServer) 
 def test_killed_postgresql_is_started_again(server: RunningServer) -> None:
     old = server.postmaster
     old.kill()
-    _wait_until(lambda: not old.is_running(), "it is dead")
-    _wait_until(server.is_healthy, "the server recovers")
+    eventually(lambda: not old.is_running(), "it does not die")
+    eventually(server.is_healthy, "the server does not recover")
     assert server.postmaster.pid != old.pid
 
 
@@ -96,15 +89,15 @@ def test_killed_process_is_started_again(server: RunningServer, word: str) -> No
     # The first is gunicorn's master, the parent of the workers.
     old = server.find(word)[0]
     old.kill()
-    _wait_until(lambda: any(p.pid != old.pid for p in server.find(word)[:1]), "there is another")
-    _wait_until(server.is_healthy, "the server is healthy")
+    eventually(lambda: any(p.pid != old.pid for p in server.find(word)[:1]), "there is no other")
+    eventually(server.is_healthy, "the server is not healthy")
 
 
 def test_web_process_killed_while_it_starts_is_started_again(server: RunningServer) -> None:
     server.stop()
     starting = threading.Thread(target=server.start)
     starting.start()
-    _wait_until(lambda: bool(server.find("gunicorn")), "the web process starts")
+    eventually(lambda: server.find("gunicorn"), "the web process does not start")
     server.find("gunicorn")[0].kill()
     starting.join()
     assert server.is_healthy()
@@ -113,12 +106,12 @@ def test_web_process_killed_while_it_starts_is_started_again(server: RunningServ
 def test_killed_worker_is_replaced(server: RunningServer) -> None:
     master, worker, _ = server.find("gunicorn")
     worker.kill()
-    _wait_until(
+    eventually(
         lambda: (
             len(server.find("gunicorn")) == 3
             and worker.pid not in [p.pid for p in server.find("gunicorn")]
         ),
-        "there are two workers again",
+        "there are no two workers again",
     )
     assert master.is_running()
 
@@ -129,9 +122,9 @@ def test_hangup_signal_brings_fresh_workers_without_a_gap(server: RunningServer)
     pids = {worker.pid for worker in old}
     while any(worker.is_running() for worker in old):
         assert server.is_healthy()
-    _wait_until(
+    eventually(
         lambda: len([p for p in server.find("gunicorn") if p.pid not in pids]) == 3,
-        "there are two new workers",
+        "there are no two new workers",
     )
     assert master.is_running()
 
@@ -168,8 +161,8 @@ def test_server_takes_over_the_database_from_a_command(server: RunningServer) ->
     server.start()
     command.terminate()
     assert command.wait(20) == 0
-    _wait_until(lambda: bool(server.find("-D")), "it has its own")
-    _wait_until(server.is_healthy, "the server is healthy")
+    eventually(lambda: server.find("-D"), "it has none of its own")
+    eventually(server.is_healthy, "the server is not healthy")
 
 
 def test_waiting_sync_is_answered_when_the_server_stops(server: RunningServer) -> None:
@@ -265,7 +258,7 @@ def test_plain_gunicorn_runs_alone(tmp_path: Path) -> None:
     )
     server = RunningServer(config, f"http://127.0.0.1:{port}", tmp_path / "data")
     try:
-        _wait_until(server.is_healthy, "gunicorn serves")
+        eventually(server.is_healthy, "gunicorn does not serve")
         processes = psutil.Process(gunicorn.pid).children(recursive=True)
         gunicorn.terminate()
         assert gunicorn.wait(20) == 0

@@ -9,8 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -20,6 +19,7 @@ from architex.storage import embedded_postgres
 from architex.storage.embedded_postgres import EmbeddedPostgres
 from architex.storage.start_refusal import StartRefused
 from tests.directories import make_directory
+from tests.waiting import eventually
 
 # Starts a cluster, says so, and waits to be killed.
 _HOLDER = """
@@ -32,14 +32,6 @@ cluster.ensure_running()
 print("ready", flush=True)
 time.sleep(600)
 """
-
-
-def _wait_until(holds: Callable[[], bool], what: str) -> None:
-    for _ in range(400):
-        if holds():
-            return
-        time.sleep(0.025)
-    pytest.fail(f"waited too long until {what}")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +109,7 @@ def test_data_outlives_kill_9_and_a_stale_pid_file(directory: Path) -> None:
     with psycopg.connect(cluster.conninfo()) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
     os.kill(_postmaster_pid(directory), signal.SIGKILL)
-    _wait_until(lambda: not cluster.started_here, "the kill is seen")
+    eventually(lambda: not cluster.started_here, "the kill is not seen")
     cluster.ensure_running()
     assert _ask(cluster, "SELECT answer FROM kept") == 42
     cluster.stop()
@@ -137,7 +129,7 @@ def test_killed_cluster_that_nobody_has_buried_is_no_hindrance(directory: Path) 
     pid = _postmaster_pid(directory)
     socket_lock = killed.socket_directory / ".s.PGSQL.5432.lock"
     os.kill(pid, signal.SIGKILL)  # a child of ours, whose number is kept until we ask for it
-    _wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z", "it is dead")
+    eventually(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z", "it does not die")
     assert int(socket_lock.read_text().split()[0]) == pid
     cluster = EmbeddedPostgres(directory)
     with cluster.running():
@@ -169,7 +161,7 @@ def test_cluster_dies_with_a_killed_parent_and_the_next_one_takes_over(directory
     cluster = EmbeddedPostgres(directory)
     with cluster.running():
         assert _ask(cluster, "SELECT 1") == 1
-    _wait_until(lambda: _is_free(directory), "no process of the cluster is left")
+    eventually(lambda: _is_free(directory), "a process of the cluster is left")
 
 
 def test_many_starting_at_once_agree_on_one(directory: Path) -> None:
@@ -185,7 +177,7 @@ def test_many_starting_at_once_agree_on_one(directory: Path) -> None:
     for holder in holders:
         holder.kill()
         holder.wait()
-    _wait_until(lambda: _is_free(directory), "no process of the cluster is left")
+    eventually(lambda: _is_free(directory), "a process of the cluster is left")
 
 
 def test_interrupted_creation_is_begun_again(tmp_path: Path) -> None:
