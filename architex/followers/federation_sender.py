@@ -26,6 +26,7 @@ from architex.domain.identifiers import ServerName
 from architex.followers.destination_queue import DestinationQueue, restore_queue
 from architex.followers.federation_readings import EVENTS, Reading, Readings
 from architex.followers.federation_transactions import FederationTransactions
+from architex.followers.runner import ROUND_INTERVAL_S
 from architex.followers.workers import ThreadWorkers, Workers
 from architex.gateways.clock import Clock, Randomness
 from architex.gateways.errors import RemoteError
@@ -110,6 +111,7 @@ class FederationSender:
     """The follower that sends to other servers."""
 
     name = SENDER
+    interval_s = ROUND_INTERVAL_S
 
     def __init__(
         self,

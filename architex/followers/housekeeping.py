@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from architex.domain.identifiers import ServerName
+from architex.followers.runner import UNHURRIED_INTERVAL_S
 from architex.gateways.clock import Clock
 from architex.storage.destinations import Destinations
 from architex.storage.device_lists import DeviceListStore
@@ -60,6 +61,7 @@ class Housekeeping:
     _done_at: dict[str, float] = field(default_factory=dict)
 
     name: str = "housekeeping"
+    interval_s: float = UNHURRIED_INTERVAL_S
 
     def advance(self) -> bool:
         """Do the chores that are due. One that fails does not keep the others from being done.

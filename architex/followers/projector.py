@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from architex.followers.runner import UNHURRIED_INTERVAL_S
 from architex.gateways.clock import Clock
 from architex.projections.base import Projection, Timing
 from architex.projections.following import FollowedProjection, FollowerOvertaken
@@ -16,6 +17,7 @@ class Projector:
     """The follower of one projection."""
 
     projection: FollowedProjection
+    interval_s: float = UNHURRIED_INTERVAL_S
 
     @property
     def name(self) -> str:

@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 POLL_INTERVAL_S: Final = 3.0
 """How often a follower looks for more when nothing wakes it."""
 ROUND_INTERVAL_S: Final = 0.05
-"""How long a follower that has come to the end waits at least, so that a busy log comes to it in
-batches."""
+"""How long a follower waits at least that has come to the end, so that a busy log comes to it in
+batches; if others wait for what it does."""
+UNHURRIED_INTERVAL_S: Final = 1.0
+"""The same of a follower for which nobody waits: who reads what it writes catches up first."""
 RENEW_INTERVAL_S: Final = LEASE_SECONDS / 3
 TAKE_OVER_INTERVAL_S: Final = 1.5
 """How often a process looks whether a lease has become free."""
@@ -38,6 +40,10 @@ class Follower(Protocol):
     @property
     def name(self) -> str:
         """Unique; for the lease, the position and the operator."""
+
+    @property
+    def interval_s(self) -> float:
+        """How long it waits at least when it has come to the end."""
 
     def advance(self) -> bool:
         """Do the next piece; True when there is more to do at once.
@@ -108,7 +114,7 @@ class FollowerRunner:
         while not self.stop.is_set():
             self.woken.clear()
             if not self.follower.advance():
-                self._pause(ROUND_INTERVAL_S)
+                self._pause(self.follower.interval_s)
                 self.woken.wait(self._until_renewal(renewed))
             if self.clock.monotonic() - renewed >= RENEW_INTERVAL_S:
                 if not self._renew():

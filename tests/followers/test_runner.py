@@ -28,6 +28,8 @@ WAIT_S = 20.0
 class Steps:
     """A follower that does what the test says."""
 
+    interval_s = runner.ROUND_INTERVAL_S
+
     def __init__(self, step: Callable[[int], bool] = lambda number: False) -> None:
         self.name = "steps"
         self.step = step
@@ -83,6 +85,17 @@ def test_follower_is_woken_by_a_commit(core: Core, monkeypatch: pytest.MonkeyPat
             eventually(lambda: shown() == name)  # noqa: B023 - called at once
             names.append(name)
     assert names == ["Garden", "Kitchen"]
+
+
+def test_follower_for_which_nobody_waits_lets_commits_gather(core: Core) -> None:
+    prompt, unhurried = Steps(), Steps()
+    unhurried.interval_s = 1000.0
+    with following(core.database, prompt, unhurried):
+        eventually(lambda: prompt.times == unhurried.times == 1)
+        for times in (2, 3):
+            create_room(core)
+            eventually(lambda: prompt.times >= times)  # noqa: B023 - called at once
+        assert unhurried.times == 1
 
 
 def test_follower_works_in_one_process_at_a_time(database: Database) -> None:
