@@ -25,7 +25,7 @@ from architex.domain.event_filter import SyncFilter
 from architex.domain.identifiers import RoomId, UserId
 from architex.gateways.clock import Clock
 from architex.projections.plain_news import PlainEvent, PlainNews, read_plain_news
-from architex.storage.lazy_members import LazyMemberStore, Member
+from architex.storage.lazy_members import LazyMemberStore, Member, list_known_members
 from architex.storage.notifier import Notifier
 from architex.storage.pool import Database, PgConnection
 from architex.usecases.sync_parts import SyncRequest, quiet_room, receipt_events
@@ -56,6 +56,7 @@ class Told:
         since: the token it was for; None for a fresh start.
         position: of its `next_batch`.
         rooms: numbers of the rooms the user is in.
+        changed: of the rooms in which something happened after the token.
         counted: of the rooms whose unread counts it tells.
         has_new_basis: rules or receipts changed, on which other counts may rest.
         known_members: of whom it is remembered that the client knows them.
@@ -65,6 +66,7 @@ class Told:
     since: int | None
     position: int
     rooms: frozenset[int]
+    changed: Collection[int]
     counted: Collection[int]
     has_new_basis: bool
     known_members: Collection[Member]
@@ -78,22 +80,30 @@ class _Device:
     Attributes:
         position: up to here, and on as long as nothing is announced for the user, it holds.
         counted: numbers of rooms of which the unread counts are known.
-        members: from which token on the device knows a member.
+        behind: of those in which something happened that another process told: number → up to
+            where they are counted.
+        members: from which token on the device knows a member, as far as that is known here.
     """
 
     position: int = -1
     rooms: frozenset[int] = frozenset()
     counted: set[int] = field(default_factory=set)
+    behind: dict[int, int] = field(default_factory=dict)
     members: dict[Member, int] = field(default_factory=dict)
     is_plain: bool = False
 
     def note(self, told: Told) -> None:
         """Take in what an answer shows."""
         if told.since is None or told.since > self.position:
-            self.counted, self.members = set(), {}
+            self.forget_counts()
+            self.members = {}
         elif told.has_new_basis:
-            self.counted = set()
+            self.forget_counts()
+        for room_nid in told.changed:
+            self.forget_count(room_nid)
         self.counted.update(told.counted)
+        for room_nid in told.counted:
+            self.behind.pop(room_nid, None)
         if len(self.members) + len(told.known_members) > MAX_MEMBERS:
             self.members = {}
         if len(told.known_members) <= MAX_MEMBERS:
@@ -101,6 +111,40 @@ class _Device:
                 self.members.setdefault(member, told.position)
         self.rooms, self.is_plain = told.rooms, told.is_plain
         self.position = max(self.position, told.position)
+
+    def note_elsewhere(self, position: int, room_nids: Iterable[int]) -> None:
+        """Take in that another process has answered it, up to a position.
+
+        Args:
+            room_nids: numbers of the rooms in which something happened since what is known here.
+        """
+        for room_nid in room_nids:
+            if room_nid in self.counted:
+                self.counted.discard(room_nid)
+                self.behind[room_nid] = self.position
+        self.position = position
+        # It may have begun afresh there, and know nobody.
+        self.members = {}
+
+    def note_member(self, member: Member, since: int) -> None:
+        """Take in that the device knows a member from a token on."""
+        if len(self.members) > MAX_MEMBERS:
+            self.members = {}
+        self.members[member] = since
+
+    def note_counted(self, room_nid: int) -> None:
+        """Take in that the unread counts of a room are known again."""
+        self.counted.add(room_nid)
+        self.behind.pop(room_nid, None)
+
+    def forget_count(self, room_nid: int) -> None:
+        """The unread counts of a room are not known any more."""
+        self.counted.discard(room_nid)
+        self.behind.pop(room_nid, None)
+
+    def forget_counts(self) -> None:
+        """None are."""
+        self.counted, self.behind = set(), {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +241,7 @@ class AlikeAnswers:
         user_id = request.requester.user_id
         news = self._notifier.find_announced(user_id, device.rooms, since)
         if news is None:
-            device.counted.clear()
+            device.forget_counts()
             return None
         found = None
         if not (
@@ -211,23 +255,18 @@ class AlikeAnswers:
         ):
             found = self._look(request, self._span(since, news.position), device, news.rooms)
         if found is None:
-            # What happened there may count otherwise; by the answer to come it is known again.
-            device.counted.difference_update(news.rooms)
             return None
         rooms: dict[RoomId, dict[str, Any]] = {}
         told: list[tuple[Member, int]] = []
         by_thread = request.filter.room.timeline.unread_thread_notifications
         for room_nid, (room, threads) in found.items():
             if room.body is None:
-                device.counted.discard(room_nid)
+                device.forget_count(room_nid)
                 continue
+            device.note_counted(room_nid)
             rooms[room.room_id] = {**room.body, **told_in_sync(threads, by_thread=by_thread)}
             # Whoever is told now is known with the token of this answer.
-            unknown = [
-                user_id
-                for user_id in room.members
-                if device.members.get((room_nid, user_id), news.position) > since
-            ]
+            unknown = self._find_unknown(request, since, device, room_nid, room)
             if unknown:
                 events = [room.members[user_id][1] for user_id in unknown]
                 rooms[room.room_id][_state_section(request)] = {"events": events}
@@ -236,18 +275,52 @@ class AlikeAnswers:
             self._lazy_members.note(
                 user_id, request.requester.device_id or "", told, news.position
             )
-            if len(device.members) > MAX_MEMBERS:
-                device.members = {}
-            device.members |= {member: news.position for member, _ in told}
+            for member, _ in told:
+                device.note_member(member, news.position)
         device.position = max(device.position, news.position)
         return rooms, news.position
 
     # ---- within
 
     def _find_device(self, request: SyncRequest) -> _Device | None:
-        if not _is_usual(request) or request.received != request.since:
+        since = request.since
+        if since is None or not _is_usual(request) or request.received != since:
             return None
-        return self._devices.get(_device_key(request))
+        device = self._devices.get(_device_key(request))
+        if device is not None and device.position < since:
+            # Another process has answered it. What is known holds if nothing concerned the user.
+            user_id = request.requester.user_id
+            news = self._notifier.find_announced(user_id, device.rooms, device.position)
+            if news is not None and not news.user and news.position >= since:
+                device.note_elsewhere(since, news.rooms)
+        return device
+
+    def _find_unknown(
+        self,
+        request: SyncRequest,
+        since: int,
+        device: _Device,
+        room_nid: int,
+        room: _RoomNews,
+    ) -> list[UserId]:
+        """Which of those who spoke in a room the device does not know."""
+        unknown = [u for u in room.members if device.members.get((room_nid, u), since + 1) > since]
+        if not unknown:
+            return []
+        requester = request.requester
+        with self._database.connection() as connection:
+            known = list_known_members(
+                connection,
+                requester.user_id,
+                requester.device_id or "",
+                [(room_nid, user_id) for user_id in unknown],
+                since,
+            )
+        for member, position in known.items():
+            if position == room.members[member[1]][0]:
+                device.note_member(member, since)
+                unknown.remove(member[1])
+        return unknown
 
     def _span(self, since: int, now: int) -> _Span:
         at = self._clock.monotonic()
@@ -276,15 +349,30 @@ class AlikeAnswers:
             if room.body is None:
                 found[room_nid] = (room, {})
                 continue
-            if room_nid not in device.counted:
+            events = self._find_uncounted(request, span, device, room_nid)
+            if events is None:
                 return None
             threads = self._unread.count_on(
-                user_id, (room_nid, room.room_id), room.joined, room.events, span.now
+                user_id, (room_nid, room.room_id), room.joined, events, span.now
             )
             if threads is None:
                 return None
             found[room_nid] = (room, threads)
         return found
+
+    def _find_uncounted(
+        self, request: SyncRequest, span: _Span, device: _Device, room_nid: int
+    ) -> Sequence[PlainEvent] | None:
+        """What happened in a room since its unread counts were known; None: too much."""
+        if room_nid not in device.counted:
+            counted_to = device.behind.get(room_nid)
+            if counted_to is None or span.now - counted_to > MAX_SPAN_POSITIONS:
+                return None
+            span = self._span(counted_to, span.now)
+        room = self._find_room(request, span, room_nid)
+        if room is None or request.requester.user_id in room.not_for:
+            return None
+        return room.events
 
     def _find_room(self, request: SyncRequest, span: _Span, room_nid: int) -> _RoomNews | None:
         key = (room_nid, request.filter, request.use_state_after)

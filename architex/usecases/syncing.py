@@ -338,6 +338,7 @@ class _Reading:
         self._later: deque[tuple[str, Sequence[RoomView]]] = deque()
         self._news = News(0)
         self._room_data: dict[RoomId, list[dict[str, Any]]] = {}
+        self._changed: frozenset[int] = frozenset()
         self._counted: set[int] = set()
         self._has_new_basis = False
         self.response: dict[str, Any] = {}
@@ -371,6 +372,7 @@ class _Reading:
         self._has_new_basis = news.receipts or news.account_data
         devices = self._devices(news)
         views = self._views(news, recent=recent)
+        self._changed = frozenset(view.room_nid for view in views)
         first = self._hold_back(views)
         if self._later:
             self._news, self._room_data = news, self._account_data(news, {}, ())
@@ -406,6 +408,7 @@ class _Reading:
             since=self.since,
             position=self.now,
             rooms=frozenset(room_nids),
+            changed=self._changed,
             counted=self._counted,
             has_new_basis=self._has_new_basis,
             known_members=self.rooms.known_members,

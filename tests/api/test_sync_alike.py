@@ -10,6 +10,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random  # noqa: TID251 - seeded, and the seed is the test's parameter
 from typing import Any
 
@@ -71,13 +72,26 @@ class Watcher:
 class Device:
     """A device that syncs, each time in both ways."""
 
-    def __init__(self, user: User, filter_: Any, *, state_after: bool) -> None:
+    def __init__(
+        self, user: User, filter_: Any, *, state_after: bool, also: User | None = None
+    ) -> None:
+        """Remember who asks, and how.
+
+        Args:
+            also: the user at another process of the server, for `move`.
+        """
         self.user = user
+        self._also = also
         self.params = {"set_presence": "offline", "use_state_after": str(state_after).lower()}
         if filter_ is not None:
             self.params["filter"] = json.dumps(filter_)
         self.since: str | None = None
         self.earlier: str | None = None
+
+    def move(self) -> None:
+        """Ask the other process from now on."""
+        if self._also is not None:
+            self.user, self._also = self._also, self.user
 
     def sync(self, monkeypatch: pytest.MonkeyPatch) -> Any:
         """What is new; fails when the database itself tells something else."""
@@ -95,6 +109,15 @@ class Device:
 
 @pytest.fixture
 def server(database_url: str, tmp_path: Any) -> Iterator[Server]:
+    started = start_server(
+        database_url, settings_for(tmp_path, rate_limits=RateLimitSettings(enabled=False))
+    )
+    yield started
+    stop_server(started)
+
+
+@pytest.fixture
+def other_process(database_url: str, tmp_path: Any, server: Server) -> Iterator[Server]:
     started = start_server(
         database_url, settings_for(tmp_path, rate_limits=RateLimitSettings(enabled=False))
     )
@@ -176,7 +199,11 @@ def act(chance: Random, users: list[User], rooms: list[str], said: list[str]) ->
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_answers_are_those_that_everybody_would_get_alone(
-    server: Server, seed: int, monkeypatch: pytest.MonkeyPatch, quick_answers: list[str]
+    server: Server,
+    other_process: Server,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+    quick_answers: list[str],
 ) -> None:
     chance = Random(seed)  # noqa: S311 - as above
     users = [server.register() for _ in range(4)]
@@ -184,9 +211,14 @@ def test_answers_are_those_that_everybody_would_get_alone(
     for user in users[1:]:
         for room_id in rooms:
             user.post(f"/join/{segment(room_id)}").ok()
-    watcher = Watcher(server)
+    watchers = [Watcher(server), Watcher(other_process)]
     devices = [
-        Device(user, filter_, state_after=chance.random() < 0.3)
+        Device(
+            user,
+            filter_,
+            state_after=chance.random() < 0.3,
+            also=replace(user, server=other_process),
+        )
         for user in users
         for filter_ in FILTERS
     ]
@@ -194,8 +226,11 @@ def test_answers_are_those_that_everybody_would_get_alone(
     for _ in range(25):
         for _ in range(chance.choice([1, 1, 1, 2, 5])):
             act(chance, users, rooms, said)
-        watcher.catch_up()
+        for watcher in watchers:
+            watcher.catch_up()
         for device in chance.sample(devices, 4):
+            if chance.random() < 0.3:
+                device.move()
             if chance.random() < 0.1:
                 # The last answer was lost on its way.
                 device.since = device.earlier
@@ -222,6 +257,59 @@ def test_message_to_many_is_read_once(
     # Before, they had to be told who speaks.
     told_times = Counter(quick_answers)
     assert all(told_times[user.user_id] >= 2 for user in others)
+
+
+@pytest.mark.parametrize("lazily", [True, False])
+def test_message_is_read_once_for_those_whom_another_process_told_the_last(
+    server: Server,
+    other_process: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    quick_answers: list[str],
+    lazily: bool,
+) -> None:
+    alice, *others = [server.register() for _ in range(4)]
+    room_id = alice.create_room(preset="public_chat")
+    for user in others:
+        user.post(f"/join/{segment(room_id)}").ok()
+    watchers = [Watcher(server), Watcher(other_process)]
+    filter_ = {"room": {"state": {"lazy_load_members": True}}} if lazily else None
+    devices = [
+        Device(user, filter_, state_after=False, also=replace(user, server=other_process))
+        for user in others
+    ]
+    for number in range(10):
+        send(alice, room_id, str(number))
+        if number % 3 == 2:
+            send(alice, room_id, "And more.")
+        for watcher in watchers:
+            watcher.catch_up()
+        if number == 4:
+            quick_answers.clear()  # by now both know them
+        for device in devices:
+            told = device.sync(monkeypatch)["rooms"]["join"][room_id]
+            assert told["unread_notifications"]["notification_count"] >= number
+            device.move()
+    assert Counter(quick_answers) == {user.user_id: 6 for user in others}
+
+
+def test_presence_alone_changes_nothing_for_the_next_message(
+    server: Server, monkeypatch: pytest.MonkeyPatch, quick_answers: list[str]
+) -> None:
+    alice, bob = server.register(), server.register()
+    room_id = alice.create_room(preset="public_chat")
+    bob.post(f"/join/{segment(room_id)}").ok()
+    watcher = Watcher(server)
+    device = Device(bob, None, state_after=False)
+    for number in range(4):
+        alice.put(
+            f"/presence/{alice.path}/status", {"presence": "online", "status_msg": "x" * number}
+        )
+        watcher.catch_up()
+        assert device.sync(monkeypatch)["presence"]["events"]
+        send(alice, room_id, "hello")
+        watcher.catch_up()
+        assert device.sync(monkeypatch)["rooms"]["join"][room_id]["timeline"]["events"]
+    assert len(quick_answers) >= 3
 
 
 def test_who_speaks_is_told_their_transaction(
