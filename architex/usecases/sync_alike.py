@@ -25,12 +25,13 @@ from architex.domain.event_filter import SyncFilter
 from architex.domain.identifiers import RoomId, UserId
 from architex.gateways.clock import Clock
 from architex.projections.plain_news import PlainEvent, PlainNews, read_plain_news
+from architex.projections.room_reads import list_named_room_views
 from architex.storage.lazy_members import LazyMemberStore, Member, list_known_members
 from architex.storage.notifier import Notifier
 from architex.storage.pool import Database, PgConnection
 from architex.usecases.sync_parts import SyncRequest, quiet_room, receipt_events
 from architex.usecases.sync_rooms import RoomsRequest, SyncRooms
-from architex.usecases.unread_counts import Threads, UnreadCounts, told_in_sync
+from architex.usecases.unread_counts import RoomToCount, Threads, UnreadCounts, told_in_sync
 
 MAX_DEVICES: Final = 10_000
 MAX_MEMBERS: Final = 1000
@@ -350,11 +351,13 @@ class AlikeAnswers:
                 found[room_nid] = (room, {})
                 continue
             events = self._find_uncounted(request, span, device, room_nid)
-            if events is None:
-                return None
-            threads = self._unread.count_on(
-                user_id, (room_nid, room.room_id), room.joined, events, span.now
-            )
+            threads = None
+            if events is not None:
+                threads = self._unread.count_on(
+                    user_id, (room_nid, room.room_id), room.joined, events, span.now
+                )
+            if threads is None:
+                threads = self._count(user_id, room_nid, span.now)
             if threads is None:
                 return None
             found[room_nid] = (room, threads)
@@ -363,7 +366,7 @@ class AlikeAnswers:
     def _find_uncounted(
         self, request: SyncRequest, span: _Span, device: _Device, room_nid: int
     ) -> Sequence[PlainEvent] | None:
-        """What happened in a room since its unread counts were known; None: too much."""
+        """What happened in a room since its unread counts were known; None: nobody knows."""
         if room_nid not in device.counted:
             counted_to = device.behind.get(room_nid)
             if counted_to is None or span.now - counted_to > MAX_SPAN_POSITIONS:
@@ -373,6 +376,19 @@ class AlikeAnswers:
         if room is None or request.requester.user_id in room.not_for:
             return None
         return room.events
+
+    def _count(self, user_id: UserId, room_nid: int, now: int) -> Threads | None:
+        """What is unread in a room, from what the database has; None: the user has just left."""
+        with self._database.snapshot() as connection:
+            views = list_named_room_views(connection, user_id, room_nids=[room_nid])
+            if not views or not views[0].is_joined:
+                return None
+            view = views[0]
+            room = RoomToCount(
+                room_nid, view.room_id, view.room_version, view.join_position or view.position
+            )
+            counts = self._unread.count(connection, user_id, [room], now, frozenset())
+        return counts.get(room_nid, {})
 
     def _find_room(self, request: SyncRequest, span: _Span, room_nid: int) -> _RoomNews | None:
         key = (room_nid, request.filter, request.use_state_after)
