@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 
 import pytest
-from click.testing import CliRunner, Result
 
 from architex.bootstrap import Core
-from architex.cli import federation
-from architex.cli.main import main
 from architex.gateways.errors import RemoteRefused
-from architex.settings import Settings
+from tests.cli.conftest import Run
 from tests.core import ALICE, SERVER_NAME, append, create_room, member_draft, send_message
 from tests.fakes.clock import FakeClock
 from tests.followers.test_federation_sender import Others, make_sender, refuses
 from tests.followers.test_federation_sender import run as run_sender
-
-Run = Callable[..., Result]
 
 CAROL = "@carol:c.example"
 DAVE = "@dave:d.example"
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Run:
-    """Run a command over this test's database."""
+def settings_toml() -> str:
+    return f'server_name = "{SERVER_NAME}"\n'
 
-    @contextmanager
-    def ready(settings: Settings) -> Iterator[str]:
-        yield database_url
 
-    # The test cluster is not durable, which the commands would refuse.
-    monkeypatch.setattr(federation, "database_ready", ready)
-    config = tmp_path / "architex.toml"
-    config.write_text(f'server_name = "{SERVER_NAME}"\ndata_dir = "{tmp_path}"\n')
-
-    def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(main, ["federation", *arguments, "--config", str(config)])
-
-    return invoke
+@pytest.fixture
+def run(run: Run) -> Run:
+    """Run `architex federation …`."""
+    return partial(run, "federation")
 
 
 @pytest.fixture

@@ -4,46 +4,27 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from architex.bootstrap import Core
-from architex.cli import inspecting
 from architex.cli.dag import Spot, lay_out
-from architex.cli.main import main
 from architex.domain.identifiers import EventId
 from architex.projections.room_graph import GraphEvent
-from architex.settings import Settings
 from tests.builders import ALICE, BOB, RoomBuilder
+from tests.cli.conftest import Run
 from tests.core import create_room
 from tests.usecases.test_judging import found_room, judge
-
-Run = Callable[..., Result]
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Run:
-    """Run a command over this test's database."""
-
-    @contextmanager
-    def ready(settings: Settings) -> Iterator[str]:
-        yield database_url
-
-    # The test cluster is not durable, which the commands would refuse.
-    monkeypatch.setattr(inspecting, "database_ready", ready)
-    config = tmp_path / "architex.toml"
-    config.write_text(f'server_name = "test.example"\ndata_dir = "{tmp_path}"\n')
-
-    def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(main, ["room", *arguments, "--config", str(config)])
-
-    return invoke
+def run(run: Run) -> Run:
+    """Run `architex room …`."""
+    return partial(run, "room")
 
 
 @pytest.fixture

@@ -4,49 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from architex.bootstrap import build_core, build_use_cases
-from architex.cli import media
-from architex.cli.main import main
 from architex.domain.errors import NotFound
 from architex.domain.media import MediaUri, parse_media_uri
 from architex.gateways.media_files import LocalMediaFiles
-from architex.settings import Settings
 from architex.usecases.catalogue import UseCases
 from architex.usecases.media_reading import Reader
 from architex.usecases.media_uploads import Upload
 from architex.usecases.requester import Requester
 from tests.api.client import settings_for
+from tests.cli.conftest import Run
 
-Run = Callable[..., Result]
 ALICE = "@alice:test.example"
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Run:
-    """Run a command over this test's database."""
-
-    @contextmanager
-    def ready(settings: Settings) -> Iterator[str]:
-        yield database_url
-
-    # The test cluster is not durable, which the commands would refuse.
-    monkeypatch.setattr(media, "database_ready", ready)
-    config = tmp_path / "architex.toml"
-    config.write_text(f'server_name = "test.example"\ndata_dir = "{tmp_path}"\n')
-
-    def invoke(*arguments: str, input: str | None = None) -> Result:
-        return CliRunner().invoke(
-            main, ["media", *arguments, "--config", str(config)], input=input
-        )
-
-    return invoke
+def run(run: Run) -> Run:
+    """Run `architex media …`."""
+    return partial(run, "media")
 
 
 @pytest.fixture

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from architex.cli import restore_check
-from architex.cli.main import main
-from architex.settings import Settings
 from tests.api.client import Server, User, segment, settings_for, start_server, stop_server
 from tests.api.test_encryption_keys import claim, device_of, upload_device_keys
 from tests.api.test_to_device import received, send
+from tests.cli.conftest import Run
 
 
 @pytest.fixture
@@ -34,21 +31,9 @@ def start(tmp_path: Path, database_url: str) -> Iterator[Callable[[], Server]]:
 
 
 @pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str
-) -> Callable[[], Result]:
-    """Run the command over this test's database."""
-
-    @contextmanager
-    def ready(settings: Settings) -> Iterator[str]:
-        yield database_url
-
-    # The test cluster is not durable, which the command would refuse.
-    monkeypatch.setattr(restore_check, "database_ready", ready)
-    config = tmp_path / "architex.toml"
-    config.write_text(f'server_name = "test.example"\ndata_dir = "{tmp_path}"\n')
-    arguments = ["restore-check", "--config", str(config)]
-    return lambda: CliRunner().invoke(main, arguments)
+def run(run: Run) -> Run:
+    """Run `architex restore-check …`."""
+    return partial(run, "restore-check")
 
 
 def on(server: Server, user: User) -> User:
@@ -57,7 +42,7 @@ def on(server: Server, user: User) -> User:
 
 
 def test_one_time_keys_from_before_are_not_given_out(
-    start: Callable[[], Server], run: Callable[[], Result]
+    start: Callable[[], Server], run: Run
 ) -> None:
     server = start()
     alice, bob = server.register(), server.register()
@@ -81,7 +66,7 @@ def test_one_time_keys_from_before_are_not_given_out(
 
 
 def test_token_from_after_the_backup_begins_afresh_for_ever(
-    start: Callable[[], Server], run: Callable[[], Result]
+    start: Callable[[], Server], run: Run
 ) -> None:
     server = start()
     alice, bob = server.register(), server.register()
@@ -107,7 +92,7 @@ def test_token_from_after_the_backup_begins_afresh_for_ever(
     assert "device_lists" not in told
 
 
-def test_again_does_no_harm(start: Callable[[], Server], run: Callable[[], Result]) -> None:
+def test_again_does_no_harm(start: Callable[[], Server], run: Run) -> None:
     alice = start().register()
     assert run().exit_code == 0
     assert run().exit_code == 0

@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from architex.bootstrap import Core, all_projections
-from architex.cli import projections, rooms
-from architex.cli.main import main
 from architex.domain.room.aggregate import EventDraft
-from architex.settings import Settings
+from tests.cli.conftest import Run
 from tests.core import ALICE, append, create_room, send_message
 from tests.following import follow_to_the_end
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Run:
-    """Run a command over this test's database."""
-
-    @contextmanager
-    def ready(settings: Settings) -> Iterator[str]:
-        yield database_url
-
-    # The test cluster is not durable, which the commands would refuse.
-    monkeypatch.setattr(rooms, "database_ready", ready)
-    monkeypatch.setattr(projections, "database_ready", ready)
-    config = tmp_path / "architex.toml"
-    config.write_text(f'server_name = "test.example"\ndata_dir = "{tmp_path}"\n')
-
-    def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(main, [*arguments, "--config", str(config)])
-
-    return invoke
 
 
 def name_room(core: Core, room_id: str, name: str) -> str:

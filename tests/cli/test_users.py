@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import pytest
-from click.testing import CliRunner, Result
 
-from architex.cli import registration_tokens, users
-from architex.cli.main import main
-from architex.settings import Settings
 from architex.storage.pool import Database
-
-Run = Callable[..., Result]
+from tests.cli.conftest import Run
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Run:
-    """Run a command over this test's database."""
-
-    @contextmanager
-    def ready(settings: Settings) -> Iterator[str]:
-        yield database_url
-
-    # The test cluster is not durable, which the commands would refuse.
-    monkeypatch.setattr(users, "database_ready", ready)
-    monkeypatch.setattr(registration_tokens, "database_ready", ready)
-    config = tmp_path / "architex.toml"
-    config.write_text(
-        f'server_name = "test.example"\ndata_dir = "{tmp_path}"\n'
-        "[registration]\nweak_password_hashing = true\n"
-    )
-
-    def invoke(*arguments: str, input: str | None = None) -> Result:
-        return CliRunner().invoke(main, [*arguments, "--config", str(config)], input=input)
-
-    return invoke
+def settings_toml() -> str:
+    return 'server_name = "test.example"\n[registration]\nweak_password_hashing = true\n'
 
 
 def test_user_is_made_with_a_typed_password(run: Run, database: Database) -> None:

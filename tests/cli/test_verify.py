@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from architex.bootstrap import Core
-from architex.cli import verify as verify_module
-from architex.cli.main import main
-from architex.settings import Settings
 from architex.storage.key_files import load_or_create_signing_key
+from tests.cli.conftest import Run
 from tests.core import ALICE, SERVER_NAME, create_room, send_message
 from tests.following import follow_to_the_end
 
-Run = Callable[..., Result]
+
+@pytest.fixture
+def settings_toml(tmp_path: Path) -> str:
+    key_file = tmp_path / "keys" / "id_ed25519"
+    load_or_create_signing_key(key_file, lambda length: b"k" * length)
+    return f'server_name = "{SERVER_NAME}"\nsigning_key_path = "{key_file}"\n'
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Run:
-    """Run a command over this test's database."""
-
-    @contextmanager
-    def ready(settings: Settings) -> Iterator[str]:
-        yield database_url
-
-    # The test cluster is not durable, which the commands would refuse.
-    monkeypatch.setattr(verify_module, "database_ready", ready)
-    key_file = tmp_path / "keys" / "id_ed25519"
-    load_or_create_signing_key(key_file, lambda length: b"k" * length)
-    config = tmp_path / "architex.toml"
-    config.write_text(
-        f'server_name = "{SERVER_NAME}"\ndata_dir = "{tmp_path}"\n'
-        f'signing_key_path = "{key_file}"\n'
-    )
-
-    def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(
-            main, ["verify", *arguments, "--max-load", "1", "--config", str(config)]
-        )
-
-    return invoke
+def run(run: Run) -> Run:
+    """Run `architex verify …`."""
+    return lambda *arguments: run("verify", *arguments, "--max-load", "1")
 
 
 @pytest.fixture
