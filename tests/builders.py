@@ -229,6 +229,13 @@ class RoomBuilder:
         """Replace the power levels' content."""
         return self.send_state(sender, "m.room.power_levels", content)
 
+    def set_levels(
+        self, sender: UserId, users: Mapping[UserId, int] | None = None, **content: Any
+    ) -> Pdu:
+        """Set power levels; Alice, who created the room, keeps 100 if creators need a level."""
+        creators = {} if self.rules.privileged_creators else {ALICE: 100}
+        return self.set_power_levels(sender, users={**creators, **(users or {})}, **content)
+
     def set_join_rule(self, sender: UserId, join_rule: str, **content: Any) -> Pdu:
         """Set the join rule."""
         return self.send_state(sender, "m.room.join_rules", {"join_rule": join_rule, **content})
@@ -240,14 +247,19 @@ class RoomBuilder:
 
     def auth_chain(self, event_ids: Iterable[EventId]) -> set[EventId]:
         """Return the auth chain of events, themselves not included unless one needs another."""
-        chain: set[EventId] = set()
-        stack = list(event_ids)
-        while stack:
-            for auth_id in self.pdus[stack.pop()].auth_events:
-                if auth_id not in chain:
-                    chain.add(auth_id)
-                    stack.append(auth_id)
-        return chain
+        return auth_chain_of(self.pdus, event_ids)
+
+
+def auth_chain_of(pdus: Mapping[EventId, Pdu], event_ids: Iterable[EventId]) -> set[EventId]:
+    """Return the auth chain of some of `pdus`; see `RoomBuilder.auth_chain`."""
+    chain: set[EventId] = set()
+    stack = list(event_ids)
+    while stack:
+        for auth_id in pdus[stack.pop()].auth_events:
+            if auth_id not in chain:
+                chain.add(auth_id)
+                stack.append(auth_id)
+    return chain
 
 
 def auth_events_allow(room: RoomBuilder, pdu: Pdu) -> None:

@@ -16,10 +16,12 @@ from synapse.events.utils import prune_event
 from synapse.state import v1, v2
 from synapse.storage.databases.main.event_federation import StateDifference
 
+from architex.domain.auth_rules import auth_types_for_event
 from architex.domain.identifiers import EventId
 from architex.domain.pdu import Pdu, StateKey
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.state_resolution import conflicted_state_subgraph
+from tests.builders import RoomBuilder
 
 T = TypeVar("T")
 FindPdu = Callable[[EventId], Pdu | None]
@@ -110,6 +112,23 @@ def state_dependent_refusal(events: Events, pdu: Pdu, state: Iterable[Pdu]) -> s
             events.convert(pdu), [events.convert(other) for other in state]
         )
     )
+
+
+def refusal_in(events: Events, room: RoomBuilder, pdu: Pdu) -> tuple[str | None, list[Pdu]]:
+    """Return why the event is refused next in a room; and the part of the state that counts."""
+    keys = auth_types_for_event(
+        room.rules,
+        type=pdu.type,
+        state_key=pdu.state_key,
+        sender=pdu.sender,
+        content=pdu.content,
+    )
+    state = [
+        room.pdus[room.state[key]] for key in {*keys, ("m.room.create", "")} if key in room.state
+    ]
+    create = room.find_state("m.room.create")
+    refusal = state_independent_refusal(events, pdu, room.pdus.get, create)
+    return refusal or state_dependent_refusal(events, pdu, state), state
 
 
 def resolve(

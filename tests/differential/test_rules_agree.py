@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from architex.domain.auth_rules import (
-    auth_types_for_event,
     check_state_dependent_auth_rules,
     check_state_independent_auth_rules,
 )
@@ -42,23 +41,8 @@ def test_authorisation_agrees_with_synapse(version: str, random: Random) -> None
     events = synapse_rules.Events(ROOM_VERSIONS[version])
 
     def judge(branch: RoomBuilder, pdu: Pdu) -> None:
-        create = branch.find_state("m.room.create")
         ours = _state_independent_refusal(branch, pdu) or _state_dependent_refusal(branch, pdu)
-        keys = auth_types_for_event(
-            branch.rules,
-            type=pdu.type,
-            state_key=pdu.state_key,
-            sender=pdu.sender,
-            content=pdu.content,
-        )
-        state = [
-            branch.pdus[branch.state[key]]
-            for key in {*keys, ("m.room.create", "")}
-            if key in branch.state
-        ]
-        theirs = synapse_rules.state_independent_refusal(
-            events, pdu, branch.pdus.get, create
-        ) or synapse_rules.state_dependent_refusal(events, pdu, state)
+        theirs, state = synapse_rules.refusal_in(events, branch, pdu)
         assert (ours is None) == (theirs is None), _explain(ours, theirs, pdu, state)
 
     RandomRoom(version, random, judge).grow(40)

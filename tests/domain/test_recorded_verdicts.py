@@ -18,7 +18,6 @@ from typing import Any, Final
 import pytest
 
 from architex.domain.auth_rules import (
-    auth_types_for_event,
     check_state_dependent_auth_rules,
     check_state_independent_auth_rules,
 )
@@ -96,22 +95,7 @@ def verdicts_of_synapse(synapse_rules: Any, version: str, seed: int) -> list[str
     events = synapse_rules.Events(ROOM_VERSIONS[version])
 
     def they_allow(branch: RoomBuilder, pdu: Pdu) -> bool:
-        create = branch.find_state("m.room.create")
-        keys = auth_types_for_event(
-            branch.rules,
-            type=pdu.type,
-            state_key=pdu.state_key,
-            sender=pdu.sender,
-            content=pdu.content,
-        )
-        state = [
-            branch.pdus[branch.state[key]]
-            for key in {*keys, ("m.room.create", "")}
-            if key in branch.state
-        ]
-        refusal = synapse_rules.state_independent_refusal(
-            events, pdu, branch.pdus.get, create
-        ) or synapse_rules.state_dependent_refusal(events, pdu, state)
+        refusal: str | None = synapse_rules.refusal_in(events, branch, pdu)[0]
         return refusal is None
 
     def they_resolve(

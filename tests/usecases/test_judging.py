@@ -20,7 +20,7 @@ from architex.projections.branch_states import BranchStates
 from architex.projections.member_reads import MemberReads
 from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.judging import MAX_OPEN_ENDS, Judging
-from tests.builders import ALICE, BOB, TEST_KEY, RoomBuilder
+from tests.builders import ALICE, BOB, TEST_KEY, RoomBuilder, auth_chain_of
 from tests.core import SERVER_NAME
 from tests.differential.random_rooms import RandomRoom
 
@@ -128,20 +128,10 @@ class Reference:
         return self.outcomes[event_id] is Outcome.REJECTED
 
     def _resolve(self, states: Sequence[State]) -> State:
-        chains = [self._auth_chain(state.values()) for state in states]
+        chains = [auth_chain_of(self.pdus, state.values()) for state in states]
         return resolve_state(
             self.rules, states, chains, self.pdus.get, is_rejected=self._is_rejected
         )
-
-    def _auth_chain(self, event_ids: Iterable[EventId]) -> set[EventId]:
-        chain: set[EventId] = set()
-        stack = list(event_ids)
-        while stack:
-            for auth_id in self.pdus[stack.pop()].auth_events:
-                if auth_id not in chain:
-                    chain.add(auth_id)
-                    stack.append(auth_id)
-        return chain
 
 
 def random_room(version: str, seed: int, steps: int) -> list[Pdu]:

@@ -19,14 +19,6 @@ def versions(first: int = 1, last: int = 12) -> list[str]:
 every_version = pytest.mark.parametrize("version", ROOM_VERSIONS)
 
 
-def levels(room: RoomBuilder, **content: Any) -> None:
-    """Set power levels; the creator keeps 100, unless creators have no level."""
-    users = dict(content.pop("users", {}))
-    if not room.rules.privileged_creators:
-        users.setdefault(ALICE, 100)
-    room.set_power_levels(ALICE, users=users, **content)
-
-
 @every_version
 def test_a_membership_needs_a_user_and_a_value(version: str) -> None:
     room = RoomBuilder(version)
@@ -173,7 +165,7 @@ def test_a_restricted_join_needs_a_member_who_may_invite(version: str, join_rule
     room = RoomBuilder(version, join_rule=join_rule)
     room.invite(ALICE, DAVE)
     room.join(DAVE)
-    levels(room, invite=50)
+    room.set_levels(ALICE, invite=50)
     with pytest.raises(Forbidden, match="No server"):
         room.join(BOB)
     with pytest.raises(Forbidden, match="not in the room"):
@@ -181,7 +173,7 @@ def test_a_restricted_join_needs_a_member_who_may_invite(version: str, join_rule
     with pytest.raises(Forbidden, match="may not invite"):
         room.join(BOB, join_authorised_via_users_server=DAVE)
     room.join(BOB, join_authorised_via_users_server=ALICE)
-    levels(room, invite=50, users={DAVE: 50})
+    room.set_levels(ALICE, invite=50, users={DAVE: 50})
     room.join(CAROL, join_authorised_via_users_server=DAVE)
 
 
@@ -241,10 +233,10 @@ def test_inviting_needs_the_invite_level(version: str) -> None:
     room = RoomBuilder(version)
     room.join(BOB)
     room.invite(BOB, CAROL)
-    levels(room, invite=50)
+    room.set_levels(ALICE, invite=50)
     with pytest.raises(Forbidden, match="power level to invite"):
         room.invite(BOB, DAVE)
-    levels(room, invite=50, users={BOB: 50})
+    room.set_levels(ALICE, invite=50, users={BOB: 50})
     room.invite(BOB, DAVE)
 
 
@@ -376,9 +368,9 @@ def test_offering_a_third_party_invite_needs_the_invite_level(version: str) -> N
     room = RoomBuilder(version)
     room.join(BOB)
     # Not the level of state events, nor one of its own.
-    levels(room, invite=0, state_default=100, events={"m.room.third_party_invite": 100})
+    room.set_levels(ALICE, invite=0, state_default=100, events={"m.room.third_party_invite": 100})
     room.send_state(BOB, "m.room.third_party_invite", {}, "token")
-    levels(room, invite=1)
+    room.set_levels(ALICE, invite=1)
     with pytest.raises(Forbidden, match="power level to invite"):
         room.send_state(BOB, "m.room.third_party_invite", {}, "token")
     with pytest.raises(Forbidden, match="not in the room"):
@@ -429,10 +421,10 @@ def test_kicking_needs_the_kick_level_and_more_power_than_the_target(version: st
     room = RoomBuilder(version)
     for user_id in (BOB, CAROL, DAVE):
         room.join(user_id)
-    levels(room, kick=50, users={BOB: 49, DAVE: 50})
+    room.set_levels(ALICE, kick=50, users={BOB: 49, DAVE: 50})
     with pytest.raises(Forbidden, match="power level to remove"):
         room.kick(BOB, CAROL)
-    levels(room, kick=50, users={BOB: 50, DAVE: 50})
+    room.set_levels(ALICE, kick=50, users={BOB: 50, DAVE: 50})
     with pytest.raises(Forbidden, match="power level to remove"):
         room.kick(BOB, DAVE)
     with pytest.raises(Forbidden, match="power level to remove"):
@@ -444,7 +436,7 @@ def test_kicking_needs_the_kick_level_and_more_power_than_the_target(version: st
 @every_version
 def test_who_is_not_in_the_room_cannot_kick(version: str) -> None:
     room = RoomBuilder(version)
-    levels(room, users={BOB: 100})
+    room.set_levels(ALICE, users={BOB: 100})
     room.join(CAROL)
     with pytest.raises(Forbidden, match="not in the room"):
         room.kick(BOB, CAROL)
@@ -455,13 +447,13 @@ def test_unbanning_needs_both_the_ban_and_the_kick_level(version: str) -> None:
     room = RoomBuilder(version)
     room.join(BOB)
     room.ban(ALICE, CAROL)
-    levels(room, ban=60, kick=40, users={BOB: 59})
+    room.set_levels(ALICE, ban=60, kick=40, users={BOB: 59})
     with pytest.raises(Forbidden, match="unban"):
         room.kick(BOB, CAROL)
-    levels(room, ban=40, kick=60, users={BOB: 59})
+    room.set_levels(ALICE, ban=40, kick=60, users={BOB: 59})
     with pytest.raises(Forbidden, match="power level to remove"):
         room.kick(BOB, CAROL)
-    levels(room, ban=60, kick=60, users={BOB: 60})
+    room.set_levels(ALICE, ban=60, kick=60, users={BOB: 60})
     room.kick(BOB, CAROL)
     room.join(CAROL)
 
@@ -474,10 +466,10 @@ def test_banning_needs_the_ban_level_and_more_power_than_the_target(version: str
     room = RoomBuilder(version)
     for user_id in (BOB, CAROL, DAVE):
         room.join(user_id)
-    levels(room, ban=50, users={BOB: 49, DAVE: 50})
+    room.set_levels(ALICE, ban=50, users={BOB: 49, DAVE: 50})
     with pytest.raises(Forbidden, match="power level to ban"):
         room.ban(BOB, CAROL)
-    levels(room, ban=50, users={BOB: 50, DAVE: 50})
+    room.set_levels(ALICE, ban=50, users={BOB: 50, DAVE: 50})
     with pytest.raises(Forbidden, match="power level to ban"):
         room.ban(BOB, DAVE)
     room.ban(BOB, CAROL)
@@ -487,7 +479,7 @@ def test_banning_needs_the_ban_level_and_more_power_than_the_target(version: str
 @every_version
 def test_who_is_not_in_the_room_cannot_ban(version: str) -> None:
     room = RoomBuilder(version)
-    levels(room, users={BOB: 100})
+    room.set_levels(ALICE, users={BOB: 100})
     with pytest.raises(Forbidden, match="not in the room"):
         room.ban(BOB, CAROL)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from architex.domain.errors import Forbidden
@@ -12,13 +10,6 @@ from architex.domain.room_versions import ROOM_VERSIONS
 from tests.builders import ALICE, BOB, CAROL, RoomBuilder
 
 every_version = pytest.mark.parametrize("version", ROOM_VERSIONS)
-
-
-def levels(room: RoomBuilder, **content: Any) -> None:
-    users = dict(content.pop("users", {}))
-    if not room.rules.privileged_creators:
-        users.setdefault(ALICE, 100)
-    room.set_power_levels(ALICE, users=users, **content)
 
 
 @every_version
@@ -42,7 +33,7 @@ def test_sending_needs_the_level_of_the_event_type(version: str) -> None:
     room.join(BOB)
     with pytest.raises(Forbidden, match="needs power level 50"):
         room.send_state(BOB, "m.room.topic", {"topic": "x"})
-    levels(room, events={"m.room.topic": 0, "m.room.message": 1}, events_default=0)
+    room.set_levels(ALICE, events={"m.room.topic": 0, "m.room.message": 1}, events_default=0)
     room.send_state(BOB, "m.room.topic", {"topic": "x"})
     room.send(BOB, "org.example", {})
     with pytest.raises(Forbidden, match="needs power level 1"):
@@ -66,7 +57,7 @@ def test_before_there_are_power_levels_only_the_creator_sets_state(version: str)
 def test_state_whose_key_is_a_user_id_is_that_users_own(version: str) -> None:
     room = RoomBuilder(version)
     room.join(BOB)
-    levels(room, state_default=0)
+    room.set_levels(ALICE, state_default=0)
     room.send_state(BOB, "org.example", {}, BOB)
     for state_key in (ALICE, "@", "@bob", BOB + "x"):
         with pytest.raises(Forbidden, match="state key"):
@@ -107,7 +98,7 @@ def test_redactions_need_a_level_or_the_same_server_until_v2(version: str) -> No
     for wrong in (target, "$nodomain", None):
         with pytest.raises(Forbidden, match="redact"):
             room.send(BOB, "m.room.redaction", {}, redacts=wrong)
-    levels(room, redact=0)
+    room.set_levels(ALICE, redact=0)
     room.send(BOB, "m.room.redaction", {}, redacts=target)
 
 
@@ -116,7 +107,7 @@ def test_a_redaction_needs_the_level_of_its_event_type(version: str) -> None:
     room = RoomBuilder(version)
     room.join(BOB)
     own = room.message(BOB).event_id
-    levels(room, events={"m.room.redaction": 1})
+    room.set_levels(ALICE, events={"m.room.redaction": 1})
     with pytest.raises(Forbidden, match="needs power level 1"):
         room.send(BOB, "m.room.redaction", {}, redacts=own)
 

@@ -40,13 +40,8 @@ def room_with_bob_at_50(version: str, **content: Any) -> RoomBuilder:
     room = RoomBuilder(version)
     for user_id in (BOB, CAROL):
         room.join(user_id)
-    set_levels(room, ALICE, {BOB: 50}, **content)
+    room.set_levels(ALICE, {BOB: 50}, **content)
     return room
-
-
-def set_levels(room: RoomBuilder, sender: str, users: dict[str, int], **content: Any) -> Pdu:
-    creators = {} if room.rules.privileged_creators else {ALICE: 100}
-    return room.set_power_levels(sender, users={**creators, **users}, **content)
 
 
 @every_version
@@ -117,7 +112,7 @@ def test_of_two_who_demote_each_other_the_mightier_wins(version: str) -> None:
     room = RoomBuilder(version)
     room.join(BOB)
     room.join(CAROL)
-    set_levels(room, ALICE, {BOB: 80, CAROL: 60})
+    room.set_levels(ALICE, {BOB: 80, CAROL: 60})
     other = room.fork()
     # Carol comes first by the clock, but Bob stands higher.
     carols = other.send_state(
@@ -126,7 +121,7 @@ def test_of_two_who_demote_each_other_the_mightier_wins(version: str) -> None:
         {"users": {**_creator(room), BOB: 80, CAROL: 60, DAVE: 60}},
         origin_server_ts=1,
     )
-    bobs = set_levels(room, BOB, {BOB: 80})
+    bobs = room.set_levels(BOB, {BOB: 80})
     resolved = resolve(other, room)
     assert resolved[("m.room.power_levels", "")] == bobs.event_id != carols.event_id
 
@@ -146,9 +141,9 @@ def _creator(room: RoomBuilder) -> dict[str, int]:
 def test_the_mightier_come_first_whatever_the_clocks_say(version: str, authority: str) -> None:
     room = room_with_bob_at_50(version)
     room.join(DAVE)
-    set_levels(room, ALICE, {BOB: 50, DAVE: 51})
+    room.set_levels(ALICE, {BOB: 50, DAVE: 51})
     other = room.fork()
-    set_levels(room, authority, {DAVE: 51})
+    room.set_levels(authority, {DAVE: 51})
     # By the clock Bob closed the room before he was demoted.
     other.send_state(BOB, "m.room.join_rules", {"join_rule": "invite"}, origin_server_ts=1)
     for resolved in (resolve(room, other), resolve(other, room)):
@@ -157,7 +152,7 @@ def test_the_mightier_come_first_whatever_the_clocks_say(version: str, authority
 
 def test_a_sender_of_whom_nothing_is_known_has_level_zero() -> None:
     room = room_with_bob_at_50("11")
-    set_levels(room, ALICE, {BOB: 1, CAROL: -1})
+    room.set_levels(ALICE, {BOB: 1, CAROL: -1})
     ordered = []
     for sender, auth_events in ((CAROL, None), (DAVE, ()), (ALICE, ()), (BOB, None)):
         pdu = room.compose(
@@ -180,7 +175,7 @@ def test_a_sender_of_whom_nothing_is_known_has_level_zero() -> None:
 def test_state_of_a_demoted_user_is_undone_where_the_demotion_was_not_known(version: str) -> None:
     room = room_with_bob_at_50(version)
     other = room.fork()
-    set_levels(room, ALICE, {})
+    room.set_levels(ALICE, {})
     other.send_state(BOB, "m.room.name", {"name": "Bob's"})
     assert ("m.room.name", "") not in resolve(room, other)
 
@@ -226,9 +221,9 @@ def test_a_room_goes_on_after_a_merge(version: str) -> None:
 def test_the_auth_difference_is_what_not_all_branches_rest_on(version: str) -> None:
     room = room_with_bob_at_50(version)
     other = room.fork()
-    power = set_levels(room, ALICE, {BOB: 51})
+    power = room.set_levels(ALICE, {BOB: 51})
     room.send_state(BOB, "m.room.topic", {"topic": "x"})
-    again = set_levels(room, ALICE, {BOB: 52})
+    again = room.set_levels(ALICE, {BOB: 52})
     states = [room.state, other.state]
     chains = [room.auth_chain(state.values()) for state in states]
     difference = auth_difference(states, chains, room.pdus.get)
@@ -241,7 +236,7 @@ def test_the_auth_difference_is_what_not_all_branches_rest_on(version: str) -> N
 def test_every_branch_comes_with_its_auth_chain() -> None:
     room = room_with_bob_at_50("11")
     other = room.fork()
-    set_levels(room, ALICE, {BOB: 51})
+    room.set_levels(ALICE, {BOB: 51})
     states = [room.state, other.state]
     chains = [room.auth_chain(state.values()) for state in states]
     missing = room.state[("m.room.create", "")]
@@ -311,9 +306,9 @@ def test_in_v1_a_conflict_of_events_none_of_which_is_allowed_keeps_the_lowest() 
 def test_in_v1_the_first_of_conflicting_power_levels_needs_no_permission() -> None:
     room = room_with_bob_at_50("1")
     other = room.fork()
-    kept = set_levels(room, ALICE, {BOB: 0})
+    kept = room.set_levels(ALICE, {BOB: 0})
     other.message(ALICE)
-    set_levels(other, BOB, {BOB: 50}, ban=50)
+    other.set_levels(BOB, {BOB: 50}, ban=50)
     # Bob's came later, but by then he may not.
     assert resolve(room, other)[("m.room.power_levels", "")] == kept.event_id
 
@@ -433,8 +428,8 @@ def test_power_levels_count_although_we_lack_what_authorised_them(version: str) 
     room = room_with_bob_at_50(version)
     before = room.state[("m.room.power_levels", "")]
     other = room.fork()
-    set_levels(room, ALICE, {BOB: 40})
-    late = set_levels(other, ALICE, {BOB: 30})
+    room.set_levels(ALICE, {BOB: 40})
+    late = other.set_levels(ALICE, {BOB: 30})
     known = {key: pdu for key, pdu in room.pdus.items() if key != before}
     resolved = resolve(room, other, find_pdu=known.get)
     assert resolved[("m.room.power_levels", "")] == late.event_id
@@ -443,8 +438,8 @@ def test_power_levels_count_although_we_lack_what_authorised_them(version: str) 
 def test_events_that_authorise_each_other_in_a_circle_come_to_an_end() -> None:
     room = room_with_bob_at_50("2")
     other = room.fork()
-    first = set_levels(room, ALICE, {BOB: 1})
-    second = set_levels(other, ALICE, {BOB: 2})
+    first = room.set_levels(ALICE, {BOB: 1})
+    second = other.set_levels(ALICE, {BOB: 2})
     create = room.state[("m.room.create", "")]
     pdus = dict(room.pdus)
     for one, another in ((first, second), (second, first)):
@@ -484,7 +479,7 @@ def test_the_cost_follows_the_conflict_and_not_the_room(version: str) -> None:
         for number in range(members):
             room.join(f"@user{number}:x.example")
         room.join(BOB)
-        set_levels(room, ALICE, {BOB: 50})
+        room.set_levels(ALICE, {BOB: 50})
         other = room.fork()
         room.send_state(BOB, "m.room.topic", {"topic": "1"})
         other.send_state(ALICE, "m.room.topic", {"topic": "2"})
@@ -508,7 +503,7 @@ def test_a_long_history_of_power_levels_is_no_matter_of_recursion(version: str) 
     room = room_with_bob_at_50(version)
     branches = [room, room.fork()]
     for number in range(1500):
-        set_levels(branches[0], ALICE, {BOB: 50, CAROL: number % 40})
+        branches[0].set_levels(ALICE, {BOB: 50, CAROL: number % 40})
     branches[1].send_state(BOB, "m.room.topic", {"topic": "from long ago"})
     last = branches[0].state[("m.room.power_levels", "")]
     assert resolve(*branches)[("m.room.power_levels", "")] == last
@@ -521,7 +516,7 @@ def test_a_long_history_of_power_levels_is_no_matter_of_recursion(version: str) 
 def test_whoever_asks_is_told_of_each_event_tried_and_what_refused_it(version: str) -> None:
     room = room_with_bob_at_50(version)
     other = room.fork()
-    power = set_levels(room, ALICE, {})
+    power = room.set_levels(ALICE, {})
     room.message(ALICE)
     allowed = room.send_state(ALICE, "m.room.topic", {"topic": "Alice's"})
     for _ in range(4):
