@@ -116,21 +116,10 @@ class RunningServer:
 
         Raises OSError when there is no whole answer.
         """
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(  # noqa: S310 - our own http URL
-            self.url + path, data=data, headers=headers, method=method
+        status, headers, content = send_request(
+            method, self.url + path, body, token=token, timeout_s=timeout_s, tls=self._tls
         )
-        try:
-            with urllib.request.urlopen(  # noqa: S310 - as above
-                request, timeout=timeout_s, context=self._tls
-            ) as answer:
-                return answer.status, _parsed(answer.headers, answer.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, _parsed(error.headers, error.read())
+        return status, _parsed(headers, content)
 
     def processes(self) -> list[psutil.Process]:
         """The supervisor and all its descendants, PostgreSQL's included."""
@@ -236,6 +225,37 @@ def start_server(
         server.__exit__(None, None, None)
         raise
     return server
+
+
+def send_request(
+    method: str,
+    url: str,
+    body: Any,
+    *,
+    token: str | None,
+    timeout_s: float,
+    tls: ssl.SSLContext | None,
+) -> tuple[int, Message, bytes]:
+    """One request; gives the status, the headers and the body. Raises OSError for no answer.
+
+    Args:
+        body: is sent as JSON; None for none.
+    """
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(  # noqa: S310 - our own URL
+        url, data=data, headers=headers, method=method
+    )
+    try:
+        with urllib.request.urlopen(  # noqa: S310 - as above
+            request, timeout=timeout_s, context=tls
+        ) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read()
 
 
 def _parsed(headers: Message, body: bytes) -> Any:

@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -217,10 +218,9 @@ def files_of(server: RunningServer) -> list[Path]:
     return [path for path in (server.data_dir / "media").rglob("*") if path.is_file()]
 
 
-def test_upload_that_the_client_breaks_off_leaves_nothing(
-    server: RunningServer, token: str
-) -> None:
-    before = len(files_of(server))
+@contextmanager
+def half_an_upload(server: RunningServer, token: str) -> Iterator[None]:
+    """An upload of which some megabytes are sent; then its connection is closed."""
     parts = urllib.parse.urlsplit(server.url)
     head = (
         "POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n"
@@ -228,10 +228,16 @@ def test_upload_that_the_client_breaks_off_leaves_nothing(
     )
     with socket.create_connection((parts.hostname or "", parts.port or 0)) as broken:
         broken.sendall(head.encode() + b"x" * 3_000_000)
-    until = time.monotonic() + 30
-    while len(files_of(server)) != before and time.monotonic() < until:
-        time.sleep(0.1)
-    assert len(files_of(server)) == before
+        yield
+
+
+def test_upload_that_the_client_breaks_off_leaves_nothing(
+    server: RunningServer, token: str
+) -> None:
+    before = len(files_of(server))
+    with half_an_upload(server, token):
+        pass
+    eventually(lambda: len(files_of(server)) == before)
 
 
 def test_reader_who_goes_away_leaves_no_open_file(server: RunningServer, token: str) -> None:
@@ -249,10 +255,7 @@ def test_reader_who_goes_away_leaves_no_open_file(server: RunningServer, token: 
     def open_files() -> int:
         return sum(path.count("/media/") for p in server.processes() for path in _open_paths(p))
 
-    until = time.monotonic() + 30
-    while open_files() and time.monotonic() < until:
-        time.sleep(0.2)
-    assert open_files() == 0
+    eventually(lambda: open_files() == 0)
 
 
 def _open_paths(process: psutil.Process) -> list[str]:
@@ -266,22 +269,11 @@ def test_kill_in_the_middle_leaves_nothing_after_the_next_start(tmp_path: Path) 
     with start_server(tmp_path) as server:
         token = register(server, "alice")
         kept = upload(server, token, b"kept", "text/plain")
-        parts = urllib.parse.urlsplit(server.url)
-        head = (
-            "POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n"
-            f"Authorization: Bearer {token}\r\n\r\n"
-        )
-        with socket.create_connection((parts.hostname or "", parts.port or 0)) as broken:
-            broken.sendall(head.encode() + b"x" * 3_000_000)
-            until = time.monotonic() + 30
-            while len(files_of(server)) < 2 and time.monotonic() < until:
-                time.sleep(0.05)
-            assert len(files_of(server)) == 2
+        with half_an_upload(server, token):
+            eventually(lambda: len(files_of(server)) == 2)
             server.kill9()
         server.start()
-        until = time.monotonic() + 30
-        while len(files_of(server)) > 1 and time.monotonic() < until:
-            time.sleep(0.1)
+        eventually(lambda: len(files_of(server)) == 1)
         (left,) = files_of(server)
         assert left.name == hashlib.sha256(b"kept").hexdigest()
         status, body = get(server, token, f"/_matrix/client/v1/media/download/{kept}")

@@ -6,8 +6,6 @@ import itertools
 import json
 import ssl
 import time
-import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from tests.federation.authority import Authority
-from tests.server import RunningServer, free_port, start_server
+from tests.server import RunningServer, free_port, send_request, start_server
 from tests.waiting import PATIENCE_S, eventually
 
 PASSWORD = "correct horse battery staple"
@@ -63,21 +61,10 @@ class Homeserver(ABC):
         timeout_s: float = 60.0,
     ) -> tuple[int, Any]:
         """One request; gives the status and the JSON. Raises OSError when there is no answer."""
-        headers = {"Content-Type": "application/json"}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(  # noqa: S310 - our own https URL
-            self.url + path, data=data, headers=headers, method=method
+        status, _, content = send_request(
+            method, self.url + path, body, token=token, timeout_s=timeout_s, tls=self._tls
         )
-        try:
-            with urllib.request.urlopen(  # noqa: S310 - as above
-                request, timeout=timeout_s, context=self._tls
-            ) as answer:
-                return answer.status, _parse(answer.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, _parse(error.read())
+        return status, _parse(content)
 
     def register(self, name: str | None = None) -> Person:
         """A new user, logged in."""
