@@ -14,6 +14,7 @@ from architex.domain.room_versions import ROOM_VERSIONS
 from architex.domain.state_resolution import auth_difference, conflicted_state_subgraph
 from architex.projections import disagreements
 from architex.projections.branch_states import BranchStates
+from tests.builders import auth_chain_of
 from tests.usecases.test_judging import Reference, found_room, judge, random_room
 
 PAIRS = 40
@@ -57,7 +58,7 @@ def compare_differences(core: Core, version: str, seed: int, *, steps: int) -> C
                 connection, head.room_nid, states, values, with_subgraph=True
             )
             whole = [reference.after[event_id] for event_id in chosen]
-            chains = [reference._auth_chain(state.values()) for state in whole]
+            chains = [auth_chain_of(reference.pdus, state.values()) for state in whole]
             difference = auth_difference(whole, chains, reference.pdus.get)
             assert found.difference - conflicted == difference - conflicted
             assert found.subgraph == conflicted_state_subgraph(conflicted, reference.pdus.get)
