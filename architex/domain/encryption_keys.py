@@ -145,13 +145,18 @@ def find_device_verify_key(keys: Mapping[str, Any] | None, device_id: str) -> by
 # ---- one-time and fallback keys
 
 
-def check_one_time_keys(keys: Any) -> list[OneTimeKey]:
+def check_one_time_keys(
+    keys: Any, user_id: UserId, device_id: str, device_keys: Mapping[str, Any] | None
+) -> list[OneTimeKey]:
     """Check the one-time keys (or fallback keys) of an upload.
 
-    Their signatures are for those to judge who claim them, as that of a device on its own keys.
+    Args:
+        device_keys: the identity keys of the device, by which their signatures are verified; None
+            when it has uploaded none yet.
 
     Raises:
         BadJson: they are not of the form that the specification gives, or too many.
+        InvalidKeySignature: a signature by the device does not verify.
 
     Spec: https://spec.matrix.org/v1.19/client-server-api/#one-time-and-fallback-keys
     """
@@ -169,6 +174,7 @@ def check_one_time_keys(keys: Any) -> list[OneTimeKey]:
                 raise BadJson("fallback is true or false.")
             check_signatures_shape(key.get("signatures"))
             key = {field: value for field, value in key.items() if field != "unsigned"}
+            _check_own_signature(key, user_id, device_id, device_keys)
         elif not isinstance(key, str):
             raise BadJson("A key is a string or an object.")
         _check_size(key)
@@ -176,15 +182,17 @@ def check_one_time_keys(keys: Any) -> list[OneTimeKey]:
     return checked
 
 
-def check_fallback_keys(keys: Any) -> list[OneTimeKey]:
+def check_fallback_keys(
+    keys: Any, user_id: UserId, device_id: str, device_keys: Mapping[str, Any] | None
+) -> list[OneTimeKey]:
     """Check the fallback keys of an upload, as one-time keys; there is one per algorithm.
 
     Raises:
-        BadJson: as check_one_time_keys; or there are several of an algorithm.
+        BadJson, InvalidKeySignature: as check_one_time_keys; or there are several of an algorithm.
 
     Spec: https://spec.matrix.org/v1.19/client-server-api/#one-time-and-fallback-keys
     """
-    checked = check_one_time_keys(keys)
+    checked = check_one_time_keys(keys, user_id, device_id, device_keys)
     if len({key.algorithm for key in checked}) < len(checked):
         raise BadJson("There can be one fallback key per algorithm.")
     return checked
@@ -272,6 +280,19 @@ def check_signatures_shape(signatures: Any) -> None:
                 raise BadJson("A signature is a string.")
     if count > MAX_SIGNATURES:
         raise BadJson("There are too many signatures.")
+
+
+def _check_own_signature(
+    content: Mapping[str, Any],
+    user_id: UserId,
+    device_id: str,
+    device_keys: Mapping[str, Any] | None,
+) -> None:
+    """Verify the device's signature on one of its keys, when there is one and its key is known."""
+    verify_key = find_device_verify_key(device_keys, device_id)
+    key_id = _ED25519 + device_id
+    if verify_key is not None and key_id in signatures_of(content, user_id):
+        check_key_signature(content, user_id, key_id, verify_key)
 
 
 def _split_name(name: str) -> tuple[str, str]:

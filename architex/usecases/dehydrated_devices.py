@@ -59,7 +59,8 @@ class DehydratedDevices:
                 `initial_device_display_name`, `one_time_keys` and `fallback_keys`.
 
         Raises:
-            BadJson, InvalidParam: it is not of the form that the proposal gives.
+            BadJson, InvalidParam, InvalidKeySignature: it is not of the form that the proposal
+                gives.
             Forbidden: the ID is that of another device or of a cross-signing key of the user.
         """
         user_id = requester.user_id
@@ -78,8 +79,8 @@ class DehydratedDevices:
             name,
             device_data.decode(),
             encode_canonical_json(device_keys).decode(),
-            check_one_time_keys(body.get("one_time_keys") or {}),
-            check_fallback_keys(body.get("fallback_keys") or {}),
+            check_one_time_keys(body.get("one_time_keys") or {}, user_id, device_id, device_keys),
+            check_fallback_keys(body.get("fallback_keys") or {}, user_id, device_id, device_keys),
         )
         self._check_is_free(user_id, device_id)
         now_ms = self.clock.now_ms()

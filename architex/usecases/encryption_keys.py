@@ -81,7 +81,7 @@ class EncryptionKeys:
             body: `device_keys`, `one_time_keys` and `fallback_keys`, each optional.
 
         Raises:
-            BadJson: they are not such keys.
+            BadJson, InvalidKeySignature: they are not such keys.
             InvalidParam: there is another one-time key of the same ID.
             NotFound: the device does not exist any more.
             Forbidden: the device has the name of a cross-signing key.
@@ -95,8 +95,9 @@ class EncryptionKeys:
         device_keys = held
         if body.get("device_keys") is not None:
             device_keys = check_device_keys(body["device_keys"], user_id, device_id)
-        one_time = check_one_time_keys(body.get("one_time_keys") or {})
-        fallback = check_fallback_keys(body.get("fallback_keys") or {})
+        given = (user_id, device_id, device_keys)
+        one_time = check_one_time_keys(body.get("one_time_keys") or {}, *given)
+        fallback = check_fallback_keys(body.get("fallback_keys") or {}, *given)
         try:
             counts = self.one_time_keys.add_keys(
                 user_id, device_id, one_time, fallback, max_unclaimed=MAX_UNCLAIMED_KEYS

@@ -160,7 +160,7 @@ def test_fingerprint_key_is_the_ed25519_key_named_after_the_device() -> None:
 
 def test_one_time_keys_are_strings_or_signed_objects() -> None:
     uploaded = {"curve25519:AAAA": "plain", **PHONE.one_time_keys(["BBBB"])}
-    plain, signed = check_one_time_keys(uploaded)
+    plain, signed = check_one_time_keys(uploaded, ALICE, "PHONE", PHONE.device_keys)
     assert (plain.algorithm, plain.key_id, plain.key) == ("curve25519", "AAAA", "plain")
     assert (signed.algorithm, signed.key_id) == ("signed_curve25519", "BBBB")
     assert {key.name: key.key for key in (plain, signed)} == uploaded
@@ -168,15 +168,29 @@ def test_one_time_keys_are_strings_or_signed_objects() -> None:
 
 def test_unsigned_data_of_a_one_time_key_is_not_handed_on() -> None:
     ((name, key),) = PHONE.one_time_keys(["AAAA"]).items()
-    (checked,) = check_one_time_keys({name: {**key, "unsigned": {"x": 1}}})
+    (checked,) = check_one_time_keys(
+        {name: {**key, "unsigned": {"x": 1}}}, ALICE, "PHONE", PHONE.device_keys
+    )
     assert checked.key == key
 
 
-def test_signature_on_a_one_time_key_is_for_others_to_judge() -> None:
+def test_signature_by_the_device_is_verified_where_its_key_is_known() -> None:
+    forged = LAPTOP.one_time_keys(["AAAA"])["signed_curve25519:AAAA"]
+    (signature,) = forged["signatures"][ALICE].values()
+    forged["signatures"] = {ALICE: {"ed25519:PHONE": signature}}
+    upload = {"signed_curve25519:AAAA": forged}
+    with pytest.raises(InvalidKeySignature):
+        check_one_time_keys(upload, ALICE, "PHONE", PHONE.device_keys)
+    # Nothing to verify it by: whoever claims the key verifies it.
+    assert check_one_time_keys(upload, ALICE, "PHONE", None)
+    assert check_one_time_keys(upload, ALICE, "PHONE", {"keys": {}})
+
+
+def test_key_changed_after_it_was_signed_is_refused() -> None:
     ((name, key),) = PHONE.one_time_keys(["AAAA"]).items()
-    changed = {**key, "key": encode_base64(b"another key of thirty-two bytes!")}
-    (checked,) = check_one_time_keys({name: changed})
-    assert checked.key == changed
+    changed = {name: {**key, "key": encode_base64(b"another key of thirty-two bytes!")}}
+    with pytest.raises(InvalidKeySignature):
+        check_one_time_keys(changed, ALICE, "PHONE", PHONE.device_keys)
 
 
 @pytest.mark.parametrize(
@@ -200,21 +214,21 @@ def test_signature_on_a_one_time_key_is_for_others_to_judge() -> None:
 )
 def test_one_time_keys_of_another_form_are_refused(keys: Any) -> None:
     with pytest.raises(BadJson):
-        check_one_time_keys(keys)
+        check_one_time_keys(keys, ALICE, "PHONE", None)
 
 
 def test_one_upload_may_have_a_thousand_keys() -> None:
     keys = {f"a:{number}": "x" for number in range(MAX_ONE_TIME_KEYS)}
-    assert len(check_one_time_keys(keys)) == MAX_ONE_TIME_KEYS
+    assert len(check_one_time_keys(keys, ALICE, "PHONE", None)) == MAX_ONE_TIME_KEYS
 
 
 def test_there_is_one_fallback_key_per_algorithm() -> None:
     one = PHONE.one_time_keys(["AAAA"], fallback=True)
     other = {"curve25519:AAAA": "plain"}
-    assert len(check_fallback_keys({**one, **other})) == 2
+    assert len(check_fallback_keys({**one, **other}, ALICE, "PHONE", PHONE.device_keys)) == 2
     two = PHONE.one_time_keys(["AAAA", "BBBB"], fallback=True)
     with pytest.raises(BadJson):
-        check_fallback_keys(two)
+        check_fallback_keys(two, ALICE, "PHONE", PHONE.device_keys)
 
 
 # ---- cross-signing
@@ -330,8 +344,8 @@ def test_odd_uploads_are_refused_by_name(value: Any) -> None:
     refusals = (BadJson, InvalidCanonicalJson, InvalidKeySignature)
     for check in (
         lambda: check_device_keys(value, ALICE, "PHONE"),
-        lambda: check_one_time_keys(value),
-        lambda: check_fallback_keys({"a:b": value}),
+        lambda: check_one_time_keys(value, ALICE, "PHONE", PHONE.device_keys),
+        lambda: check_fallback_keys({"a:b": value}, ALICE, "PHONE", PHONE.device_keys),
         lambda: parse_cross_signing_key(value, ALICE, MASTER),
     ):
         try:
