@@ -5,13 +5,13 @@ Spec: https://spec.matrix.org/v1.19/client-server-api/#syncing
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from architex.domain.event_filter import SyncFilter
 from architex.domain.sync_token import format_pagination_token, format_sync_token
-from architex.storage.receipts import Receipt
+from architex.storage.receipts import UNTHREADED, Receipt
 from architex.usecases.requester import Requester
 
 
@@ -67,22 +67,30 @@ def empty_response(position: int, to_device: int | None = None) -> dict[str, Any
     }
 
 
-def receipt_events(receipts: Collection[Receipt]) -> dict[int, list[dict[str, Any]]]:
-    """One m.receipt event per room and thread.
+def receipt_events(receipts: Iterable[Receipt]) -> dict[int, list[dict[str, Any]]]:
+    """One m.receipt event per room, as far as it can hold them.
+
+    Who has read up to the same event in several threads, or in one and regardless of threads, has
+    one place in it; the further receipts are told in a further event.
 
     Spec: https://spec.matrix.org/v1.19/client-server-api/#mreceipt
     """
-    contents: dict[tuple[int, str], dict[str, dict[str, dict[str, Any]]]] = {}
-    for receipt in receipts:
+    events: dict[int, list[dict[str, Any]]] = {}
+    for receipt in sorted(receipts, key=lambda one: one.thread_id != UNTHREADED):
         data: dict[str, Any] = {"ts": receipt.ts}
         if receipt.thread_id:
             data["thread_id"] = receipt.thread_id
-        content = contents.setdefault((receipt.room_nid, receipt.thread_id), {})
-        by_type = content.setdefault(receipt.event_id, {})
-        by_type.setdefault(receipt.receipt_type, {})[receipt.user_id] = data
-    events: dict[int, list[dict[str, Any]]] = {}
-    for (room_nid, _), content in contents.items():
-        events.setdefault(room_nid, []).append({"type": "m.receipt", "content": content})
+        of_room = events.setdefault(receipt.room_nid, [])
+        for event in of_room:
+            by_type = event["content"].setdefault(receipt.event_id, {})
+            by_user = by_type.setdefault(receipt.receipt_type, {})
+            if receipt.user_id not in by_user:
+                by_user[receipt.user_id] = data
+                break
+        else:
+            by_user = {receipt.user_id: data}
+            content = {receipt.event_id: {receipt.receipt_type: by_user}}
+            of_room.append({"type": "m.receipt", "content": content})
     return events
 
 

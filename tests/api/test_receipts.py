@@ -73,6 +73,24 @@ def test_thread_of_a_receipt_must_be_that_of_the_event(alice: User) -> None:
         alice.post(path, {"thread_id": thread}).ok()
 
 
+def test_receipts_of_a_room_are_told_in_one_event_as_far_as_it_holds_them(
+    alice: User, bob: User
+) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.post(f"/join/{room_id}", {}).ok()
+    root = send(alice, room_id)
+    reply = send(alice, room_id, **related("m.thread", root))
+    alice.post(receipt_path(room_id, reply), {"thread_id": root}).ok()
+    bob.post(receipt_path(room_id, root), {"thread_id": "main"}).ok()
+    bob.post(receipt_path(room_id, root), {}).ok()
+    first, second = alice.get("/sync").ok()["rooms"]["join"][room_id]["ephemeral"]["events"]
+    # What is regardless of threads comes first.
+    assert "thread_id" not in first["content"][root]["m.read"][bob.user_id]
+    assert first["content"][reply]["m.read"][alice.user_id]["thread_id"] == root
+    assert second["content"].keys() == {root}
+    assert second["content"][root]["m.read"][bob.user_id]["thread_id"] == "main"
+
+
 def test_redacted_reply_may_be_read_in_its_thread_or_in_the_room(alice: User) -> None:
     room_id = alice.create_room()
     root = send(alice, room_id)
