@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from architex.storage.latch import Latch
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -25,7 +27,7 @@ class _Asking(Generic[K, V]):
     """Somebody who waits for an answer, or for their turn to ask."""
 
     key: K
-    woken: threading.Event | None = None
+    woken: Latch | None = None
     found: Mapping[K, V] | None = None
 
 
@@ -55,7 +57,7 @@ class Gathering(Generic[K, V]):
                 self._is_busy = True
                 group = [mine]
             else:
-                mine.woken = threading.Event()
+                mine.woken = Latch()
                 self._waiting.append(mine)
                 group = []
         if mine.woken is not None:
@@ -93,4 +95,4 @@ class Gathering(Generic[K, V]):
                 woken = [*group, *self._waiting[:1]]
             for asking in woken:
                 if asking.woken is not None:
-                    asking.woken.set()
+                    asking.woken.open()

@@ -6,9 +6,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import orjson
 import psycopg
@@ -16,8 +16,11 @@ import psycopg
 from architex.domain.errors import LimitExceeded
 from architex.domain.identifiers import UserId
 from architex.storage.announcements import CHANNEL
+from architex.storage.latch import Latch
 
 log = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
 
 MAX_REMEMBERED: Final = 50_000
 MAX_WATCHES: Final = 20_000
@@ -32,7 +35,7 @@ class _Watch:
     """A user who waits, or waited lately, and the rooms that concern them."""
 
     rooms: frozenset[int] = frozenset()
-    waiting: set[threading.Event] = field(default_factory=set)
+    waiting: set[Latch] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,35 @@ class Announced:
     rooms: tuple[int, ...]
 
 
+class _Newest(Generic[Key]):
+    """The newest number that each of many keys was heard of with.
+
+    Attributes:
+        floor: what was heard up to here may be forgotten.
+    """
+
+    def __init__(self) -> None:
+        self.floor = 0
+        self._numbers: OrderedDict[Key, int] = OrderedDict()
+
+    def note(self, keys: Iterable[Key], number: int) -> None:
+        """Note what was heard; of too many keys the longest silent are forgotten."""
+        numbers = self._numbers
+        for key in keys:
+            numbers[key] = max(number, numbers.get(key, 0))
+            numbers.move_to_end(key)
+        while len(numbers) > MAX_REMEMBERED:
+            self.forget_up_to(numbers.popitem(last=False)[1])
+
+    def forget_up_to(self, number: int) -> None:
+        """Up to a number anything may have been missed."""
+        self.floor = max(self.floor, number)
+
+    def is_after(self, key: Key, number: int) -> bool:
+        """Whether a key was heard of after a number, which is not below the floor."""
+        return self._numbers.get(key, 0) > number
+
+
 class Notifier:
     """Listens on one connection of its own; parks and wakes the others without any.
 
@@ -63,14 +95,12 @@ class Notifier:
         self._watches: OrderedDict[UserId, _Watch] = OrderedDict()
         self._watchers_of_room: dict[int, set[UserId]] = {}
         self._listeners: list[Callable[[int], None]] = []
-        # The newest position announced for rooms and users; older than the floor: forgotten.
-        self._newest: OrderedDict[int | UserId, int] = OrderedDict()
-        self._floor = 0
+        # Positions announced for rooms and users.
+        self._newest: _Newest[int | UserId] = _Newest()
         self._position = 0
-        # The same of changed keys, counted as they are heard of.
+        # Changes of keys, counted as they are heard of.
         self._key_changes = 0
-        self._keys_changed: OrderedDict[UserId, int] = OrderedDict()
-        self._keys_floor = 0
+        self._keys_changed: _Newest[UserId] = _Newest()
         self._is_listening = False
         self._started = False
         self._stopped = False
@@ -98,7 +128,7 @@ class Notifier:
         Raises:
             LimitExceeded: MAX_WAITING requests of the user wait already.
         """
-        woken = threading.Event()
+        woken = Latch()
         with self._lock:
             watch = self._watch(user_id, frozenset(room_nids))
             if self._stopped or self._announced_after(user_id, watch.rooms, after):
@@ -129,13 +159,13 @@ class Notifier:
         Returns None when that is not known any more, or not yet.
         """
         with self._lock:
-            if after < self._floor or after > self._position:
-                return None
             newest = self._newest
+            if not newest.floor <= after <= self._position:
+                return None
             return Announced(
                 self._position,
-                newest.get(user_id, 0) > after,
-                tuple(r for r in room_nids if newest.get(r, 0) > after),
+                newest.is_after(user_id, after),
+                tuple([room_nid for room_nid in room_nids if newest.is_after(room_nid, after)]),
             )
 
     @property
@@ -152,8 +182,8 @@ class Notifier:
         with self._lock:
             return (
                 self._is_listening
-                and self._keys_floor <= since
-                and self._keys_changed.get(user_id, 0) <= since
+                and self._keys_changed.floor <= since
+                and not self._keys_changed.is_after(user_id, since)
             )
 
     def on_position(self, listener: Callable[[int], None]) -> None:
@@ -162,6 +192,8 @@ class Notifier:
 
     def start(self) -> None:
         """Begin to listen; does nothing when it has begun. Call it after a fork."""
+        if self._started:
+            return
         with self._lock:
             if self._started or self._stopped:
                 return
@@ -207,10 +239,12 @@ class Notifier:
                 self._unwatch(user_id, room_nid)
 
     def _announced_after(self, user_id: UserId, rooms: frozenset[int], after: int) -> bool:
-        if after < self._floor:
-            return True
         newest = self._newest
-        return newest.get(user_id, 0) > after or any(newest.get(r, 0) > after for r in rooms)
+        return (
+            after < newest.floor
+            or newest.is_after(user_id, after)
+            or any(newest.is_after(room_nid, after) for room_nid in rooms)
+        )
 
     def _listen(self) -> None:
         pause = 0.1
@@ -241,7 +275,7 @@ class Notifier:
         row = connection.execute("SELECT position FROM log_position").fetchone()
         position = 0 if row is None else int(row[0])
         with self._lock:
-            self._floor = max(self._floor, position)
+            self._newest.forget_up_to(position)
             self._position = position
             self._forget_keys()
             self._is_listening = True
@@ -256,50 +290,40 @@ class Notifier:
                 self._forget_keys()
                 return
             self._key_changes += 1
-            for user_id in user_ids:
-                self._keys_changed[user_id] = self._key_changes
-                self._keys_changed.move_to_end(user_id)
-            while len(self._keys_changed) > MAX_REMEMBERED:
-                _, self._keys_floor = self._keys_changed.popitem(last=False)
+            self._keys_changed.note(user_ids, self._key_changes)
 
     def _forget_keys(self) -> None:
         self._key_changes += 1
-        self._keys_floor = self._key_changes
-        self._keys_changed.clear()
+        self._keys_changed.forget_up_to(self._key_changes)
 
     def _announce(self, news: dict[str, Any]) -> None:
         position = news["p"]
         if news.get("all"):
             with self._lock:
                 self._forget_keys()
-                self._floor = max(self._floor, position)
+                self._newest.forget_up_to(position)
                 self._position = position
             self._wake_all()
         else:
             with self._lock:
                 self._position = position
                 concerned = set(news["u"])
-                for key in (*news["r"], *news["u"]):
-                    self._newest[key] = max(position, self._newest.get(key, 0))
-                    self._newest.move_to_end(key)
+                self._newest.note((*news["r"], *news["u"]), position)
                 for room_nid in news["r"]:
                     concerned |= self._watchers_of_room.get(room_nid, set())
-                while len(self._newest) > MAX_REMEMBERED:
-                    _, forgotten = self._newest.popitem(last=False)
-                    self._floor = max(self._floor, forgotten)
                 woken = [
-                    event
+                    latch
                     for user_id in concerned
                     if (watch := self._watches.get(user_id)) is not None
-                    for event in watch.waiting
+                    for latch in watch.waiting
                 ]
-            for event in woken:
-                event.set()
+            for latch in woken:
+                latch.open()
         for listener in self._listeners:
             listener(position)
 
     def _wake_all(self) -> None:
         with self._lock:
-            woken = [event for watch in self._watches.values() for event in watch.waiting]
-        for event in woken:
-            event.set()
+            woken = [latch for watch in self._watches.values() for latch in watch.waiting]
+        for latch in woken:
+            latch.open()
