@@ -125,6 +125,23 @@ class SyncFilter:
     presence: EventFilter = field(default_factory=EventFilter)
     account_data: EventFilter = field(default_factory=EventFilter)
     room: RoomFilter = field(default_factory=RoomFilter)
+    # It has fifty parts, and each /sync looks things up by it several times.
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Make the hash, once."""
+        parts = (
+            self.event_fields,
+            self.federation_format,
+            self.presence,
+            self.account_data,
+            self.room,
+        )
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        """The hash."""
+        return self._hash
 
 
 def matches_type(pattern: str, type: str) -> bool:

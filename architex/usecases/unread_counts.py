@@ -196,8 +196,8 @@ class UnreadCounts:
                     )
                 if by_type[event.type]:
                     threads.setdefault(event.thread, Unread()).notifications += 1
-            self._remembered[user_id, room_nid] = replace(
-                known, up_to=now, threads=_as_pairs(threads), by_type=by_type
+            self._remembered[user_id, room_nid] = _Remembered(
+                known.basis, now, _as_pairs(threads), by_type, known.changed
             )
             self._remembered.move_to_end((user_id, room_nid))
         return threads
