@@ -252,8 +252,12 @@ class RequestHandler(PyWSGIHandler):  # type: ignore[misc] # gunicorn's workers 
     def _sendall(self, data: bytes) -> None:
         if self._held is not None:
             self._held.append(data)
-        else:
-            super()._sendall(data)
+            return
+        # gevent's sendall asks the kernel first how much it would take; nearly always that is all.
+        sent = self.socket.send(data)
+        self.response_length += sent
+        if sent < len(data):
+            super()._sendall(memoryview(data)[sent:])
 
     def log_error(self, msg: str, *args: Any) -> None:
         """Log that a request cannot be read; not its words, which may hold an access token."""
