@@ -23,6 +23,7 @@ from architex.usecases.handshakes import Handshakes
 from architex.usecases.identity_servers import IdentityServers
 from architex.usecases.importing import Importing
 from architex.usecases.invite_permission import InvitePermission
+from architex.usecases.inviting import Inviting
 from architex.usecases.inviting_elsewhere import InvitingElsewhere
 from architex.usecases.joining import Joining
 from architex.usecases.remote_invites import RemoteInvites
@@ -45,6 +46,7 @@ class MembershipUseCases:
     remote_joining: RemoteJoining
     third_party_invites: ThirdPartyInvites
     joining: Joining
+    inviting: Inviting
     address_invites: AddressInvites
     remote_invites: RemoteInvites
     resident: Resident
@@ -121,12 +123,13 @@ def build_memberships(
         restricted=restricted_joins,
         remote_joining=remote_joining,
         remote_membership=RemoteMembership(federation, handshakes, commits),
-        inviting_elsewhere=inviting_elsewhere,
         third_party_invites=third_party_invites,
-        invite_permission=invite_permission,
         server_name=settings.server_name,
         notices_sender=f"@{settings.server_notices.localpart}:{settings.server_name}",
         tell_profile=directories.profiles.tell_room,
+    )
+    inviting = Inviting(
+        commits, profiles, invite_permission, inviting_elsewhere, settings.server_name
     )
     return MembershipUseCases(
         doors=doors,
@@ -136,7 +139,8 @@ def build_memberships(
         remote_joining=remote_joining,
         third_party_invites=third_party_invites,
         joining=joining,
-        address_invites=AddressInvites(commits, joining, identity_servers, common.rate_limits),
+        inviting=inviting,
+        address_invites=AddressInvites(commits, inviting, identity_servers, common.rate_limits),
         remote_invites=RemoteInvites(
             commits=commits,
             branches=common.branches,

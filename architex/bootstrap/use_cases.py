@@ -20,6 +20,7 @@ from architex.storage.accounts import AccountStore
 from architex.storage.devices import DeviceStore
 from architex.storage.early_receipts import EarlyReceipts
 from architex.storage.openid_tokens import OpenIdTokenStore
+from architex.storage.profiles import ProfileStore
 from architex.storage.push_rules import PushRuleStore
 from architex.storage.pushers import PusherStore
 from architex.storage.received_transactions import ReceivedTransactions
@@ -37,6 +38,7 @@ from architex.usecases.receipts import Receipts
 from architex.usecases.receiving import Receiving
 from architex.usecases.receiving_devices import DeviceEdus
 from architex.usecases.receiving_edus import ReceivingEdus, RoomEdus
+from architex.usecases.removing import Removing
 from architex.usecases.reporting import Reporting
 from architex.usecases.room_creation import RoomCreation
 from architex.usecases.room_upgrades import RoomUpgrades
@@ -112,8 +114,10 @@ def build_use_cases(
         user_directory=directories.user_directory,
         # Coming and going
         address_invites=memberships.address_invites,
+        inviting=memberships.inviting,
         joining=memberships.joining,
         remote_invites=memberships.remote_invites,
+        removing=Removing(commits),
         resident=memberships.resident,
         third_party_invites=memberships.third_party_invites,
         # Writing
@@ -127,7 +131,8 @@ def build_use_cases(
             commits=commits,
             events=EventLookup(database),
             aliases=directories.directory,
-            memberships=memberships.joining,
+            joining=memberships.joining,
+            inviting=memberships.inviting,
         ),
         typing=typing,
         # Reading
@@ -170,7 +175,7 @@ def _build_room_creation(
 ) -> RoomCreation:
     return RoomCreation(
         commits=common.core.commits,
-        joining=memberships.joining,
+        inviting=memberships.inviting,
         address_invites=memberships.address_invites,
         directory=directory,
         clock=common.core.clock,
@@ -185,8 +190,9 @@ def _build_room_upgrades(
 ) -> RoomUpgrades:
     return RoomUpgrades(
         commits=common.core.commits,
+        event_log=common.core.event_log,
         reads=memberships.upgrade_reads,
-        joining=memberships.joining,
+        profiles=ProfileStore(common.core.database),
         directory=directory,
         succession=memberships.succession,
         clock=common.core.clock,

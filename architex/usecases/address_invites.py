@@ -17,11 +17,11 @@ from architex.domain.third_party import ThirdPartyAddress, parse_address
 from architex.gateways.identity_server import StoredInvite
 from architex.storage.commit_queue import CommitQueue
 from architex.storage.room_session import RoomCommand, RoomSession
+from architex.usecases.deciding import unknown_rooms_forbidden
 from architex.usecases.identity_servers import IdentityServers
-from architex.usecases.joining import Joining
+from architex.usecases.inviting import Inviting
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.requester import Requester
-from architex.usecases.sending import unknown_rooms_forbidden
 from architex.usecases.unredacted import content_of
 
 _OFFER: Final = "m.room.third_party_invite"
@@ -55,7 +55,7 @@ class AddressInvites:
     """Invites by address: whoever has it, or will have it."""
 
     commits: CommitQueue
-    joining: Joining
+    inviting: Inviting
     identity_servers: IdentityServers
     rate_limits: RateLimits
 
@@ -101,8 +101,8 @@ class AddressInvites:
         with self.identity_servers.refusals_passed_on():
             user_id = client.look_up(wish.identity_server, wish.access_token, wish.address)
         if user_id is not None:
-            content = self.joining.invite_content(user_id, reason=reason, is_direct=is_direct)
-            self.joining.invite_with(requester, room_id, user_id, content)
+            content = self.inviting.invite_content(user_id, reason=reason, is_direct=is_direct)
+            self.inviting.invite_with(requester, room_id, user_id, content)
             return
         told = {
             "medium": wish.address.medium,

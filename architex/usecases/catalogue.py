@@ -17,6 +17,7 @@ from architex.usecases.encryption_keys import EncryptionKeys
 from architex.usecases.filters import Filters
 from architex.usecases.finding_by_time import FindingByTime
 from architex.usecases.interactive_auth import InteractiveAuth
+from architex.usecases.inviting import Inviting
 from architex.usecases.joining import Joining
 from architex.usecases.key_backups import KeyBackups
 from architex.usecases.login import Login
@@ -39,6 +40,7 @@ from architex.usecases.receiving import Receiving
 from architex.usecases.registration import Registration
 from architex.usecases.relating import Relating
 from architex.usecases.remote_invites import RemoteInvites
+from architex.usecases.removing import Removing
 from architex.usecases.reporting import Reporting
 from architex.usecases.resident import Resident
 from architex.usecases.room_creation import RoomCreation
@@ -79,6 +81,7 @@ class UseCases:
     filters: Filters
     finding_by_time: FindingByTime
     interactive_auth: InteractiveAuth
+    inviting: Inviting
     joining: Joining
     key_ring: KeyRing
     key_backups: KeyBackups
@@ -98,6 +101,7 @@ class UseCases:
     rate_limits: RateLimits
     registration: Registration
     relating: Relating
+    removing: Removing
     remote_invites: RemoteInvites
     resident: Resident
     room_creation: RoomCreation

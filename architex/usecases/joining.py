@@ -1,4 +1,4 @@
-"""Memberships: join, knock, invite, leave, kick, ban, unban, forget.
+"""What people do to their own memberships: join, knock, leave, forget.
 
 In rooms that this server is in, they are written here; in others by way of servers that are.
 
@@ -11,17 +11,14 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from architex.domain.errors import (
-    BadState,
     CannotLeaveServerNoticeRoom,
     DatabaseUnavailable,
     Forbidden,
     GuestAccessForbidden,
-    InviteBlocked,
     MatrixError,
-    NotFound,
     RemoteFailed,
     UnableToAuthoriseJoin,
     UnableToGrantJoin,
@@ -31,11 +28,8 @@ from architex.domain.identifiers import (
     RoomId,
     ServerName,
     UserId,
-    parse_user_id,
     server_name_of,
 )
-from architex.domain.pdu import Pdu, StateKey
-from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.handshakes import AUTHORISED_VIA
 from architex.gateways.errors import RemoteError
 from architex.projections.member_reads import MemberReads
@@ -44,17 +38,21 @@ from architex.storage.commit_queue import CommitQueue
 from architex.storage.event_log import EventLog
 from architex.storage.forgotten_rooms import ForgottenRooms
 from architex.storage.room_session import RoomCommand, RoomSession
-from architex.usecases.invite_permission import InvitePermission
-from architex.usecases.inviting_elsewhere import InvitingElsewhere
+from architex.usecases.deciding import USUAL_KEYS, find_membership, unknown_rooms_forbidden
+from architex.usecases.member_events import (
+    ProfileFinder,
+    member_content,
+    member_draft,
+    with_reason,
+)
 from architex.usecases.remote_joining import RemoteJoining
 from architex.usecases.remote_membership import RemoteMembership
 from architex.usecases.requester import Requester
 from architex.usecases.restricted_joins import RestrictedJoins
 from architex.usecases.room_succession import RoomSuccession, find_predecessor
-from architex.usecases.sending import unknown_rooms_forbidden
 from architex.usecases.side_by_side import call_each
 from architex.usecases.third_party_invites import ThirdPartyInvites
-from architex.usecases.unredacted import content_of, says
+from architex.usecases.unredacted import content_of
 
 log = logging.getLogger(__name__)
 
@@ -71,21 +69,10 @@ _SERVER_SET_KEYS: Final = _VOUCHED_KEYS | {"membership", "reason"}
 
 _LEAVE: Final[Mapping[str, Any]] = {"membership": "leave"}
 
-_USUAL_KEYS: Final[frozenset[StateKey]] = frozenset(
-    {("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.join_rules", "")}
-)
-
-
-class ProfileFinder(Protocol):
-    """Looks up what users say about themselves."""
-
-    def find_profile(self, user_id: UserId) -> Mapping[str, Any] | None:
-        """All fields of a local user's profile; None when there is no such active user."""
-
 
 @dataclass(frozen=True)
 class Joining:
-    """What people do to memberships, their own and others'.
+    """What people do to their own memberships.
 
     Attributes:
         tell_profile: brings a membership up to date with the profile of the user.
@@ -101,9 +88,7 @@ class Joining:
     restricted: RestrictedJoins
     remote_joining: RemoteJoining
     remote_membership: RemoteMembership
-    inviting_elsewhere: InvitingElsewhere
     third_party_invites: ThirdPartyInvites
-    invite_permission: InvitePermission
     server_name: ServerName
     notices_sender: UserId
     tell_profile: Callable[[UserId, RoomId], None]
@@ -175,7 +160,7 @@ class Joining:
         user_id = requester.user_id
 
         def decide(session: RoomSession) -> RoomId | None:
-            if _membership(session, user_id) == "join":
+            if find_membership(session, user_id) == "join":
                 return None
             if requester.is_guest and not _guests_can_join(session):
                 raise GuestAccessForbidden("Guests may not join this room.")
@@ -183,7 +168,7 @@ class Joining:
             authoriser = self.restricted.find_authoriser(session, user_id)
             if authoriser is not None:
                 join_content[AUTHORISED_VIA] = authoriser
-            session.append(_member_draft(user_id, user_id, join_content, origin_server_ts))
+            session.append(member_draft(user_id, user_id, join_content, origin_server_ts))
             session.also(self.forgotten.remember_again(user_id, room_id))
             create = session.find_state("m.room.create")
             return None if create is None else find_predecessor(create.content)
@@ -236,96 +221,16 @@ class Joining:
             return room_id
 
         def decide(session: RoomSession) -> RoomId:
-            if _membership(session, user_id) == "knock":
+            if find_membership(session, user_id) == "knock":
                 return room_id
-            session.append(_member_draft(user_id, user_id, content))
+            session.append(member_draft(user_id, user_id, content))
             return room_id
 
         return self._write(room_id, [user_id], decide)
 
-    def invite(
-        self,
-        requester: Requester,
-        room_id: RoomId,
-        user_id: UserId,
-        *,
-        reason: str | None = None,
-    ) -> None:
-        """Invite a user, of this server or another.
-
-        Raises:
-            Forbidden: the inviter may not, or the user is a member or banned, or their server
-                wants no such invite.
-            InviteBlocked: the user wants no invites.
-            NotFound: there is no such user.
-            RemoteFailed: the user's server does not answer.
-        """
-        self.invite_with(requester, room_id, user_id, self.invite_content(user_id, reason=reason))
-
-    def invite_with(
-        self,
-        requester: Requester,
-        room_id: RoomId,
-        user_id: UserId,
-        content: Mapping[str, Any],
-    ) -> EventId:
-        """As `invite`, with the content of the m.room.member event, as `invite_content` gives it.
-
-        Returns the invite; the one that is there already, if it says the same.
-        """
-
-        parse_user_id(user_id)
-        is_blocking = self.is_local(user_id) and self.invite_permission.is_blocking(user_id)
-
-        def decide(session: RoomSession) -> EventId:
-            _require_member(session, requester.user_id)
-            current = session.find_state("m.room.member", user_id)
-            if current is not None and (
-                current.sender == requester.user_id and says(session, current, content)
-            ):
-                return current.event_id
-            event_id = session.append(_member_draft(requester.user_id, user_id, content)).event_id
-            if is_blocking:  # only who may invite learns that
-                raise InviteBlocked(f"{user_id} wants no invites.")
-            return event_id
-
-        def check(session: RoomSession) -> None:
-            _require_member(session, requester.user_id)
-            create = session.find_state("m.room.create")
-            if create is not None and create.content.get("m.federate") is False:
-                # The rules let them be invited, but not join.
-                raise Forbidden("This room is for users of its own server only.")
-
-        with unknown_rooms_forbidden():
-            if self.is_local(user_id):
-                return self._write(room_id, [requester.user_id, user_id], decide)
-            self._write(room_id, [requester.user_id], check)
-            draft = _member_draft(requester.user_id, user_id, content)
-            return self.inviting_elsewhere.invite(room_id, draft)
-
-    def is_local(self, user_id: UserId) -> bool:
-        """Whether a user is one of this server."""
-        return server_name_of(user_id) == self.server_name
-
     def is_joined(self, user_id: UserId, room_id: RoomId) -> bool:
         """Whether a user is in a room, as far as this server knows."""
         return self.members.is_joined_to_any(user_id, [room_id])
-
-    def invite_content(
-        self, user_id: UserId, *, reason: str | None = None, is_direct: bool = False
-    ) -> dict[str, Any]:
-        """The content of an invite of a user.
-
-        Raises:
-            NotFound: there is no such user.
-        """
-        parse_user_id(user_id)
-        if self.is_local(user_id) and self.profiles.find_profile(user_id) is None:
-            raise NotFound(f"There is no user {user_id} on this server.")
-        content = self._member_content(user_id, "invite", reason)
-        if is_direct:
-            content["is_direct"] = True
-        return content
 
     def leave(self, requester: Requester, room_id: RoomId, *, reason: str | None = None) -> None:
         """Leave a room, reject an invite, or take back a knock; leaving twice changes nothing.
@@ -334,7 +239,7 @@ class Joining:
             Forbidden: the user never was in the room, or is banned.
             CannotLeaveServerNoticeRoom: it is an invite to the user's server notice room.
         """
-        content = _with_reason({"membership": "leave"}, reason)
+        content = with_reason({"membership": "leave"}, reason)
         self._leave(requester.user_id, room_id, content)
 
     def leave_with(
@@ -370,7 +275,7 @@ class Joining:
                 self._check_may_reject(session, user_id)
             if member.membership == "leave":
                 return member.event_id
-            draft = _member_draft(user_id, user_id, content, origin_server_ts)
+            draft = member_draft(user_id, user_id, content, origin_server_ts)
             return session.append(draft).event_id
 
         if self._is_invited_elsewhere(user_id, room_id):
@@ -380,47 +285,6 @@ class Joining:
             return self._membership_event(user_id, room_id)
         with unknown_rooms_forbidden():
             return self._write(room_id, [user_id], decide)
-
-    def kick(
-        self, requester: Requester, room_id: RoomId, user_id: UserId, *, reason: str | None = None
-    ) -> None:
-        """Make a user leave.
-
-        Raises:
-            Forbidden: the requester may not, or the user is not in the room.
-        """
-
-        def refuse(membership: str | None) -> None:
-            if membership not in ("join", "invite", "knock"):
-                raise Forbidden(f"{user_id} is not in the room.")
-
-        self._change_other(requester, room_id, user_id, "leave", reason, refuse)
-
-    def ban(
-        self, requester: Requester, room_id: RoomId, user_id: UserId, *, reason: str | None = None
-    ) -> None:
-        """Make a user leave and stay away.
-
-        Raises:
-            Forbidden: the requester may not.
-        """
-        self._change_other(requester, room_id, user_id, "ban", reason, lambda membership: None)
-
-    def unban(
-        self, requester: Requester, room_id: RoomId, user_id: UserId, *, reason: str | None = None
-    ) -> None:
-        """Lift a ban.
-
-        Raises:
-            BadState: the user is not banned.
-            Forbidden: the requester may not.
-        """
-
-        def refuse(membership: str | None) -> None:
-            if membership != "ban":
-                raise BadState(f"{user_id} is not banned.")
-
-        self._change_other(requester, room_id, user_id, "leave", reason, refuse)
 
     def forget(self, requester: Requester, room_id: RoomId) -> None:
         """Show the user nothing of a room any more that they have left.
@@ -494,28 +358,8 @@ class Joining:
     def _write(
         self, room_id: RoomId, users: list[UserId], decide: Callable[[RoomSession], T]
     ) -> T:
-        prefetch = _USUAL_KEYS | {("m.room.member", user_id) for user_id in users}
+        prefetch = USUAL_KEYS | {("m.room.member", user_id) for user_id in users}
         return self.commits.write_room(RoomCommand(room_id, decide, prefetch))
-
-    def _change_other(
-        self,
-        requester: Requester,
-        room_id: RoomId,
-        user_id: UserId,
-        membership: str,
-        reason: str | None,
-        refuse: Callable[[str | None], None],
-    ) -> None:
-        parse_user_id(user_id)
-        content = _with_reason({"membership": membership}, reason)
-
-        def decide(session: RoomSession) -> None:
-            _require_member(session, requester.user_id)
-            refuse(_membership(session, user_id))
-            session.append(_member_draft(requester.user_id, user_id, content))
-
-        with unknown_rooms_forbidden():
-            self._write(room_id, [requester.user_id, user_id], decide)
 
     def _member_content(
         self, user_id: UserId, membership: str, reason: str | None
@@ -584,7 +428,7 @@ class Joining:
         """What follows a join that was made by way of another server."""
         self.commits.write_rows(self.forgotten.remember_again(user_id, room_id))
         create = self.commits.write_room(
-            RoomCommand(room_id, lambda session: session.find_state("m.room.create"), _USUAL_KEYS)
+            RoomCommand(room_id, lambda session: session.find_state("m.room.create"), USUAL_KEYS)
         )
         predecessor = None if create is None else find_predecessor(create.content)
         if predecessor is not None:
@@ -608,46 +452,6 @@ class CannotForget(MatrixError):
     """
 
     errcode = "M_UNKNOWN"
-
-
-def member_content(
-    profile: Mapping[str, Any], membership: str, reason: str | None = None
-) -> dict[str, Any]:
-    """The content of an m.room.member event about a user with a profile."""
-    content: dict[str, Any] = {"membership": membership}
-    for field in ("displayname", "avatar_url"):
-        if profile.get(field) is not None:
-            content[field] = profile[field]
-    return _with_reason(content, reason)
-
-
-def _with_reason(content: dict[str, Any], reason: str | None) -> dict[str, Any]:
-    return content if reason is None else {**content, "reason": reason}
-
-
-def _member_draft(
-    sender: UserId,
-    user_id: UserId,
-    content: Mapping[str, Any],
-    origin_server_ts: int | None = None,
-) -> EventDraft:
-    return EventDraft(
-        type="m.room.member",
-        sender=sender,
-        content=content,
-        state_key=user_id,
-        origin_server_ts=origin_server_ts,
-    )
-
-
-def _membership(session: RoomSession, user_id: UserId) -> str | None:
-    member: Pdu | None = session.find_state("m.room.member", user_id)
-    return None if member is None else member.membership
-
-
-def _require_member(session: RoomSession, user_id: UserId) -> None:
-    if _membership(session, user_id) != "join":
-        raise Forbidden("You are not in this room.")
 
 
 def _guests_can_join(session: RoomSession) -> bool:

@@ -42,8 +42,8 @@ from architex.projections.gaps import find_deepest_follower, find_followers
 from architex.projections.member_reads import MemberReads
 from architex.storage.commit_queue import CommitQueue
 from architex.storage.room_session import RoomCommand, RoomSession
+from architex.usecases.deciding import power_levels
 from architex.usecases.resolving import USUAL_KEYS, Resolving, keys_looked_at
-from architex.usecases.sending import power_levels
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from architex.domain.auth_rules import check_state_dependent_auth_rules
 from architex.domain.errors import (
@@ -57,6 +57,7 @@ from architex.storage.stripped_states import (
     list_stripped_states,
 )
 from architex.usecases.invite_permission import InvitePermission
+from architex.usecases.member_events import ProfileFinder
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.server_keys import KeyRing
 
@@ -64,13 +65,6 @@ Json: TypeAlias = dict[str, Any]
 
 _KEYS_TIMEOUT_S: Final = 10.0
 _OLDEST_VERSIONS: Final = ("1", "2")
-
-
-class ProfileFinder(Protocol):
-    """Looks up what users say about themselves."""
-
-    def find_profile(self, user_id: UserId) -> Mapping[str, Any] | None:
-        """All fields of a local user's profile; None when there is no such active user."""
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ from architex.storage.commit_queue import CommitQueue
 from architex.storage.event_log import RoomHead
 from architex.storage.pool import Database, PgConnection
 from architex.storage.room_session import RoomCommand, RoomSession
+from architex.usecases.deciding import USUAL_KEYS
 from architex.usecases.judging import Judging
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.restricted_joins import RestrictedJoins, is_restricted
@@ -71,9 +72,6 @@ Membership: TypeAlias = Literal["join", "knock", "leave"]
 _KEYS_TIMEOUT_S: Final = 10.0
 _AUTHORISER: Final = "join_authorised_via_users_server"
 _NAMING_KEYS: Final[tuple[StateKey, ...]] = (("m.room.name", ""), ("m.room.canonical_alias", ""))
-_USUAL_KEYS: Final[frozenset[StateKey]] = frozenset(
-    {("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.join_rules", "")}
-)
 
 
 @dataclass(frozen=True)
@@ -356,7 +354,7 @@ class Resident:
         return event_known.before or StateBefore(event_known.position - 1)
 
     def _decide(self, room_id: RoomId, users: Sequence[UserId], decide: Any) -> Any:
-        prefetch = _USUAL_KEYS | {("m.room.member", user_id) for user_id in users}
+        prefetch = USUAL_KEYS | {("m.room.member", user_id) for user_id in users}
         return self.commits.write_room(RoomCommand(room_id, decide, prefetch))
 
     # ---- the answer to a join

@@ -15,7 +15,7 @@ from architex.projections.member_reads import MemberReads
 from architex.projections.room_servers import RoomServers
 from architex.storage.event_log import EventLog
 from architex.storage.room_session import RoomSession
-from architex.usecases.sending import power_levels
+from architex.usecases.deciding import find_membership, power_levels
 
 MAX_CANDIDATES: Final = 100
 """Members of this server who are asked whether they may invite."""
@@ -41,7 +41,7 @@ class RestrictedJoins:
             UnableToAuthoriseJoin: this server cannot tell whether they do.
             UnableToGrantJoin: they do, but nobody of this server may let them in.
         """
-        if not is_restricted(session) or _membership(session, user_id) in ("join", "invite"):
+        if not is_restricted(session) or find_membership(session, user_id) in ("join", "invite"):
             return None
         self.check_conditions(session, user_id)
         power_event = session.find_state("m.room.power_levels")
@@ -78,7 +78,10 @@ class RestrictedJoins:
         if server_name_of(user_id) != self.server_name:
             return False
         levels = power_levels(session)
-        return levels.of_user(user_id) >= levels.invite and _membership(session, user_id) == "join"
+        return (
+            levels.of_user(user_id) >= levels.invite
+            and find_membership(session, user_id) == "join"
+        )
 
     def _is_known(self, room_id: RoomId) -> bool:
         head = self.event_log.find_head(room_id)
@@ -111,8 +114,3 @@ def _allowed_rooms(session: RoomSession) -> list[RoomId]:
         and is_room_id(room_id)
     ]
     return list(dict.fromkeys(rooms))[:MAX_CONDITIONS]
-
-
-def _membership(session: RoomSession, user_id: UserId) -> str | None:
-    member = session.find_state("m.room.member", user_id)
-    return None if member is None else member.membership

@@ -34,7 +34,8 @@ from architex.storage.commit_queue import CommitQueue
 from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.address_invites import AddressInvites, AddressWish
 from architex.usecases.directory import Directory
-from architex.usecases.joining import Joining, member_content
+from architex.usecases.inviting import Inviting
+from architex.usecases.member_events import member_content
 from architex.usecases.requester import Requester
 
 MAX_ROOMS_AT_ONCE: Final = 100
@@ -79,7 +80,7 @@ class RoomCreation:
     """Makes rooms."""
 
     commits: CommitQueue
-    joining: Joining
+    inviting: Inviting
     address_invites: AddressInvites
     directory: Directory
     clock: Clock
@@ -115,14 +116,14 @@ class RoomCreation:
         if len(request.invite) > MAX_INVITES:
             raise InvalidParam(f"At most {MAX_INVITES} users can be invited at once.")
         invites = [
-            (user_id, self.joining.invite_content(user_id, is_direct=request.is_direct))
+            (user_id, self.inviting.invite_content(user_id, is_direct=request.is_direct))
             for user_id in dict.fromkeys(request.invite)
             if user_id != creator
         ]
         for user_id, _ in invites:
-            if self.joining.is_local(user_id):
-                self.joining.invite_permission.check(user_id)
-        profile = self.joining.profiles.find_profile(creator) or {}
+            if self.inviting.is_local(user_id):
+                self.inviting.invite_permission.check(user_id)
+        profile = self.inviting.profiles.find_profile(creator) or {}
         drafts = list(_drafts(rules, creator, member_content(profile, "join"), request, alias))
 
         def found(create: Pdu, session: RoomSession) -> None:
@@ -130,7 +131,7 @@ class RoomCreation:
             for draft in drafts:
                 _append(session, draft)
             for user_id, content in invites:
-                if not self.joining.is_local(user_id):
+                if not self.inviting.is_local(user_id):
                     continue
                 session.append(_state(creator, "m.room.member", content, user_id))
             if alias is not None:
@@ -142,7 +143,7 @@ class RoomCreation:
         with self.directory.naming_taken_alias():
             room_id = self._found_room(rules, creator, content, found)
         for user_id, content in invites:
-            if not self.joining.is_local(user_id):
+            if not self.inviting.is_local(user_id):
                 self._invite_from_elsewhere(requester, room_id, user_id, content)
         for wish in request.invite_3pid:
             self._invite_by_address(requester, room_id, wish, is_direct=request.is_direct)
@@ -187,7 +188,7 @@ class RoomCreation:
     ) -> None:
         """Invite a user of another server; the room is there even if that server is not."""
         try:
-            self.joining.invite_with(requester, room_id, user_id, content)
+            self.inviting.invite_with(requester, room_id, user_id, content)
         except MatrixError as error:
             log.info("%s was not invited to %s: %s", user_id, room_id, error.message)
 

@@ -20,9 +20,11 @@ from architex.domain.room_versions import RoomVersionRules, get_room_version
 from architex.gateways.clock import Clock, Randomness
 from architex.projections.room_upgrade_reads import RoomUpgradeReads
 from architex.storage.commit_queue import CommitQueue
+from architex.storage.event_log import EventLog
 from architex.storage.room_session import RoomCommand, RoomSession
+from architex.usecases.deciding import check_joined, power_levels
 from architex.usecases.directory import Directory
-from architex.usecases.joining import Joining, member_content
+from architex.usecases.member_events import ProfileFinder, member_content
 from architex.usecases.requester import Requester
 from architex.usecases.room_creation import (
     RoomRequest,
@@ -31,7 +33,6 @@ from architex.usecases.room_creation import (
     new_opaque_room_id,
 )
 from architex.usecases.room_succession import RoomSuccession
-from architex.usecases.sending import power_levels
 from architex.usecases.unredacted import content_of
 
 _COPIED_TYPES: Final = (
@@ -85,7 +86,8 @@ class RoomUpgrades:
 
     commits: CommitQueue
     reads: RoomUpgradeReads
-    joining: Joining
+    event_log: EventLog
+    profiles: ProfileFinder
     directory: Directory
     succession: RoomSuccession
     clock: Clock
@@ -142,9 +144,7 @@ class RoomUpgrades:
         """Look at the old room, and whether the requester may replace it."""
 
         def decide(session: RoomSession) -> _OldRoom:
-            member = session.find_state("m.room.member", requester.user_id)
-            if member is None or member.membership != "join":
-                raise Forbidden("You are not in this room.")
+            check_joined(session, requester.user_id)
             levels = power_levels(session)
             needed = levels.to_send("m.room.tombstone", is_state=True)
             if levels.of_user(requester.user_id) < needed:
@@ -180,7 +180,7 @@ class RoomUpgrades:
         room_id = tombstone.content.get("replacement_room")
         if not isinstance(room_id, str) or not room_id.endswith(f":{self.server_name}"):
             return None
-        if self.joining.event_log.find_head(room_id) is not None:
+        if self.event_log.find_head(room_id) is not None:
             return None
         return room_id, tombstone.event_id
 
@@ -236,7 +236,7 @@ class RoomUpgrades:
             opaque_id=opaque_id or new_opaque_room_id(self.randomness),
         )
         room_id = create.room_id
-        profile = self.joining.profiles.find_profile(creator) or {}
+        profile = self.profiles.find_profile(creator) or {}
         join = _state(requester, "m.room.member", member_content(profile, "join"), creator)
         copied = list(_copied(requester, rules, self.reads.list_state(old.room_id, _COPIED_TYPES)))
         bans = [

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from architex.domain.auth_rules.power_levels import PowerLevels
-from architex.domain.errors import Forbidden, InvalidParam, UnknownRoom, UserSuspended
-from architex.domain.identifiers import EventId, RoomId, UserId, parse_event_id
+from architex.domain.errors import Forbidden, InvalidParam, UserSuspended
+from architex.domain.identifiers import EventId, RoomId, parse_event_id
 from architex.domain.pdu import StateKey
 from architex.domain.relations import find_relation
 from architex.domain.room.aggregate import EventDraft
@@ -19,18 +17,17 @@ from architex.projections.event_lookup import EventLookup
 from architex.storage.commit_queue import CommitQueue
 from architex.storage.room_session import RoomCommand, RoomSession
 from architex.storage.transactions import TransactionKey
+from architex.usecases.deciding import (
+    USUAL_KEYS,
+    check_joined,
+    power_levels,
+    unknown_rooms_forbidden,
+)
+from architex.usecases.inviting import Inviting
+from architex.usecases.joining import Joining
 from architex.usecases.relating import check_relation
 from architex.usecases.requester import Requester
 from architex.usecases.unredacted import content_of, says
-
-# What nearly every decision about an event of somebody's looks at.
-_USUAL_KEYS: frozenset[StateKey] = frozenset(
-    {
-        ("m.room.create", ""),
-        ("m.room.power_levels", ""),
-        ("m.room.join_rules", ""),
-    }
-)
 
 
 class AliasChecker(Protocol):
@@ -42,40 +39,6 @@ class AliasChecker(Protocol):
         """Raise BadAlias or InvalidParam unless every new alias points at the room."""
 
 
-class Memberships(Protocol):
-    """What follows when somebody's membership changes, besides the event."""
-
-    def invite_with(
-        self,
-        requester: Requester,
-        room_id: RoomId,
-        user_id: UserId,
-        content: Mapping[str, Any],
-    ) -> EventId:
-        """Send an m.room.member event with that content; by way of the user's server."""
-
-    def is_joined(self, user_id: UserId, room_id: RoomId) -> bool:
-        """Whether a user is in a room."""
-
-    def join_with(
-        self,
-        requester: Requester,
-        room_id: RoomId,
-        content: Mapping[str, Any],
-        origin_server_ts: int | None = None,
-    ) -> EventId:
-        """Join, if the room lets the requester in, with an m.room.member event of that content."""
-
-    def leave_with(
-        self,
-        requester: Requester,
-        room_id: RoomId,
-        content: Mapping[str, Any],
-        origin_server_ts: int | None = None,
-    ) -> EventId:
-        """Leave, or reject an invite, with an m.room.member event of that content."""
-
-
 @dataclass(frozen=True)
 class Sending:
     """What people send into rooms they are in."""
@@ -83,7 +46,8 @@ class Sending:
     commits: CommitQueue
     events: EventLookup
     aliases: AliasChecker
-    memberships: Memberships
+    joining: Joining
+    inviting: Inviting
 
     def send_message(
         self,
@@ -166,7 +130,7 @@ class Sending:
         return self._write(
             room_id,
             decide,
-            prefetch=_USUAL_KEYS | {("m.room.member", requester.user_id)},
+            prefetch=USUAL_KEYS | {("m.room.member", requester.user_id)},
             transaction=_transaction(requester, path, txn_id),
         )
 
@@ -197,16 +161,12 @@ class Sending:
             content = {key: value for key, value in content.items() if key != AUTHORISED_VIA}
             membership = content.get("membership")
             if membership == "invite":
-                return self.memberships.invite_with(requester, room_id, state_key, content)
+                return self.inviting.invite_with(requester, room_id, state_key, content)
             if state_key == requester.user_id:
                 if membership == "leave":
-                    return self.memberships.leave_with(
-                        requester, room_id, content, origin_server_ts
-                    )
+                    return self.joining.leave_with(requester, room_id, content, origin_server_ts)
                 if self.is_joining(requester, room_id, type, state_key, content):
-                    return self.memberships.join_with(
-                        requester, room_id, content, origin_server_ts
-                    )
+                    return self.joining.join_with(requester, room_id, content, origin_server_ts)
         draft = EventDraft(
             type=type,
             sender=requester.user_id,
@@ -229,20 +189,20 @@ class Sending:
             if current is not None and (
                 current.sender == requester.user_id and says(session, current, content)
             ):
-                _require_joined(session, requester.user_id)
+                check_joined(session, requester.user_id)
                 return current.event_id
             if type == "m.room.canonical_alias":
                 previous = {} if current is None else content_of(session, current)
                 self.aliases.check_canonical_alias(content, previous, room_id)
             if relation is not None:
-                _require_joined(session, requester.user_id)
+                check_joined(session, requester.user_id)
                 check_relation(session.connection, session.head.room_nid, draft, relation)
             return session.append(draft).event_id
 
         return self._write(
             room_id,
             decide,
-            prefetch=_USUAL_KEYS | {("m.room.member", requester.user_id), (type, state_key)},
+            prefetch=USUAL_KEYS | {("m.room.member", requester.user_id), (type, state_key)},
         )
 
     def is_joining(
@@ -258,7 +218,7 @@ class Sending:
             type == "m.room.member"
             and state_key == requester.user_id
             and content.get("membership") == "join"
-            and not self.memberships.is_joined(requester.user_id, room_id)
+            and not self.joining.is_joined(requester.user_id, room_id)
         )
 
     # Within
@@ -272,7 +232,7 @@ class Sending:
         def check(session: RoomSession) -> None:
             if target is None or target.room_id != room_id:
                 # Whoever may not know the room learns nothing of its events either.
-                _require_joined(session, requester.user_id)
+                check_joined(session, requester.user_id)
                 raise InvalidParam("The room has no such event.")
             if target.sender != requester.user_id:
                 if requester.is_suspended:
@@ -290,14 +250,14 @@ class Sending:
 
         def decide(session: RoomSession) -> EventId:
             if relation is not None:
-                _require_joined(session, draft.sender)
+                check_joined(session, draft.sender)
                 check_relation(session.connection, session.head.room_nid, draft, relation)
             return session.append(draft).event_id
 
         return self._write(
             room_id,
             decide,
-            prefetch=_USUAL_KEYS | {("m.room.member", draft.sender)},
+            prefetch=USUAL_KEYS | {("m.room.member", draft.sender)},
             transaction=_transaction(requester, path, txn_id),
         )
 
@@ -314,33 +274,6 @@ class Sending:
         )
         with unknown_rooms_forbidden():
             return self.commits.write_room(command)
-
-
-@contextmanager
-def unknown_rooms_forbidden() -> Iterator[None]:
-    """Answers about rooms this server does not know as about rooms that one is not in."""
-    try:
-        yield
-    except UnknownRoom:
-        raise Forbidden("You are not in this room.") from None
-
-
-def power_levels(session: RoomSession) -> PowerLevels:
-    """The power levels of the session's room as of now.
-
-    Raises:
-        Forbidden: nothing is known of the room but who is invited to it.
-    """
-    create = session.find_state("m.room.create")
-    if create is None:
-        raise Forbidden("This server is not in the room.")
-    return PowerLevels(session.room.rules, create, session.find_state("m.room.power_levels"))
-
-
-def _require_joined(session: RoomSession, user_id: UserId) -> None:
-    member = session.find_state("m.room.member", user_id)
-    if member is None or member.membership != "join":
-        raise Forbidden("You are not in this room.")
 
 
 def _redaction_target(content: Mapping[str, Any]) -> EventId:

@@ -37,6 +37,7 @@ from architex.projections.server_acls import ServerAcls
 from architex.storage.commit_queue import CommitQueue
 from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.invite_permission import InvitePermission
+from architex.usecases.member_events import ProfileFinder
 from architex.usecases.rate_limits import RateLimits
 
 log = logging.getLogger(__name__)
@@ -51,13 +52,6 @@ MAX_SIGNED_BYTES: Final = 8192
 _OFFER: Final = "m.room.third_party_invite"
 _EXCHANGE_TIMEOUT_S: Final = 10.0
 _EXCHANGE_FOR_S: Final = 30.0
-
-
-class ProfileFinder(Protocol):
-    """Looks up what users say about themselves."""
-
-    def find_profile(self, user_id: UserId) -> Mapping[str, Any] | None:
-        """All fields of a local user's profile; None when there is no such active user."""
 
 
 class Inviter(Protocol):

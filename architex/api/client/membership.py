@@ -13,7 +13,9 @@ from marshmallow import fields
 from architex.api.requests import BodySchema, counted_in_room, json_body, load, require_user
 from architex.usecases.address_invites import AddressInvites, AddressWish
 from architex.usecases.directory import Directory
+from architex.usecases.inviting import Inviting
 from architex.usecases.joining import Joining
+from architex.usecases.removing import Removing
 
 MAX_VIA: Final = 20
 
@@ -45,11 +47,12 @@ class AddressSchema(ReasonSchema):
     id_access_token = fields.String()
 
 
+TARGET: Final = TargetSchema()
 ADDRESS: Final = AddressSchema()
 
 
-class _Membership:
-    """What the resources share."""
+class _OwnMembership:
+    """What the resources share that are about who asks."""
 
     schema: ClassVar[BodySchema] = ReasonSchema()
 
@@ -60,7 +63,7 @@ class _Membership:
         return load(self.schema, json_body(req, optional=True))
 
 
-class _Joining(_Membership):
+class _Joining(_OwnMembership):
     """What both ways to join share."""
 
     schema = JoinSchema()
@@ -99,7 +102,7 @@ class JoinByIdOrAliasResource(_Joining):
         resp.media = {"room_id": joined}
 
 
-class KnockResource(_Membership):
+class KnockResource(_OwnMembership):
     """POST /knock/{roomIdOrAlias}"""
 
     def __init__(self, joining: Joining, directory: Directory) -> None:
@@ -115,13 +118,11 @@ class KnockResource(_Membership):
         resp.media = {"room_id": knocked}
 
 
-class InviteResource(_Membership):
+class InviteResource:
     """POST /rooms/{roomId}/invite"""
 
-    schema = TargetSchema()
-
-    def __init__(self, joining: Joining, address_invites: AddressInvites) -> None:
-        super().__init__(joining)
+    def __init__(self, inviting: Inviting, address_invites: AddressInvites) -> None:
+        self._inviting = inviting
         self._address_invites = address_invites
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
@@ -134,7 +135,7 @@ class InviteResource(_Membership):
             wish = read_address_wish(self._address_invites, given)
             self._address_invites.invite(requester, room_id, wish, reason=reason)
         else:
-            self._joining.invite(requester, room_id, **load(self.schema, body))
+            self._inviting.invite(requester, room_id, **load(TARGET, body))
         resp.media = {}
 
 
@@ -148,7 +149,7 @@ def read_address_wish(address_invites: AddressInvites, given: dict[str, Any]) ->
     )
 
 
-class LeaveResource(_Membership):
+class LeaveResource(_OwnMembership):
     """POST /rooms/{roomId}/leave"""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
@@ -159,7 +160,7 @@ class LeaveResource(_Membership):
         resp.media = {}
 
 
-class ForgetResource(_Membership):
+class ForgetResource(_OwnMembership):
     """POST /rooms/{roomId}/forget"""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
@@ -168,46 +169,44 @@ class ForgetResource(_Membership):
         resp.media = {}
 
 
-class KickResource(_Membership):
-    """POST /rooms/{roomId}/kick"""
+class _Removal:
+    """What the resources share by which others are made to leave."""
 
-    schema = TargetSchema()
+    def __init__(self, removing: Removing) -> None:
+        self._removing = removing
+
+
+class KickResource(_Removal):
+    """POST /rooms/{roomId}/kick"""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Make a user leave."""
-        self._joining.kick(
-            require_user(req, suspended=False, limit="messages"), room_id, **self._body(req)
-        )
+        requester = require_user(req, suspended=False, limit="messages")
+        self._removing.kick(requester, room_id, **load(TARGET, json_body(req, optional=True)))
         resp.media = {}
 
 
-class BanResource(_Membership):
+class BanResource(_Removal):
     """POST /rooms/{roomId}/ban"""
-
-    schema = TargetSchema()
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Make a user leave and stay away."""
-        self._joining.ban(
-            require_user(req, suspended=False, limit="messages"), room_id, **self._body(req)
-        )
+        requester = require_user(req, suspended=False, limit="messages")
+        self._removing.ban(requester, room_id, **load(TARGET, json_body(req, optional=True)))
         resp.media = {}
 
 
-class UnbanResource(_Membership):
+class UnbanResource(_Removal):
     """POST /rooms/{roomId}/unban"""
-
-    schema = TargetSchema()
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room_id: str) -> None:
         """Lift a ban."""
-        self._joining.unban(
-            require_user(req, suspended=False, limit="messages"), room_id, **self._body(req)
-        )
+        requester = require_user(req, suspended=False, limit="messages")
+        self._removing.unban(requester, room_id, **load(TARGET, json_body(req, optional=True)))
         resp.media = {}
 
 
-class JoinedRoomsResource(_Membership):
+class JoinedRoomsResource(_OwnMembership):
     """GET /joined_rooms"""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:

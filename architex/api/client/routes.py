@@ -66,13 +66,13 @@ def client_routes(use_cases: UseCases) -> list[Route]:
         Route("/rooms/{room_id}/join", membership.JoinResource(joining)),
         Route(
             "/rooms/{room_id}/invite",
-            membership.InviteResource(joining, use_cases.address_invites),
+            membership.InviteResource(use_cases.inviting, use_cases.address_invites),
         ),
         Route("/rooms/{room_id}/leave", membership.LeaveResource(joining)),
         Route("/rooms/{room_id}/forget", membership.ForgetResource(joining)),
-        Route("/rooms/{room_id}/kick", membership.KickResource(joining)),
-        Route("/rooms/{room_id}/ban", membership.BanResource(joining)),
-        Route("/rooms/{room_id}/unban", membership.UnbanResource(joining)),
+        Route("/rooms/{room_id}/kick", membership.KickResource(use_cases.removing)),
+        Route("/rooms/{room_id}/ban", membership.BanResource(use_cases.removing)),
+        Route("/rooms/{room_id}/unban", membership.UnbanResource(use_cases.removing)),
         Route(
             "/rooms/{room_id}/send/{event_type}/{txn_id}",
             sending.SendMessageResource(use_cases.sending),
