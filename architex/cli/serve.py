@@ -50,6 +50,8 @@ def serve(config_file: str | None) -> None:
     """Run the server: embedded PostgreSQL, migrations, web workers, followers."""
     settings = read_settings(config_file)
     environment = {**os.environ, "ARCHITEX_SUPERVISED": "1"}
+    # Who is started again after a crash must not compile itself first (0.4 s of each start).
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     path = find_config_file(config_file)
     if path is not None:
         environment["ARCHITEX_CONFIG"] = str(path)
