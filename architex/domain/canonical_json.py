@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 
 from architex.domain.errors import InvalidCanonicalJson, NotJson
+
+Json: TypeAlias = dict[str, Any]
+"""A JSON object."""
 
 MAX_CANONICAL_INTEGER: Final = 2**53 - 1
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final
 
+from architex.domain.canonical_json import Json
 from architex.domain.errors import DatabaseUnavailable
 from architex.domain.identifiers import ServerName
 from architex.projections.federation_outbox import (
@@ -19,8 +20,6 @@ from architex.projections.outgoing_edus import EduBatch, EduSource
 from architex.storage.pool import Database, PgConnection
 
 log = logging.getLogger(__name__)
-
-Json: TypeAlias = Mapping[str, Any]
 
 EVENTS: Final = "events"
 """The stream of events; the other streams are sources of EDUs."""

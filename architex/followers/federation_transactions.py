@@ -12,10 +12,10 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from architex.domain.canonical_json import encode_lenient_json
+from architex.domain.canonical_json import Json, encode_lenient_json
 from architex.domain.errors import InvalidCanonicalJson
 from architex.domain.identifiers import RoomId, ServerName
-from architex.followers.federation_readings import MAX_EDUS, MAX_PDUS, Json, Reading
+from architex.followers.federation_readings import MAX_EDUS, MAX_PDUS, Reading
 from architex.gateways.clock import Clock, Randomness
 from architex.gateways.errors import RemoteRefused
 from architex.gateways.federation_client import FederationClient, federation_path
@@ -144,7 +144,11 @@ class FederationTransactions:
             self._transmit(destination, f"{txn_id}-{half}", *part, failures=failures, is_part=True)
 
     def _put(
-        self, destination: ServerName, txn_id: str, pdus: Sequence[Json], edus: Sequence[Json]
+        self,
+        destination: ServerName,
+        txn_id: str,
+        pdus: Sequence[Mapping[str, Any]],
+        edus: Sequence[Json],
     ) -> Json:
         content: dict[str, Any] = {
             "origin": self._server_name,

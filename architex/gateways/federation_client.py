@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
-from architex.domain.canonical_json import encode_lenient_json, parse_json
+from architex.domain.canonical_json import Json, encode_lenient_json, parse_json
 from architex.domain.errors import NotJson
 from architex.domain.identifiers import ServerName
 from architex.domain.signing import SigningKey
@@ -29,8 +29,6 @@ from architex.gateways.http import AnswerStream, OutboundHttp
 from architex.gateways.server_discovery import ServerDiscovery
 
 Query: TypeAlias = Mapping[str, str | Sequence[str]]
-Json: TypeAlias = dict[str, Any]
-
 DEFAULT_TIMEOUT_S: Final = 30.0
 DEFAULT_MAX_BYTES: Final = 16 * 1024 * 1024
 

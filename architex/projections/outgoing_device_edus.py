@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import orjson
 
+from architex.domain.canonical_json import Json
 from architex.domain.encryption_keys import MASTER, SELF_SIGNING
 from architex.domain.identifiers import ServerName, UserId
-from architex.projections.outgoing_edus import EduBatch, Json
+from architex.projections.outgoing_edus import EduBatch
 from architex.storage.device_lists import CROSS_SIGNING, DeviceListUpdate
 from architex.storage.pool import PgConnection
 

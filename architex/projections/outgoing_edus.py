@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
+from architex.domain.canonical_json import Json
 from architex.domain.identifiers import ServerName
 from architex.storage.pool import PgConnection
 from architex.storage.presence import Presence
 from architex.storage.receipts import UNTHREADED
-
-Json: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from architex.domain.canonical_json import parse_json
 from architex.domain.errors import MatrixError, NotJson
@@ -29,7 +29,6 @@ from architex.gateways.errors import (
 from architex.gateways.federation_client import FederationClient, federation_path
 from architex.gateways.json_stream import BrokenJson, read_members
 
-Json: TypeAlias = dict[str, Any]
 Fetched: TypeAlias = dict[EventId, Pdu]
 
 MAX_MISSING_EVENTS: Final = 20

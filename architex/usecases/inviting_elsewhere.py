@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from architex.domain.canonical_json import Json
 from architex.domain.errors import (
     BadJson,
     Forbidden,
@@ -26,7 +27,7 @@ from architex.domain.room.pdu_checks import Outcome
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import signatures_of, verify_event_signatures
 from architex.gateways.errors import RemoteRefused
-from architex.gateways.federation_client import FederationClient, Json, federation_path
+from architex.gateways.federation_client import FederationClient, federation_path
 from architex.projections.state_exports import load_stripped_state
 from architex.storage.commit_queue import CommitQueue
 from architex.storage.room_session import RoomCommand, RoomSession

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from architex.domain.canonical_json import Json
 from architex.domain.errors import (
     BadJson,
     DatabaseUnavailable,
@@ -39,8 +40,6 @@ from architex.usecases.receiving_edus import ReceivingEdus
 from architex.usecases.side_by_side import call_each
 
 log = logging.getLogger(__name__)
-
-Json: TypeAlias = dict[str, Any]
 
 MAX_PDUS: Final = 50
 MAX_EDUS: Final = 100

@@ -5,10 +5,10 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#device-management
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeGuard
+from typing import TypeGuard
 
+from architex.domain.canonical_json import Json
 from architex.domain.identifiers import ServerName, UserId, is_user_id, server_name_of
 from architex.projections.device_list_reads import SharedRooms
 from architex.storage.commit_queue import CommitQueue
@@ -19,8 +19,6 @@ from architex.usecases.receiving_edus import EduHandler
 from architex.usecases.remote_keys import RemoteKeys, ToldList, put_keys, read_told_keys
 from architex.usecases.remote_keys import read_device as read_remote_device
 from architex.usecases.to_device import EDU_TYPE, ToDevice
-
-Json: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

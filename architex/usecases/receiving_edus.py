@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeGuard
 
+from architex.domain.canonical_json import Json
 from architex.domain.errors import DatabaseUnavailable, MatrixError
 from architex.domain.identifiers import (
     EventId,
@@ -42,8 +43,6 @@ MAX_PRESENCES: Final = 500
 """Of one EDU; what is beyond is left out."""
 
 MAX_TS: Final = 2**53 - 1
-
-Json: TypeAlias = Mapping[str, Any]
 
 EduHandler: TypeAlias = Callable[[ServerName, Json], None]
 """Takes in the content of an EDU of its type: the proven origin, and the content, an object.

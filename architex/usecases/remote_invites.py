@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from architex.domain.auth_rules import check_state_dependent_auth_rules
+from architex.domain.canonical_json import Json
 from architex.domain.errors import (
     Forbidden,
     IncompatibleRoomVersion,
@@ -60,8 +61,6 @@ from architex.usecases.invite_permission import InvitePermission
 from architex.usecases.member_events import ProfileFinder
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.server_keys import KeyRing
-
-Json: TypeAlias = dict[str, Any]
 
 _KEYS_TIMEOUT_S: Final = 10.0
 _OLDEST_VERSIONS: Final = ("1", "2")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
+from architex.domain.canonical_json import Json
 from architex.domain.errors import Forbidden, InvalidParam, NotFound, RemoteFailed
 from architex.domain.identifiers import (
     RoomAlias,
@@ -22,7 +23,7 @@ from architex.domain.identifiers import (
 )
 from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError, RemoteRefused
-from architex.gateways.federation_client import FederationClient, Json, federation_path
+from architex.gateways.federation_client import FederationClient, federation_path
 from architex.usecases.directory import AliasTarget, RoomListPage, RoomListRequest
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.timed_cache import TimedCache

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import orjson
 
-from architex.domain.canonical_json import encode_lenient_json
+from architex.domain.canonical_json import Json, encode_lenient_json
 from architex.domain.errors import (
     Forbidden,
     IncompatibleRoomVersion,
@@ -66,7 +66,6 @@ from architex.usecases.rate_limits import RateLimits
 from architex.usecases.restricted_joins import RestrictedJoins, is_restricted
 from architex.usecases.server_keys import KeyRing
 
-Json: TypeAlias = dict[str, Any]
 Membership: TypeAlias = Literal["join", "knock", "leave"]
 
 _KEYS_TIMEOUT_S: Final = 10.0

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from architex.domain.canonical_json import encode_canonical_json, parse_json
+from architex.domain.canonical_json import Json, encode_canonical_json, parse_json
 from architex.domain.errors import BadJson, InvalidCanonicalJson, InvalidSignature, MatrixError
 from architex.domain.identifiers import ServerName, is_server_name, server_name_of
 from architex.domain.policy_servers import POLICY_KEY_ID
@@ -30,7 +30,7 @@ from architex.domain.signing import (
 from architex.domain.unpadded_base64 import decode_base64
 from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError
-from architex.gateways.federation_client import FederationClient, Json
+from architex.gateways.federation_client import FederationClient
 from architex.storage.server_keys import ServerKey, ServerKeyStore
 
 log = logging.getLogger(__name__)

@@ -26,12 +26,13 @@ import orjson
 from architex.api.middleware import WsgiApp
 from architex.bootstrap import Core, build_core
 from architex.bootstrap.web import build_app
+from architex.domain.canonical_json import Json
 from architex.domain.identifiers import EventId, RoomId, ServerName
 from architex.domain.pdu import build_event
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.room_versions import get_room_version
 from architex.domain.signing import sign_event, sign_json
-from architex.gateways.federation_client import Json, Query, request_to_sign
+from architex.gateways.federation_client import Query, request_to_sign
 from architex.settings import RateLimitSettings, RegistrationSettings, Settings
 from architex.storage.room_session import RoomCommand, RoomSession
 from bench.micro.rooms import KEY, SERVER_NAME, Meter, create_room, database, table

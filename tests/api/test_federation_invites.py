@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from architex.domain.canonical_json import Json
 from architex.domain.room_versions import ROOM_VERSIONS, get_room_version
 from architex.domain.signing import verify_event_signatures
 from architex.gateways.errors import RemoteTimedOut
 from architex.settings import RateLimit, RateLimitSettings
 from tests.api.client import SERVER_NAME, User, segment, stop_server
 from tests.builders import TEST_KEY, RoomBuilder
-from tests.federation.visitors import Json, Visitor, World
+from tests.federation.visitors import Visitor, World
 
 _numbers = itertools.count()
 

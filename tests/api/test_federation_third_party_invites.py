@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from architex.domain.canonical_json import Json
 from architex.domain.identifiers import ServerName
 from architex.domain.signing import sign_json
 from architex.gateways.errors import RemoteTimedOut
 from architex.gateways.federation_client import federation_path
 from tests.api.client import SERVER_NAME, User
 from tests.federation.peers import make_key
-from tests.federation.visitors import Json, Visitor, World
+from tests.federation.visitors import Visitor, World
 
 _numbers = itertools.count()
 ONBIND = "/_matrix/federation/v1/3pid/onbind"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from architex.domain.canonical_json import Json
 from architex.domain.identifiers import EventId
 from architex.domain.pdu import compute_reference_hash
 from architex.domain.room_versions import get_room_version
@@ -22,7 +23,7 @@ from architex.storage.early_receipts import MAX_PER_ORIGIN, EarlyReceipts
 from architex.storage.expiries import Expiries
 from architex.usecases.receipts import Receipts
 from tests.api.client import Answer, User, segment, stop_server
-from tests.federation.visitors import Json, Visitor, World, event_id_of
+from tests.federation.visitors import Visitor, World, event_id_of
 
 _numbers = itertools.count()
 

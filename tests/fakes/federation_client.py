@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from architex.domain.canonical_json import Json
 from architex.domain.identifiers import ServerName
 from architex.gateways.errors import RemoteRefused, RemoteUnreachable
-from architex.gateways.federation_client import Json, Query
+from architex.gateways.federation_client import Query
 from architex.gateways.http import AnswerStream
 
 Reply = Json | Exception | Callable[[Any], Json]

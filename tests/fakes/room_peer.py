@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote
 
+from architex.domain.canonical_json import Json
 from architex.domain.identifiers import EventId, ServerName
 from architex.domain.pdu import Pdu
 from architex.domain.signing import sign_json
 from architex.gateways.errors import RemoteRefused
-from architex.gateways.federation_client import Json, Query
+from architex.gateways.federation_client import Query
 from architex.gateways.http import AnswerStream
 from tests.builders import TEST_KEY, RoomBuilder
 from tests.fakes.federation_client import FakeFederation

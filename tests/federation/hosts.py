@@ -11,12 +11,12 @@ from urllib.parse import unquote
 
 import orjson
 
+from architex.domain.canonical_json import Json
 from architex.domain.errors import Forbidden
 from architex.domain.identifiers import ServerName, UserId, server_name_of
 from architex.domain.pdu import Pdu, parse_pdu
 from architex.domain.signing import sign_event
 from architex.gateways.errors import RemoteRefused, RemoteTooLarge, RemoteUnreachable
-from architex.gateways.federation_client import Json
 from architex.gateways.http import AnswerStream
 from tests.builders import TEST_KEY, RoomBuilder
 from tests.federation.peers import Peer

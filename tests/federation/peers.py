@@ -6,9 +6,10 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+from architex.domain.canonical_json import Json
 from architex.domain.identifiers import ServerName
 from architex.domain.signing import SigningKey, sign_json
-from architex.gateways.federation_client import Json, request_to_sign
+from architex.gateways.federation_client import request_to_sign
 
 _numbers = itertools.count(1)
 

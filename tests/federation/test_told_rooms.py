@@ -16,13 +16,13 @@ import pytest
 
 from architex.bootstrap import all_projections, build_core
 from architex.bootstrap.web import build_app
+from architex.domain.canonical_json import Json
 from architex.domain.identifiers import EventId, RoomId
 from architex.domain.pdu import Pdu, StateKey, compute_event_id, parse_pdu
 from architex.domain.room.events import StateImported
 from architex.domain.room_versions import ROOM_VERSIONS
 from architex.domain.signing import add_event_signature
 from architex.gateways.errors import RemoteRefused, RemoteTimedOut, RemoteUnreachable
-from architex.gateways.federation_client import Json
 from architex.settings import RateLimitSettings
 from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases import remote_joining, told_room

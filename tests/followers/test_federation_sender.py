@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from architex.bootstrap import Core
+from architex.domain.canonical_json import Json
 from architex.domain.errors import DatabaseUnavailable, InvalidCanonicalJson
 from architex.domain.identifiers import EventId, RoomId, ServerName
 from architex.followers.federation_sender import FederationSender
 from architex.followers.workers import InlineWorkers, Job, ThreadWorkers
 from architex.gateways.clock import SystemRandomness
 from architex.gateways.errors import RemoteRefused, RemoteUnreachable
-from architex.gateways.federation_client import Json
 from architex.projections.federation_outbox import (
     forget_delivered_events,
     forget_oldest_events,

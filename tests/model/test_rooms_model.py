@@ -29,6 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from architex.domain.canonical_json import Json
 from tests.model.http import Wire, at
 from tests.model.rooms import (
     CREATE,
@@ -41,7 +42,6 @@ from tests.model.rooms import (
     UNTHREADED,
     VISIBILITY,
     Event,
-    Json,
     Receipt,
     Room,
 )

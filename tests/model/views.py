@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from architex.domain.canonical_json import Json
 from tests.model.rooms import (
     MAIN,
     MEMBER,
     REDACTION,
     UNTHREADED,
     Event,
-    Json,
     Key,
     Room,
     find_told,

@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from architex.bootstrap import Core
+from architex.domain.canonical_json import Json
 from architex.domain.identifiers import EventId
 from architex.domain.sync_token import parse_pagination_token
 from architex.gateways.errors import RemoteTimedOut
@@ -16,7 +17,7 @@ from architex.usecases.requester import Requester
 from architex.usecases.room_reading import RoomReading
 from tests.builders import ALICE, BOB, CAROL, RoomBuilder
 from tests.core import SERVER_NAME
-from tests.usecases.test_receiving import OURS, Json, World, make_world
+from tests.usecases.test_receiving import OURS, World, make_world
 
 EVER = 2**62
 

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from architex.bootstrap import Core
+from architex.domain.canonical_json import Json
 from architex.domain.pdu import Pdu
 from architex.domain.signing import SigningKey
 from architex.gateways.errors import RemoteTimedOut, RemoteTooLarge, RemoteUnintelligible
 from architex.usecases.backfilling import REST_S
 from architex.usecases.receiving import RETRY_S
 from tests.builders import ALICE, BOB, RoomBuilder
-from tests.usecases.test_receiving import PEER, Json, World, make_world, sign
+from tests.usecases.test_receiving import PEER, World, make_world, sign
 
 MALLORY = "@mallory:a.example"
 MOST_REQUESTS = 60
