@@ -33,12 +33,11 @@ from architex.storage.figures import FIGURES, read_figures, read_lags
 from architex.storage.lazy_members import LazyMemberStore
 from architex.storage.leases import LeaseStore
 from architex.storage.one_time_keys import OneTimeKeyStore
-from architex.storage.presence import PresenceStore
 from architex.storage.remote_devices import RemoteDeviceStore
 from architex.storage.to_device import ToDeviceStore
 from architex.storage.transactions import Transactions
+from architex.usecases.catalogue import UseCases
 from architex.usecases.guest_access import GuestAccess
-from architex.usecases.presence import PresenceUpdates
 from architex.usecases.typing import Typing
 
 log = logging.getLogger(__name__)
@@ -50,13 +49,49 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
     Several processes may: each follower works in one of them at a time.
     """
     core = build_core(settings, application_name="architex followers")
+    clock = core.clock
+    federation = build_federation_client(settings, core)
+    use_cases = build_use_cases(settings, core, federation)
+    senders = []
+    if settings.federation.enabled:
+        senders.append(build_federation_sender(settings, core, federation))
+    stop_metrics = _serve_metrics(settings, core)
+    try:
+        run_all(
+            [
+                *projectors(core.database, followed_projections(), clock),
+                *senders,
+                Housekeeping(_build_chores(core, use_cases), clock),
+                Housekeeping(
+                    chores_of_receiving(use_cases.receiving, use_cases.receipts, clock),
+                    clock,
+                    name="inbox",
+                ),
+                Housekeeping(
+                    chores_of_media(use_cases.media_care, use_cases.url_previews.forget_old),
+                    clock,
+                    name="media",
+                ),
+            ],
+            leases=LeaseStore(core.database),
+            notifier=core.notifier,
+            clock=clock,
+            randomness=core.randomness,
+            host=f"{socket.gethostname()} {os.getpid()}",
+            stop=stop,
+        )
+    finally:
+        stop_metrics()
+        core.database.close()
+
+
+def _build_chores(core: Core, use_cases: UseCases) -> list[Chore]:
+    """What is done now and then, whoever asks."""
     database, clock = core.database, core.clock
+    # By no timers: here the clock calls.
     typing = Typing(database, core.commits, clock)
     guest_access = GuestAccess(GuestReads(database), core.commits)
-    presence = PresenceUpdates(
-        PresenceStore(database), core.commits, clock, enabled=settings.presence.enabled
-    )
-    chores = [
+    return [
         *chores_of_time(
             Transactions(database), Expiries(database), typing.announce_expired, clock
         ),
@@ -64,7 +99,7 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
             "tell others who goes on typing", 20.0, lambda: typing.announce_again(core.server_name)
         ),
         Chore("send guests away", 3.0, guest_access.send_guests_away),
-        Chore("show who is idle or offline by now", 10.0, presence.announce_quiet),
+        Chore("show who is idle or offline by now", 10.0, use_cases.presence.announce_quiet),
         Chore("forget told members", 3600.0, LazyMemberStore(database).forget_old),
         *chores_of_devices(
             OneTimeKeyStore(database),
@@ -81,39 +116,6 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
             clock,
         ),
     ]
-    federation = build_federation_client(settings, core)
-    use_cases = build_use_cases(settings, core, federation)
-    senders = []
-    if settings.federation.enabled:
-        senders.append(build_federation_sender(settings, core, federation))
-    stop_metrics = _serve_metrics(settings, core)
-    try:
-        run_all(
-            [
-                *projectors(database, followed_projections(), clock),
-                *senders,
-                Housekeeping(chores, clock),
-                Housekeeping(
-                    chores_of_receiving(use_cases.receiving, use_cases.receipts, clock),
-                    clock,
-                    name="inbox",
-                ),
-                Housekeeping(
-                    chores_of_media(use_cases.media_care, use_cases.url_previews.forget_old),
-                    clock,
-                    name="media",
-                ),
-            ],
-            leases=LeaseStore(database),
-            notifier=core.notifier,
-            clock=clock,
-            randomness=core.randomness,
-            host=f"{socket.gethostname()} {os.getpid()}",
-            stop=stop,
-        )
-    finally:
-        stop_metrics()
-        database.close()
 
 
 def _serve_metrics(settings: Settings, core: Core) -> Callable[[], None]:
