@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, LiteralString
 
 from architex.domain.identifiers import UserId
 from architex.storage.gathering import Gathering
 from architex.storage.one_time_keys import KeySupply
-from architex.storage.pool import Database, PgConnection, Row
+from architex.storage.pool import Database, PgConnection
 
 TokenHash = bytes
 """The SHA-256 of a token, 32 bytes."""
@@ -33,10 +34,22 @@ _NEWS: Final = """,
     EXISTS (SELECT FROM to_device_messages m WHERE m.user_id = t.user_id
         AND m.device_id = t.device_id)"""
 
-_FIND_ONE: Final = _FIND.format(which="%s", more="")
-_FIND_SOME: Final = _FIND.format(which="ANY(%s)", more="")
-_FIND_ONE_WITH_NEWS: Final = _FIND.format(which="%s", more=_NEWS)
-_FIND_SOME_WITH_NEWS: Final = _FIND.format(which="ANY(%s)", more=_NEWS)
+# PostgreSQL makes a plan for each length of a list that it sees.
+_SOME: Final = "ANY((SELECT %b)::bytea[])"
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """How to ask for the owner of a token, and of several."""
+
+    one: str
+    some: str
+
+
+_PLAIN: Final = _Question(_FIND.format(which="%b", more=""), _FIND.format(which=_SOME, more=""))
+_WITH_NEWS: Final = _Question(
+    _FIND.format(which="%b", more=_NEWS), _FIND.format(which=_SOME, more=_NEWS)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +118,10 @@ class AccessTokenStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._owners = Gathering(self._find_owners)
-        self._owners_with_news = Gathering(self._find_owners_with_news)
+        self._owners = {
+            question: Gathering(partial(self._find_owners, question))
+            for question in (_PLAIN, _WITH_NEWS)
+        }
 
     def find_owner(self, access_token: TokenHash, *, with_news: bool = False) -> TokenOwner | None:
         """Who the token stands for; None when it is unknown or its user is deactivated.
@@ -114,27 +129,17 @@ class AccessTokenStore:
         Args:
             with_news: and what is new for the device.
         """
-        return (self._owners_with_news if with_news else self._owners).find(access_token)
+        return self._owners[_WITH_NEWS if with_news else _PLAIN].find(access_token)
 
-    def _find_owners(self, access_tokens: Sequence[TokenHash]) -> dict[TokenHash, TokenOwner]:
-        rows = self._ask(_FIND_ONE, _FIND_SOME, access_tokens)
-        return {bytes(row[0]): TokenOwner(*row[1:]) for row in rows}
-
-    def _find_owners_with_news(
-        self, access_tokens: Sequence[TokenHash]
+    def _find_owners(
+        self, question: _Question, access_tokens: Sequence[TokenHash]
     ) -> dict[TokenHash, TokenOwner]:
-        found: dict[TokenHash, TokenOwner] = {}
-        rows = self._ask(_FIND_ONE_WITH_NEWS, _FIND_SOME_WITH_NEWS, access_tokens)
-        for token, *owner, counts, unused, has_messages in rows:
-            owner.append(DeviceNews(KeySupply(counts or {}, unused), has_messages))
-            found[bytes(token)] = TokenOwner(*owner)
-        return found
-
-    def _ask(self, one: str, some: str, access_tokens: Sequence[TokenHash]) -> list[Row]:
         # Usually it is one, and a list costs more.
         if len(access_tokens) == 1:
-            return self._database.fetch_all(one, (access_tokens[0],))
-        return self._database.fetch_all(some, (list(access_tokens),))
+            rows = self._database.fetch_all(question.one, (access_tokens[0],))
+        else:
+            rows = self._database.fetch_all(question.some, (list(access_tokens),))
+        return {bytes(row[0]): TokenOwner(*(*row[1:14], _device_news(*row[14:]))) for row in rows}
 
     def open_session(
         self,
@@ -232,6 +237,17 @@ class AccessTokenStore:
             ).fetchone()
             if row is not None and row[0] is not None:
                 _confirm(connection, row[0])
+
+
+def _device_news(
+    counts: Mapping[str, int] | None = None,
+    unused: Sequence[str] = (),
+    has_messages: bool | None = None,
+) -> DeviceNews | None:
+    """What is new for a device; None when nobody asked for it."""
+    if has_messages is None:
+        return None
+    return DeviceNews(KeySupply(counts or {}, unused), has_messages)
 
 
 def _has_password(connection: PgConnection, user_id: UserId, password_hash: str) -> bool:
