@@ -32,6 +32,7 @@ from architex.domain.identifiers import (
     server_name_of,
 )
 from architex.domain.room.aggregate import EventDraft
+from architex.domain.room.handshakes import AUTHORISED_VIA
 from architex.storage.commit_queue import CommitQueue
 from architex.storage.profiles import ProfileStore
 from architex.storage.room_session import RoomCommand, RoomSession
@@ -59,9 +60,7 @@ _ROOMS_AT_ONCE: Final = 8
 _KEY_NAME: Final = re.compile(r"[a-z][a-z0-9_.-]*", re.ASCII)
 
 # Of a membership event, what was said about that one change and not about the member.
-_ABOUT_THE_CHANGE: Final = frozenset(
-    {"reason", "is_direct", "third_party_invite", "join_authorised_via_users_server"}
-)
+_ABOUT_THE_CHANGE: Final = frozenset({"reason", "is_direct", "third_party_invite", AUTHORISED_VIA})
 
 
 class RemoteProfiles(Protocol):

@@ -36,6 +36,7 @@ from architex.domain.identifiers import (
 from architex.domain.pdu import Pdu, StateKey, has_valid_content_hash, parse_pdu
 from architex.domain.room.aggregate import EventDraft
 from architex.domain.room.events import ACCEPTED, StateBefore
+from architex.domain.room.handshakes import AUTHORISED_VIA
 from architex.domain.room.pdu_checks import Outcome
 from architex.domain.room_versions import RoomVersionRules, get_room_version
 from architex.domain.signing import (
@@ -69,7 +70,6 @@ from architex.usecases.server_keys import KeyRing
 Membership: TypeAlias = Literal["join", "knock", "leave"]
 
 _KEYS_TIMEOUT_S: Final = 10.0
-_AUTHORISER: Final = "join_authorised_via_users_server"
 _NAMING_KEYS: Final[tuple[StateKey, ...]] = (("m.room.name", ""), ("m.room.canonical_alias", ""))
 
 
@@ -132,7 +132,7 @@ class Resident:
             if membership == "join":
                 authoriser = self.restricted.find_authoriser(session, user_id)
                 if authoriser is not None:
-                    content[_AUTHORISER] = authoriser
+                    content[AUTHORISED_VIA] = authoriser
             draft = EventDraft("m.room.member", user_id, content, user_id)
             for key in {("m.room.create", ""), *session.room.auth_types(draft)}:
                 session.find_state(*key)
@@ -303,7 +303,7 @@ class Resident:
             Forbidden: there is nothing to vouch for.
             UnableToAuthoriseJoin, UnableToGrantJoin: see RestrictedJoins.
         """
-        authoriser = pdu.content.get(_AUTHORISER)
+        authoriser = pdu.content.get(AUTHORISED_VIA)
         if (
             not rules.restricted_joins
             or not isinstance(authoriser, str)

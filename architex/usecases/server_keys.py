@@ -18,6 +18,7 @@ from architex.domain.canonical_json import Json, encode_canonical_json, parse_js
 from architex.domain.errors import BadJson, InvalidCanonicalJson, InvalidSignature, MatrixError
 from architex.domain.identifiers import ServerName, is_server_name, server_name_of
 from architex.domain.policy_servers import POLICY_KEY_ID
+from architex.domain.room.handshakes import AUTHORISED_VIA
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import (
     COMPROMISED_KEYS,
@@ -517,9 +518,7 @@ def _read_keys(entries: object) -> Iterator[tuple[str, tuple[bytes, Json]]]:
 def _servers_that_may_sign(event: Mapping[str, Any]) -> set[ServerName]:
     """The servers whose signatures may matter on an event, whatever its form and version."""
     content = event.get("content")
-    authoriser = (
-        content.get("join_authorised_via_users_server") if isinstance(content, dict) else None
-    )
+    authoriser = content.get(AUTHORISED_VIA) if isinstance(content, dict) else None
     servers = set()
     for identifier in (event.get("sender"), event.get("event_id"), authoriser):
         if isinstance(identifier, str) and ":" in identifier:

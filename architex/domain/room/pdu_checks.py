@@ -157,15 +157,9 @@ def check_authorisation(
         find_current: the current state of the room.
     """
     try:
-        check_field_sizes(pdu.event)
         # 4. Passes authorization rules based on the event's auth events, otherwise it is rejected.
-        check_state_independent_auth_rules(
-            rules, pdu, auth_events, create=create, rejected=rejected
-        )
+        _check_by_auth_events(rules, pdu, auth_events, create, rejected)
         if pdu.type != "m.room.create":
-            check_state_dependent_auth_rules(
-                rules, pdu, find_state_among(auth_events, create=create)
-            )
             # 5. Passes authorization rules based on the state before the event, otherwise it is
             # rejected.
             check_state_dependent_auth_rules(rules, pdu, find_before)
@@ -194,14 +188,21 @@ def check_imported(
     Returns why it is rejected; None when its auth events allow it.
     """
     try:
-        check_field_sizes(pdu.event)
-        check_state_independent_auth_rules(
-            rules, pdu, auth_events, create=create, rejected=rejected
-        )
-        if pdu.type != "m.room.create":
-            check_state_dependent_auth_rules(
-                rules, pdu, find_state_among(auth_events, create=create)
-            )
+        _check_by_auth_events(rules, pdu, auth_events, create, rejected)
     except (Forbidden, TooLarge) as error:
         return error.message
     return None
+
+
+def _check_by_auth_events(
+    rules: RoomVersionRules,
+    pdu: Pdu,
+    auth_events: Sequence[Pdu],
+    create: Pdu | None,
+    rejected: Collection[EventId],
+) -> None:
+    """Check 4, and the sizes of fields, which events of long ago may break; raises as they do."""
+    check_field_sizes(pdu.event)
+    check_state_independent_auth_rules(rules, pdu, auth_events, create=create, rejected=rejected)
+    if pdu.type != "m.room.create":
+        check_state_dependent_auth_rules(rules, pdu, find_state_among(auth_events, create=create))
