@@ -143,6 +143,7 @@ def build_memberships(
         address_invites=AddressInvites(commits, inviting, identity_servers, common.rate_limits),
         remote_invites=RemoteInvites(
             commits=commits,
+            judging=common.judging,
             branches=common.branches,
             key_ring=common.key_ring,
             room_servers=common.room_servers,

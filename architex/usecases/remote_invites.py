@@ -32,7 +32,7 @@ from architex.domain.identifiers import (
 )
 from architex.domain.pdu import Pdu, StateKey, has_valid_content_hash, parse_pdu
 from architex.domain.room.events import StateImported
-from architex.domain.room.pdu_checks import Verdict, check_form
+from architex.domain.room.pdu_checks import Outcome, Verdict, check_form
 from architex.domain.room.stripped_state import (
     StrippedEvent,
     find_told,
@@ -58,6 +58,7 @@ from architex.storage.stripped_states import (
     list_stripped_states,
 )
 from architex.usecases.invite_permission import InvitePermission
+from architex.usecases.judging import Judging
 from architex.usecases.member_events import ProfileFinder
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.server_keys import KeyRing
@@ -71,6 +72,7 @@ class RemoteInvites:
     """What other servers ask of the server of a user whom they invite."""
 
     commits: CommitQueue
+    judging: Judging
     branches: BranchStates
     key_ring: KeyRing
     room_servers: RoomServers
@@ -114,9 +116,10 @@ class RemoteInvites:
         event: Mapping[str, Any],
         told_state: object,
     ) -> Json:
-        """Take an invite of one of our users; they see it, unless we are in the room already.
+        """Take an invite of one of our users; they see it.
 
-        Then it comes with the other events of the room, too.
+        Where we are in the room it is judged as an event of the room, which comes a second time
+        with the others. If it follows some that are not here, it is seen when it comes again.
 
         Args:
             told_state: what is told of the room; whatever came.
@@ -127,7 +130,8 @@ class RemoteInvites:
             IncompatibleRoomVersion: we do not have the room's version.
             BadJson, InvalidParam, TooLarge: the event is no such invite.
             Forbidden: it is not of the inviting server, or not signed by it; the room's ACL denies
-                that server; the user is in the room or banned from it.
+                that server; the user is in the room or banned from it, or the rules of the room
+                do not allow the invite.
             InviteBlocked: the user wants no invites.
             NotFound: there is no such user.
             LimitExceeded: that server asks too often, or invited this user too often lately.
@@ -152,6 +156,7 @@ class RemoteInvites:
         signed = add_event_signature(rules, pdu.event, self.server_name, self.commits.signer.key)
         if is_here:
             self._check_in_room(pdu)
+            self._judge(rules, room_id, signed)
         else:
             self._check_user(user_id)
             told = self._read_told_state(rules, pdu, told_state)
@@ -281,7 +286,7 @@ class RemoteInvites:
             raise Forbidden(f"{origin} is denied access to the room.")
 
     def _check_in_room(self, pdu: Pdu) -> None:
-        """Check an invite into a room that we are in; it will be judged when it comes as an event.
+        """Check an invite into a room that we are in.
 
         Raises:
             Forbidden: the user is in the room, or banned from it.
@@ -296,6 +301,17 @@ class RemoteInvites:
         )
         if membership in ("join", "ban"):
             raise Forbidden(f"The membership of {pdu.key[1]} is {membership}.")
+
+    def _judge(self, rules: RoomVersionRules, room_id: RoomId, event: Mapping[str, Any]) -> None:
+        """Judge an invite into a room that we are in, if its place there is known.
+
+        Raises:
+            Forbidden: the rules do not allow it.
+        """
+        find_key = self.key_ring.for_events(rules, [event], timeout_s=_KEYS_TIMEOUT_S)
+        (verdict,) = self.judging.judge(room_id, [event], find_key)
+        if verdict.outcome in (Outcome.REJECTED, Outcome.SOFT_FAILED):
+            raise Forbidden(verdict.reason or "The room's rules do not allow this.")
 
     def _read_told_state(
         self, rules: RoomVersionRules, pdu: Pdu, told_state: object

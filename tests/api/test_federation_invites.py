@@ -371,7 +371,7 @@ def test_event_of_a_server_without_a_key_is_left_out(visitor: Visitor, alice: Us
 # ---- rooms that we are in
 
 
-def test_invite_into_a_room_that_we_are_in_is_only_signed(
+def test_invite_into_a_room_that_we_are_in_is_an_event_of_the_room(
     visitor: Visitor, alice: User, world: World
 ) -> None:
     bob, carol = world.server.register(), visitor.user("carol")
@@ -379,16 +379,40 @@ def test_invite_into_a_room_that_we_are_in_is_only_signed(
     visitor.join(room_id, carol)
     version, event = visitor.template("join", room_id, carol)
     invite = {**event, "state_key": bob.user_id, "content": {"membership": "invite"}}
-    signed, _ = visitor.sign(version, invite)
+    signed, event_id = visitor.sign(version, invite)
     answer = visitor.invite(version, signed, []).ok()
     assert SERVER_NAME in answer["event"]["signatures"]
-    assert room_id not in invited_rooms(bob)
+    assert room_id in invited_rooms(bob)
+    # It comes with the other events of the room, too.
+    told = {"origin": visitor.name, "origin_server_ts": 1, "pdus": [answer["event"]]}
+    sent = visitor.request("PUT", ["v1", "send", f"t{next(_numbers)}"], told).ok()
+    assert sent == {"pdus": {event_id: {}}}
+    chunk = alice.get(f"/rooms/{segment(room_id)}/messages", dir="b").ok()["chunk"]
+    assert [e["event_id"] for e in chunk].count(event_id) == 1
     visitor.sign(version, {**event, "state_key": alice.user_id})
     joined = {**event, "state_key": alice.user_id, "content": {"membership": "invite"}}
     visitor.invite(version, visitor.sign(version, joined)[0]).refused(403, "M_FORBIDDEN")
     acl = {"allow": ["*"], "deny": [visitor.name]}
     alice.put(f"/rooms/{room_id}/state/m.room.server_acl", acl).ok()
     visitor.invite(version, signed, []).refused(403, "M_FORBIDDEN")
+
+
+def test_invite_that_the_room_does_not_allow_is_not_signed(
+    visitor: Visitor, alice: User, world: World
+) -> None:
+    bob, carol = world.server.register(), visitor.user("carol")
+    levels = {"invite": 50}
+    room_id = alice.create_room(
+        preset="public_chat", room_version="11", power_level_content_override=levels
+    )
+    visitor.join(room_id, carol)
+    version, event = visitor.template("join", room_id, carol)
+    invite = {**event, "state_key": bob.user_id, "content": {"membership": "invite"}}
+    visitor.invite(version, visitor.sign(version, invite)[0], []).refused(403, "M_FORBIDDEN")
+    # Perhaps it is allowed by what we have not heard of yet.
+    unheard = {**invite, "prev_events": ["$" + "A" * 43]}
+    visitor.invite(version, visitor.sign(version, unheard)[0], []).ok()
+    assert room_id not in invited_rooms(bob)
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
