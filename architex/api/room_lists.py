@@ -14,7 +14,7 @@ from architex.api.fields import TrueOrFalse, WholeNumber, refuse_nul
 from architex.api.requests import BodySchema, bool_param, int_param, load, string_param
 from architex.domain.errors import InvalidParam
 from architex.projections.directory_reads import RoomListFilter
-from architex.usecases.directory import RoomListPage, RoomListRequest
+from architex.usecases.public_rooms import RoomListPage, RoomListRequest
 
 
 class _FilterSchema(BodySchema):

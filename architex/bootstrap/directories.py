@@ -16,9 +16,10 @@ from architex.projections.user_profiles import UserProfiles
 from architex.storage.profiles import ProfileStore
 from architex.storage.published_rooms import PublishedRoomStore
 from architex.storage.room_aliases import RoomAliasStore
-from architex.usecases.directory import Directory, DirectoryPolicy, PublicRooms
+from architex.usecases.directory import Directory, DirectoryPolicy
 from architex.usecases.mutual_rooms import MutualRooms
 from architex.usecases.profiles import Profiles
+from architex.usecases.public_rooms import PublicRooms
 from architex.usecases.remote_queries import FederatedDirectory, FederatedProfiles
 from architex.usecases.searching import Searching
 from architex.usecases.spaces import RemoteSpaces, Spaces

@@ -11,7 +11,7 @@ from architex.usecases.address_invites import AddressInvites
 from architex.usecases.cross_signing import CrossSigning
 from architex.usecases.dehydrated_devices import DehydratedDevices
 from architex.usecases.devices import Devices
-from architex.usecases.directory import Directory, PublicRooms
+from architex.usecases.directory import Directory
 from architex.usecases.email_validation import EmailValidations
 from architex.usecases.encryption_keys import EncryptionKeys
 from architex.usecases.filters import Filters
@@ -32,6 +32,7 @@ from architex.usecases.openid import OpenId
 from architex.usecases.peeking import Peeking
 from architex.usecases.presence import PresenceUpdates
 from architex.usecases.profiles import Profiles
+from architex.usecases.public_rooms import PublicRooms
 from architex.usecases.push_rules import PushRules
 from architex.usecases.pushers import Pushers
 from architex.usecases.rate_limits import RateLimits

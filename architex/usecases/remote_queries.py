@@ -24,7 +24,8 @@ from architex.domain.identifiers import (
 from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError, RemoteRefused
 from architex.gateways.federation_client import FederationClient, federation_path
-from architex.usecases.directory import AliasTarget, RoomListPage, RoomListRequest
+from architex.usecases.directory import AliasTarget
+from architex.usecases.public_rooms import RoomListPage, RoomListRequest
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.timed_cache import TimedCache
 
@@ -94,7 +95,7 @@ class FederatedProfiles:
 
 
 class FederatedDirectory:
-    """See architex.usecases.directory.RemoteDirectory: asks the servers of aliases and lists."""
+    """Asks other servers; see `directory.RemoteAliases` and `public_rooms.RemoteRoomLists`."""
 
     def __init__(self, client: FederationClient, clock: Clock, rate_limits: RateLimits) -> None:
         self._client = client

@@ -19,7 +19,8 @@ from architex.api.room_lists import (
 )
 from architex.domain.errors import Forbidden, InvalidParam
 from architex.domain.identifiers import parse_room_alias, parse_room_id, server_name_of
-from architex.usecases.directory import Directory, PublicRooms, RoomListRequest
+from architex.usecases.directory import Directory
+from architex.usecases.public_rooms import PublicRooms, RoomListRequest
 
 _VISIBILITIES = ("public", "private")
 

@@ -16,8 +16,9 @@ from architex.api.room_lists import (
 )
 from architex.domain.errors import InvalidParam, MissingParam
 from architex.domain.identifiers import parse_room_alias, parse_user_id, server_name_of
-from architex.usecases.directory import Directory, PublicRooms
+from architex.usecases.directory import Directory
 from architex.usecases.profiles import Profiles
+from architex.usecases.public_rooms import PublicRooms
 
 
 class ProfileQueryResource:
