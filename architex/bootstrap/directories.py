@@ -44,7 +44,7 @@ def build_directories(common: Common) -> DirectoryUseCases:
     settings, core, rate_limits = common.settings, common.core, common.rate_limits
     database, commits, clock = core.database, core.commits, core.clock
     reads = DirectoryReads(database, core.event_log)
-    remote = FederatedDirectory(common.federation, clock, rate_limits)
+    remote = FederatedDirectory(common.federation, rate_limits)
     policy = DirectoryPolicy(
         aliases_require_membership=settings.rooms.aliases_require_membership,
         list_needs_account=not settings.room_directory.unauthenticated,

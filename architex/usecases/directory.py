@@ -95,7 +95,7 @@ class AliasTarget:
 class RemoteAliases(Protocol):
     """The aliases of other servers."""
 
-    def fetch_alias(self, alias: RoomAlias, *, fresh: bool = False) -> AliasTarget:
+    def fetch_alias(self, alias: RoomAlias) -> AliasTarget:
         """Where another server's alias points; raises NotFound, RemoteFailed."""
 
 
@@ -111,11 +111,8 @@ class Directory:
     policy: DirectoryPolicy
     remote: RemoteAliases
 
-    def resolve(self, alias: RoomAlias, *, fresh: bool = False) -> AliasTarget:
+    def resolve(self, alias: RoomAlias) -> AliasTarget:
         """Where an alias points.
-
-        Args:
-            fresh: another server is asked, although it was a moment ago.
 
         Raises:
             InvalidParam: it is no alias.
@@ -126,7 +123,7 @@ class Directory:
         """
         parse_room_alias(alias)
         if server_name_of(alias) != self.server_name:
-            return self.remote.fetch_alias(alias, fresh=fresh)
+            return self.remote.fetch_alias(alias)
         room_id = self._get_alias(alias).room_id
         others = self.reads.list_servers(room_id, MAX_SERVERS)
         servers = [self.server_name, *(name for name in others if name != self.server_name)]
@@ -146,7 +143,7 @@ class Directory:
         """
         if room_id_or_alias.startswith("#"):
             # Whoever goes by an alias is to come where it points now.
-            target = self.resolve(room_id_or_alias, fresh=True)
+            target = self.resolve(room_id_or_alias)
             return target.room_id, [*via, *target.servers]
         return parse_room_id(room_id_or_alias), via
 

@@ -21,18 +21,14 @@ from architex.domain.identifiers import (
     is_server_name,
     server_name_of,
 )
-from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError, RemoteRefused
 from architex.gateways.federation_client import FederationClient, federation_path
 from architex.usecases.directory import AliasTarget
 from architex.usecases.public_rooms import RoomListPage, RoomListRequest
 from architex.usecases.rate_limits import RateLimits
-from architex.usecases.timed_cache import TimedCache
 
 T = TypeVar("T")
 
-ALIAS_SECONDS: Final = 60.0
-MAX_ALIASES: Final = 2_000
 MAX_SERVERS_OF_ALIAS: Final = 50
 
 TIMEOUT_S: Final = 15.0
@@ -97,18 +93,12 @@ class FederatedProfiles:
 class FederatedDirectory:
     """Asks other servers; see `directory.RemoteAliases` and `public_rooms.RemoteRoomLists`."""
 
-    def __init__(self, client: FederationClient, clock: Clock, rate_limits: RateLimits) -> None:
+    def __init__(self, client: FederationClient, rate_limits: RateLimits) -> None:
         self._client = client
         self._rate_limits = rate_limits
-        self._aliases: TimedCache[RoomAlias, AliasTarget] = TimedCache(
-            clock, max_entries=MAX_ALIASES
-        )
 
-    def fetch_alias(self, alias: RoomAlias, *, fresh: bool = False) -> AliasTarget:
-        """Where another server's alias points.
-
-        Args:
-            fresh: as of now, not as of some seconds ago.
+    def fetch_alias(self, alias: RoomAlias) -> AliasTarget:
+        """Where another server's alias points now: it may be another one's in a moment.
 
         Raises:
             NotFound: the server has no such alias.
@@ -117,9 +107,6 @@ class FederatedDirectory:
 
         Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1querydirectory
         """
-        known = self._aliases.find(alias)
-        if known is not None and not fresh:
-            return known
         server = server_name_of(alias)
         self._rate_limits.spend("remote_lookups", server)
         told = _ask(
@@ -137,9 +124,7 @@ class FederatedDirectory:
         listed = servers if isinstance(servers, list) else []
         names = [name for name in listed if isinstance(name, str) and is_server_name(name)]
         # Whoever has the alias most likely can help to get in, whether it says so or not.
-        target = AliasTarget(room_id, list(dict.fromkeys((*names[:MAX_SERVERS_OF_ALIAS], server))))
-        self._aliases.remember(alias, target, seconds=ALIAS_SECONDS)
-        return target
+        return AliasTarget(room_id, list(dict.fromkeys((*names[:MAX_SERVERS_OF_ALIAS], server))))
 
     def fetch_room_list(self, server: ServerName, request: RoomListRequest) -> RoomListPage:
         """Another server's published rooms.

@@ -238,6 +238,11 @@ def test_alias_of_another_server_is_looked_up_there(
     world.federation.replies[visitor.name, DIRECTORY] = told
     found = alice.get(f"/directory/room/{segment(f'#room:{visitor.name}')}").ok()
     assert found == {"room_id": room_id, "servers": ["one.example", visitor.name]}
+    # It may be deleted at any time.
+    gone = RemoteRefused("x", 404, {"errcode": "M_NOT_FOUND"})
+    world.federation.replies[visitor.name, DIRECTORY] = gone
+    path = f"/directory/room/{segment(f'#room:{visitor.name}')}"
+    alice.get(path).refused(404, "M_NOT_FOUND")
 
 
 @pytest.mark.parametrize("told", [{}, {"room_id": 5}, {"room_id": "nonsense", "servers": []}])
