@@ -17,7 +17,7 @@ from architex.gateways.http import Blocklist, OutboundHttp, Target
 from architex.gateways.name_lookup import NameLookup
 from architex.gateways.server_discovery import Discovery, ServerDiscovery, parse_name
 from architex.storage.server_keys import ServerKey
-from architex.usecases.server_keys import read_told_keys
+from architex.usecases.told_keys import read_told_keys
 
 _TIMEOUT_S: Final = 15.0
 _MAX_BYTES: Final = 65_536

@@ -6,22 +6,20 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#retrieving-server-keys
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from architex.domain.canonical_json import Json, encode_canonical_json, parse_json
-from architex.domain.errors import BadJson, InvalidCanonicalJson, InvalidSignature, MatrixError
+from architex.domain.canonical_json import Json, parse_json
+from architex.domain.errors import BadJson, InvalidSignature, MatrixError
 from architex.domain.identifiers import ServerName, is_server_name, server_name_of
 from architex.domain.policy_servers import POLICY_KEY_ID
 from architex.domain.room.handshakes import AUTHORISED_VIA
 from architex.domain.room_versions import RoomVersionRules
 from architex.domain.signing import (
-    COMPROMISED_KEYS,
     FindEventKey,
     SigningKey,
     sign_json,
@@ -33,6 +31,8 @@ from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError
 from architex.gateways.federation_client import FederationClient
 from architex.storage.server_keys import ServerKey, ServerKeyStore
+from architex.usecases.known_keys import KnownKeys
+from architex.usecases.told_keys import KEY_ID, read_told_keys
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,6 @@ Wanted: TypeAlias = Mapping[ServerName, Mapping[str, int]]
 MAX_QUERIED_SERVERS: Final = 200
 """In one request to us as a notary."""
 
-# "Servers MUST use the lesser of this field and 7 days into the future."
-_LONGEST_VALIDITY_MS: Final = 7 * 24 * 3600 * 1000
 # How long our own answers hold. Not less than an hour, says the spec; a revoked key lives on for
 # so long.
 _OWN_VALIDITY_MS: Final = 24 * 3600 * 1000
@@ -55,18 +53,13 @@ _FETCHES_AT_ONCE: Final = 40
 _MANY_SERVERS: Final = 50
 _NOTARISED_AT_ONCE: Final = 100
 _MAX_KEYS_BYTES: Final = 65_536
-_MAX_KEYS_OF_SERVER: Final = 50
 _MAX_KEY_IDS_ASKED: Final = 10
 
 # Of one server: so many requests at once, and one more every so many seconds.
 _FETCH_BURST: Final = 10.0
 _FETCH_EVERY_S: Final = 30.0
 
-_REMEMBERED_SERVERS: Final = 20_000
-# Another process may have learnt that a key is an old one.
-_MEMORY_S: Final = 600.0
-
-_KEY_ID: Final = re.compile(r"ed25519:[A-Za-z0-9_.+/=-]{1,200}", re.ASCII)
+_COUNTED_SERVERS: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +96,16 @@ class KeyRing:
             server_name: ours.
             notaries: servers that are believed about the keys of others who cannot be reached.
         """
-        self._store = store
         self._client = client
         self._clock = clock
         self._server_name = server_name
         self._signing_key = signing_key
         self._old_keys = old_keys
         self._notaries = [notary for notary in notaries if notary != server_name]
-        self._memory = _Memory(clock)
+        self._known = KnownKeys(store, clock)
         self._budget = _FetchBudget(clock)
         self._under_way: dict[ServerName, threading.Event] = {}
         self._lock = threading.Lock()
-        # Told, and not recorded yet; who records takes what the others have told meanwhile along.
-        self._told: list[ServerKey] = []
-        self._recording = threading.Lock()
 
     # ---- looking up
 
@@ -125,7 +114,7 @@ class KeyRing:
 
         Asks the server, then the notaries, when the key is not remembered or no longer counts.
         """
-        if _KEY_ID.fullmatch(key_id) is None:
+        if KEY_ID.fullmatch(key_id) is None:
             return None
         now_ms = self._clock.now_ms()
         key = self._provide({server_name: {key_id: now_ms}}).get((server_name, key_id))
@@ -161,7 +150,7 @@ class KeyRing:
                 of_server = wanted.setdefault(server_name, {})
                 for key_id in list(signatures_of(event, server_name))[:_MAX_KEY_IDS_ASKED]:
                     # A policy server's key is in the room, and not among what it publishes.
-                    if _KEY_ID.fullmatch(key_id) is not None and key_id != POLICY_KEY_ID:
+                    if KEY_ID.fullmatch(key_id) is not None and key_id != POLICY_KEY_ID:
                         of_server[key_id] = max(needed_ts, of_server.get(key_id, 0))
         found = self._provide(
             {server_name: keys for server_name, keys in wanted.items() if keys}, timeout_s
@@ -218,7 +207,7 @@ class KeyRing:
         }
         self._provide(others)
         for server_name, keys in others.items():
-            remembered = self._remembered([server_name])
+            remembered = self._known.list_keys([server_name])
             asked_for = [key for key in remembered if key.key_id in keys]
             # In the order of age: what was told last comes last, and once.
             distinct = dict.fromkeys(
@@ -236,11 +225,11 @@ class KeyRing:
         """All remembered keys of servers, after asking for those that are wanting."""
         own = self._server_name in wanted
         others = [server_name for server_name in wanted if server_name != self._server_name]
-        keys = self._remembered(others)
+        keys = self._known.list_keys(others)
         wanting = self._wanting(wanted, keys)
         if wanting:
             self._fetch(wanting, timeout_s)
-            keys = self._remembered(others)
+            keys = self._known.list_keys(others)
         if own:
             keys += self._own()
         return {(key.server_name, key.key_id): key for key in keys}
@@ -268,25 +257,6 @@ class KeyRing:
             if missing or (not key_ids and not has_any):
                 wanting[server_name] = missing
         return wanting
-
-    def _remembered(self, server_names: Sequence[ServerName]) -> list[ServerKey]:
-        found: list[ServerKey] = []
-        unknown: list[ServerName] = []
-        for server_name in server_names:
-            keys = self._memory.find(server_name)
-            if keys is None:
-                unknown.append(server_name)
-            else:
-                found += keys
-        if unknown:
-            loaded: dict[ServerName, list[ServerKey]] = {name: [] for name in unknown}
-            for key in self._store.find_keys(unknown):
-                loaded[key.server_name].append(key)
-            for server_name, keys_of_server in loaded.items():
-                found += keys_of_server
-                if keys_of_server:
-                    self._memory.remember(server_name, keys_of_server)
-        return found
 
     def _own(self) -> list[ServerKey]:
         mine = self._signing_key
@@ -361,7 +331,7 @@ class KeyRing:
 
     def _unknown(self, wanting: Mapping[ServerName, set[str]]) -> dict[ServerName, set[str]]:
         """The keys that are not remembered."""
-        known = {(key.server_name, key.key_id) for key in self._remembered(list(wanting))}
+        known = {(key.server_name, key.key_id) for key in self._known.list_keys(list(wanting))}
         left = {
             name: {key_id for key_id in key_ids if (name, key_id) not in known}
             for name, key_ids in wanting.items()
@@ -390,7 +360,7 @@ class KeyRing:
                 timeout_s=_FETCH_TIMEOUT_S,
                 max_bytes=_MAX_KEYS_BYTES,
             )
-            self._record(read_told_keys(server_name, told, self._clock.now_ms()))
+            self._known.record(read_told_keys(server_name, told, self._clock.now_ms()))
         except (RemoteError, MatrixError) as error:
             log.info("cannot get the keys of %s: %s", server_name, error)
 
@@ -428,7 +398,7 @@ class KeyRing:
             except MatrixError as error:
                 log.warning("the notary %s about %s: %s", notary, server_name, error)
         if keys:
-            self._record(keys)
+            self._known.record(keys)
         return found
 
     def _check_notary_signature(self, notary: ServerName, told: Json) -> None:
@@ -439,80 +409,6 @@ class KeyRing:
                 verify_signed_json(told, notary, key_id, verify_key)
                 return
         raise InvalidSignature(f"It is not signed by {notary}.")
-
-    def _record(self, keys: Sequence[ServerKey]) -> None:
-        """Record keys, those that others wait to record among them."""
-        with self._lock:
-            self._told += keys
-        with self._recording:
-            with self._lock:
-                told, self._told = self._told, []
-            if told:
-                self._store.record_keys(told)
-                for key in told:
-                    self._memory.forget(key.server_name)
-
-
-def read_told_keys(server_name: ServerName, told: Json, now_ms: int) -> list[ServerKey]:
-    """The keys in what a server tells of itself.
-
-    Args:
-        told: the answer to GET /_matrix/key/v2/server.
-        now_ms: when it was told.
-
-    Raises:
-        BadJson: it is of another form, or about another server.
-        InvalidSignature: it is not signed with one of the keys in it, or wrongly with one.
-
-    Spec: https://spec.matrix.org/v1.19/server-server-api/#get_matrixkeyv2server
-    """
-    if told.get("server_name") != server_name:
-        raise BadJson("These are keys of another server.")
-    valid_until_ts = told.get("valid_until_ts")
-    if not isinstance(valid_until_ts, int) or isinstance(valid_until_ts, bool):
-        raise BadJson("valid_until_ts is no integer.")
-    try:
-        raw = encode_canonical_json(told)
-    except InvalidCanonicalJson as error:
-        raise BadJson(f"The keys are not canonical JSON. {error}") from error
-    valid_until_ts = min(valid_until_ts, now_ms + _LONGEST_VALIDITY_MS)
-    current = dict(_read_keys(told.get("verify_keys")))
-    is_signed = False
-    for key_id in signatures_of(told, server_name):
-        if key_id in current:
-            verify_signed_json(told, server_name, key_id, current[key_id][0])
-            is_signed = True
-    if not is_signed:
-        raise InvalidSignature("The keys are not signed with any of them.")
-    keys = [
-        ServerKey(server_name, key_id, verify_key, valid_until_ts, None, now_ms, raw)
-        for key_id, (verify_key, _) in current.items()
-    ]
-    for key_id, (verify_key, entry) in _read_keys(told.get("old_verify_keys")):
-        expired_ts = entry.get("expired_ts")
-        if key_id in current or not isinstance(expired_ts, int) or isinstance(expired_ts, bool):
-            continue
-        expired_ts = min(expired_ts, now_ms)
-        keys.append(
-            ServerKey(server_name, key_id, verify_key, expired_ts, expired_ts, now_ms, raw)
-        )
-    return keys
-
-
-def _read_keys(entries: object) -> Iterator[tuple[str, tuple[bytes, Json]]]:
-    """The well-formed ed25519 keys of an object key ID → entry, without the compromised ones."""
-    if not isinstance(entries, dict):
-        return
-    for key_id, entry in list(entries.items())[:_MAX_KEYS_OF_SERVER]:
-        text = entry.get("key") if isinstance(entry, dict) else None
-        if not isinstance(text, str) or _KEY_ID.fullmatch(key_id) is None:
-            continue
-        try:
-            verify_key = decode_base64(text)
-        except ValueError:
-            continue
-        if len(verify_key) == 32 and verify_key not in COMPROMISED_KEYS:
-            yield key_id, (verify_key, entry)
 
 
 def _servers_that_may_sign(event: Mapping[str, Any]) -> set[ServerName]:
@@ -537,33 +433,6 @@ def _int_or(value: object, otherwise: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
 
 
-class _Memory:
-    """Keys in this process's memory: most requests come from servers that were here before."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._keys: OrderedDict[ServerName, tuple[float, list[ServerKey]]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def find(self, server_name: ServerName) -> list[ServerKey] | None:
-        with self._lock:
-            found = self._keys.get(server_name)
-            if found is None or self._clock.monotonic() - found[0] > _MEMORY_S:
-                return None
-            self._keys.move_to_end(server_name)
-            return found[1]
-
-    def remember(self, server_name: ServerName, keys: list[ServerKey]) -> None:
-        with self._lock:
-            self._keys[server_name] = (self._clock.monotonic(), keys)
-            if len(self._keys) > _REMEMBERED_SERVERS:
-                self._keys.popitem(last=False)
-
-    def forget(self, server_name: ServerName) -> None:
-        with self._lock:
-            self._keys.pop(server_name, None)
-
-
 class _FetchBudget:
     """How often a server may be asked for its keys: bad signatures must not make us flood it."""
 
@@ -579,6 +448,6 @@ class _FetchBudget:
             left, since = self._left.pop(server_name, (_FETCH_BURST, now))
             left = min(_FETCH_BURST, left + (now - since) / _FETCH_EVERY_S)
             self._left[server_name] = (left - 1 if left >= 1 else left, now)
-            if len(self._left) > _REMEMBERED_SERVERS:
+            if len(self._left) > _COUNTED_SERVERS:
                 self._left.popitem(last=False)
             return left >= 1

@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from architex.domain.errors import BadJson, InvalidSignature
 from architex.domain.room_versions import get_room_version
 from architex.domain.signing import SigningKey, sign_json, verify_signed_json
 from architex.gateways.errors import RemoteRefused
 from architex.storage.pool import Database
 from architex.storage.server_keys import ServerKeyStore
-from architex.usecases import server_keys
-from architex.usecases.server_keys import KeyRing, OldKey, read_told_keys
+from architex.usecases.server_keys import KeyRing, OldKey
 from tests.fakes.clock import FakeClock
 from tests.fakes.federation_client import FakeFederation
 from tests.federation.peers import Peer, make_key
@@ -181,28 +179,6 @@ def test_many_requests_at_once_wait_for_one_answer(world: World, peer: Peer) -> 
         go.set()
         assert {one.result() for one in found} == {peer.key.verify_key}
     assert world.asked(peer) <= 5  # those who looked just before the answer came ask again
-
-
-def test_told_keys_must_be_of_the_server_and_signed_by_it(peer: Peer) -> None:
-    told = peer.tell_keys(10)
-    assert len(read_told_keys(peer.server_name, told, 5)) == 1
-    with pytest.raises(BadJson):
-        read_told_keys("other.example", told, 5)
-    with pytest.raises(InvalidSignature):
-        read_told_keys(peer.server_name, {**told, "valid_until_ts": 11}, 5)
-    with pytest.raises(InvalidSignature):
-        read_told_keys(peer.server_name, {**told, "signatures": {}}, 5)
-    with pytest.raises(BadJson):
-        read_told_keys(peer.server_name, {**told, "valid_until_ts": 1.5}, 5)
-
-
-def test_key_that_everybody_has_counts_for_nothing(
-    peer: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = peer.tell_keys(10)
-    monkeypatch.setattr(server_keys, "COMPROMISED_KEYS", {peer.key.verify_key})
-    with pytest.raises(InvalidSignature):
-        read_told_keys(peer.server_name, told, 5)
 
 
 def test_key_forgotten_by_its_server_is_still_known(world: World, peer: Peer) -> None:
