@@ -43,7 +43,10 @@ LEAST_ASKED: Final = 20
 """Who needs one event gets some more: the next page is sure to be asked for."""
 
 REST_S: Final = 60.0
-"""A room whose missing history nobody gave is let be for so long, in this process."""
+"""A room whose missing history nobody has is let be for so long, in this process."""
+
+SHORT_REST_S: Final = 5.0
+"""As long as that, when somebody did not answer: they may be back soon."""
 
 MAX_REMEMBERED: Final = 10_000
 
@@ -202,7 +205,8 @@ class BackfillingHistory:
 
     def _let_be(self, room_id: RoomId, *, is_refused: bool) -> None:
         with self._lock:
-            self._fruitless[room_id] = _Rest(self._clock.monotonic() + REST_S, is_refused)
+            seconds = REST_S if is_refused else SHORT_REST_S
+            self._fruitless[room_id] = _Rest(self._clock.monotonic() + seconds, is_refused)
             self._fruitless.move_to_end(room_id)
             while len(self._fruitless) > MAX_REMEMBERED:
                 self._fruitless.popitem(last=False)

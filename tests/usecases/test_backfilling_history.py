@@ -11,7 +11,12 @@ from architex.domain.identifiers import EventId
 from architex.domain.sync_token import parse_pagination_token
 from architex.gateways.errors import RemoteTimedOut
 from architex.projections.room_servers import RoomServers
-from architex.usecases.backfilling_history import MAX_SERVERS, REST_S, BackfillingHistory
+from architex.usecases.backfilling_history import (
+    MAX_SERVERS,
+    REST_S,
+    SHORT_REST_S,
+    BackfillingHistory,
+)
 from architex.usecases.event_rendering import EventRendering
 from architex.usecases.requester import Requester
 from architex.usecases.room_reading import RoomReading
@@ -174,6 +179,12 @@ def test_history_may_still_come_while_somebody_who_may_have_it_does_not_answer(c
     assert history.may_come(world.room.room_id, -EVER, EVER)
     assert not history.fill(world.room.room_id, -EVER, EVER, 10)
     assert history.may_come(world.room.room_id, -EVER, EVER)
+    asked = world.peer.count("backfill")
+    assert not history.fill(world.room.room_id, -EVER, EVER, 10)
+    assert world.peer.count("backfill") == asked
+    world.clock.pass_seconds(SHORT_REST_S + 1)
+    del world.peer.twisted["backfill"]
+    assert history.fill(world.room.room_id, -EVER, EVER, 10)
 
 
 def test_reading_back_ends_where_nobody_has_more(core: Core) -> None:
