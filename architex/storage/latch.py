@@ -16,9 +16,9 @@ class Latch:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait until it is opened, or for so many seconds. At most once."""
-        self._lock.acquire(timeout=timeout_s)
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for so many seconds, at most once; gives whether it was opened."""
+        return self._lock.acquire(timeout=timeout_s)
 
     def open(self) -> None:
         """Let whoever waits, or is about to, go on."""

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from architex.projections.plain_news import read_plain_news
 from architex.settings import RateLimitSettings
+from architex.usecases import sync_alike
 from architex.usecases.sync_alike import AlikeAnswers
 from tests.api.client import Server, User, segment, settings_for, start_server, stop_server
 from tests.api.test_sync import send
@@ -248,12 +250,20 @@ def test_message_to_many_is_read_once(
     watcher = Watcher(server)
     filter_ = {"room": {"state": {"lazy_load_members": True}}}
     devices = [Device(user, filter_, state_after=False) for user in others]
+    read: list[str] = []
+
+    def counted(*args: Any) -> Any:
+        read.append(body)
+        return read_plain_news(*args)
+
+    monkeypatch.setattr(sync_alike, "read_plain_news", counted)
     for body in ("one", "two", "three", "four"):
         send(alice, room_id, body)
         watcher.catch_up()
         for device in devices:
             told = device.sync(monkeypatch)["rooms"]["join"][room_id]
             assert told["timeline"]["events"][-1]["content"]["body"] == body
+    assert Counter(read)["three"] == Counter(read)["four"] == 1
     # Before, they had to be told who speaks.
     told_times = Counter(quick_answers)
     assert all(told_times[user.user_id] >= 2 for user in others)
