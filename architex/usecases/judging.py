@@ -321,7 +321,7 @@ class _Door:
         if (
             verdict.outcome is Outcome.SOFT_FAILED
             and before is not None
-            and self._follows_gap(pdu)
+            and self._stands_on_what_was_told(pdu)
         ):
             known_ends = self._find_ends(self._session.room.extremities)
             find_current = self._resolving.finder_with_gap(pdu, before, known_ends)
@@ -467,6 +467,17 @@ class _Door:
         # A room has one m.room.create, whatever a state that was told leaves out.
         entries.pop(("m.room.create", ""), None)
         return StateBefore(session.head.last_position, None, entries)
+
+    def _stands_on_what_was_told(self, pdu: Pdu) -> bool:
+        """Whether no state of ours has the state that was told before an event, or before a parent.
+
+        That of a parent which was accepted is a part of the current state since.
+        """
+        return pdu.event_id in self._told or any(
+            event_id in self._told and self._known[event_id].is_outlier
+            for event_id in pdu.prev_events
+            if event_id in self._known
+        )
 
     def _follows_gap(self, pdu: Pdu) -> bool:
         """Whether another server told the state before an event, or that before a parent of it."""

@@ -134,6 +134,7 @@ class FactJudging:
         verdict = check(find_current=find_current)
         if (
             verdict.outcome is Outcome.SOFT_FAILED
+            and fact.verdict == ACCEPTED
             and before is not None
             and self._room is not None
             and self._was_told(recorded, known)
