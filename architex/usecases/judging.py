@@ -469,7 +469,7 @@ class _Door:
         return StateBefore(session.head.last_position, None, entries)
 
     def _stands_on_what_was_told(self, pdu: Pdu) -> bool:
-        """Whether no state of ours has the state that was told before an event, or before a parent.
+        """Whether no state of ours has that which was told before an event, or before a parent.
 
         That of a parent which was accepted is a part of the current state since.
         """
