@@ -601,7 +601,7 @@ OPEN_ENDPOINTS: Final = [
         ("/v1/register/m.login.registration_token/validity?token=x", let_in),
         ("/v3/auth/m.login.recaptcha/fallback/web", MISSING),
         ("/v3/profile/{creator}", let_in),
-        ("/v3/profile/{creator}/displayname", ABSENT),
+        ("/v3/profile/{creator}/displayname", let_in),
         ("/v3/login/sso/redirect", always((404, "M_UNRECOGNIZED"))),
         ("/v1/auth_metadata", always((404, "M_UNRECOGNIZED"))),
     )

@@ -40,7 +40,7 @@ class ProfileQueryResource:
         if field is None:
             resp.media = self._profiles.get_profile(user_id)
         else:
-            resp.media = self._profiles.get_field_for_server(user_id, field)
+            resp.media = self._profiles.get_field(user_id, field)
 
 
 class DirectoryQueryResource:
