@@ -178,3 +178,12 @@ def test_selected_field_stands_where_it_stood(path: list[str]) -> None:
         assert list(selected) == [key]
         selected = selected[key]
     assert selected == 1
+
+
+def test_filters_that_say_the_same_are_found_by_each_other() -> None:
+    def parse(limit: int) -> Any:
+        timeline = {"limit": limit, "types": ["m.room.message"]}
+        return parse_sync_filter({"room": {"timeline": timeline}, "event_format": "federation"})
+
+    known = {parse(5): "five", parse(6): "six"}
+    assert [known.get(parse(limit)) for limit in (5, 6, 7)] == ["five", "six", None]
