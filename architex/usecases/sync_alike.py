@@ -102,9 +102,8 @@ class _Device:
             self.forget_counts()
         for room_nid in told.changed:
             self.forget_count(room_nid)
-        self.counted.update(told.counted)
         for room_nid in told.counted:
-            self.behind.pop(room_nid, None)
+            self.note_counted(room_nid)
         if len(self.members) + len(told.known_members) > MAX_MEMBERS:
             self.members = {}
         if len(told.known_members) <= MAX_MEMBERS:
@@ -350,11 +349,13 @@ class AlikeAnswers:
             if room.body is None:
                 found[room_nid] = (room, {})
                 continue
-            events = self._find_uncounted(request, span, device, room_nid)
+            uncounted: _RoomNews | None = room
+            if room_nid not in device.counted:
+                uncounted = self._find_uncounted(request, span, device, room_nid)
             threads = None
-            if events is not None:
+            if uncounted is not None:
                 threads = self._unread.count_on(
-                    user_id, (room_nid, room.room_id), room.joined, events, span.now
+                    user_id, (room_nid, room.room_id), room.joined, uncounted.events, span.now
                 )
             if threads is None:
                 threads = self._count(user_id, room_nid, span.now)
@@ -365,17 +366,13 @@ class AlikeAnswers:
 
     def _find_uncounted(
         self, request: SyncRequest, span: _Span, device: _Device, room_nid: int
-    ) -> Sequence[PlainEvent] | None:
+    ) -> _RoomNews | None:
         """What happened in a room since its unread counts were known; None: nobody knows."""
-        if room_nid not in device.counted:
-            counted_to = device.behind.get(room_nid)
-            if counted_to is None or span.now - counted_to > MAX_SPAN_POSITIONS:
-                return None
-            span = self._span(counted_to, span.now)
-        room = self._find_room(request, span, room_nid)
-        if room is None or request.requester.user_id in room.not_for:
+        counted_to = device.behind.get(room_nid)
+        if counted_to is None or span.now - counted_to > MAX_SPAN_POSITIONS:
             return None
-        return room.events
+        room = self._find_room(request, self._span(counted_to, span.now), room_nid)
+        return None if room is None or request.requester.user_id in room.not_for else room
 
     def _count(self, user_id: UserId, room_nid: int, now: int) -> Threads | None:
         """What is unread in a room, from what the database has; None: the user has just left."""
