@@ -57,21 +57,23 @@ class EarlyReceipts:
         Args:
             expires_ts: until when, milliseconds since 1970.
         """
-        for receipt in receipts:
-            self._database.execute(
-                _INSERT,
-                {
-                    "room": receipt.room_id,
-                    "user": receipt.user_id,
-                    "thread": receipt.thread_id,
-                    "origin": server_name_of(receipt.user_id),
-                    "events": list(receipt.event_ids),
-                    "ts": receipt.ts,
-                    "expires": expires_ts,
-                    "of_origin": MAX_PER_ORIGIN,
-                    "in_all": MAX_IN_ALL,
-                },
-            )
+        with self._database.transaction() as connection:
+            # In one order, so that transactions wait for each other, and never in a circle.
+            for receipt in sorted(receipts, key=lambda one: (one.user_id, one.thread_id)):
+                connection.execute(
+                    _INSERT,
+                    {
+                        "room": receipt.room_id,
+                        "user": receipt.user_id,
+                        "thread": receipt.thread_id,
+                        "origin": server_name_of(receipt.user_id),
+                        "events": list(receipt.event_ids),
+                        "ts": receipt.ts,
+                        "expires": expires_ts,
+                        "of_origin": MAX_PER_ORIGIN,
+                        "in_all": MAX_IN_ALL,
+                    },
+                )
 
     def take_come(self, limit: int) -> list[EarlyReceipt]:
         """Receipts whose events are here by now; they wait no more."""

@@ -153,11 +153,14 @@ class Receipts:
     def receive_early(self) -> int:
         """Note the receipts that came before events which are here by now; gives their number."""
         come = self.early.take_come(EARLY_AT_ONCE)
+        by_room: dict[RoomId, list[RemoteReceipt]] = {}
         for one in come:
             thread_id = None if one.thread_id == UNTHREADED else one.thread_id
-            self.receive_remote(
-                one.room_id, [RemoteReceipt(one.user_id, one.event_ids, one.ts, thread_id)]
+            by_room.setdefault(one.room_id, []).append(
+                RemoteReceipt(one.user_id, one.event_ids, one.ts, thread_id)
             )
+        for room_id, told in by_room.items():
+            self.receive_remote(room_id, told)
         return len(come)
 
     def set_read_markers(
