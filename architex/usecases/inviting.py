@@ -108,9 +108,10 @@ class Inviting:
             NotFound: there is no such user.
         """
         parse_user_id(user_id)
-        if self.is_local(user_id) and self.profiles.find_profile(user_id) is None:
+        profile = self.profiles.find_profile(user_id)
+        if profile is None and self.is_local(user_id):
             raise NotFound(f"There is no user {user_id} on this server.")
-        content = member_content(self.profiles.find_profile(user_id) or {}, "invite", reason)
+        content = member_content(profile or {}, "invite", reason)
         if is_direct:
             content["is_direct"] = True
         return content
