@@ -82,7 +82,7 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
         )
     finally:
         stop_metrics()
-        core.database.close()
+        core.close()
 
 
 def _build_chores(core: Core, use_cases: UseCases) -> list[Chore]:

@@ -197,7 +197,7 @@ def measure(conninfo: str, what: str) -> tuple[float, float, float]:
     for _ in range(WARM):
         step()
     cost = meter.cost(step, TIMES)
-    core.database.close()
+    core.close()
     return cost.python_us, cost.postgres_us, cost.queries
 
 

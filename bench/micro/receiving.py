@@ -212,8 +212,7 @@ def main() -> None:
                         cost.queries / events,
                     ]
                 )
-        core.notifier.stop()
-        core.database.close()
+        core.close()
     headers = ["who", "events a txn", "events/s", "py CPU ms", "pg CPU ms", "queries"]
     print(table(headers, rows))
     worst = max(float(row[3]) + float(row[4]) for row in rows)

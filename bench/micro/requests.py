@@ -52,8 +52,7 @@ def running_server() -> Iterator[Server]:
         )
         core = build_core(settings, conninfo=cluster.conninfo())
         yield Server(build_app(settings, core), core)
-        core.notifier.stop()
-        core.database.close()
+        core.close()
     finally:
         cluster.stop()
         shutil.rmtree(directory, ignore_errors=True)

@@ -52,7 +52,7 @@ def main() -> None:
         grown = {name: size - before.get(name, 0) for name, size in sizes(core).items()}
         (states,) = core.database.fetch_one("SELECT count(*) FROM current_state") or (0,)
         (overlays,) = core.database.fetch_one("SELECT count(*) FROM overlay_entries") or (0,)
-        core.database.close()
+        core.close()
     rows = [
         [name, size, size / events]
         for name, size in sorted(grown.items(), key=lambda item: -item[1])
