@@ -27,7 +27,7 @@ from architex.api.gunicorn_worker import (
     find_client_address,
 )
 from tests.certificates import write_certificate
-from tests.server import free_port
+from tests.ports import free_port
 
 _CONFIGURATION = """
 from pathlib import Path

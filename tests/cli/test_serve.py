@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from tests.certificates import write_certificate
-from tests.server import RunningServer, free_port, start_server
+from tests.ports import free_port
+from tests.server import RunningServer, start_server
 from tests.waiting import eventually
 
 

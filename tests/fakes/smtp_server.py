@@ -15,6 +15,7 @@ from email.message import EmailMessage
 from typing import Any
 
 from tests.federation.authority import Certificate
+from tests.ports import listen
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def receiving_mail(
     certificate: Certificate | None = None, *, tls_at_once: bool = False
 ) -> Iterator[SmtpServer]:
     """Take mails as long as the block lasts; with a certificate, STARTTLS is offered."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen()
     server = SmtpServer(listener.getsockname()[1])
     context = None
     if certificate is not None:

@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from tests.federation.authority import Authority
-from tests.server import RunningServer, free_port, send_request, start_server
+from tests.ports import free_port
+from tests.server import RunningServer, send_request, start_server
 from tests.waiting import PATIENCE_S, eventually
 
 PASSWORD = "correct horse battery staple"

@@ -20,7 +20,7 @@ from typing import Any
 from tests.federation.authority import Authority
 from tests.federation.homeserver import Homeserver
 from tests.federation.moving_clock import MovingClock
-from tests.server import free_port
+from tests.ports import free_port
 
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 30.0

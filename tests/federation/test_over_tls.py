@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.federation.authority import Authority
-from tests.server import RunningServer, free_port, start_server
+from tests.ports import free_port
+from tests.server import RunningServer, start_server
 
 pytestmark = pytest.mark.slow
 

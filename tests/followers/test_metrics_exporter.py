@@ -16,7 +16,7 @@ from architex.domain.errors import DatabaseUnavailable
 from architex.followers.metrics_exporter import DatabaseCollector, serve_metrics
 from architex.storage.figures import FIGURES, read_figures, read_lags
 from tests.core import ALICE, create_room, send_message
-from tests.server import free_port
+from tests.ports import free_port
 
 ABOUT = {name: about for name, (about, _) in FIGURES.items()}
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tests.federation.authority import Certificate
+from tests.ports import listen
 
 Respond = Callable[["Request", socket.socket], None]
 
@@ -78,7 +79,7 @@ def send_raw(raw: bytes) -> Respond:
 @contextmanager
 def serving(respond: Respond, certificate: Certificate | None = None) -> Iterator[Loopback]:
     """Serve on a free port, with TLS if there is a certificate, as long as the block lasts."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen()
     server = Loopback(listener.getsockname()[1])
     context: ssl.SSLContext | None = None
     if certificate is not None:

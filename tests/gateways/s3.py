@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minio import Minio
 
-from tests.server import free_port
+from tests.ports import free_port
 
 BUCKET = "media"
 ACCESS_KEY, SECRET_KEY = "tester", "tester-secret"
