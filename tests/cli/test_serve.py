@@ -32,8 +32,13 @@ def server(long_lived: RunningServer) -> RunningServer:
     if long_lived.exit_status is not None:
         long_lived.start()
     eventually(
-        lambda: len(long_lived.find("gunicorn")) == 3 and long_lived.is_healthy(),
-        "both workers are not there",
+        # The followers come last: the server answers before.
+        lambda: (
+            len(long_lived.find("gunicorn")) == 3
+            and long_lived.find("follow")
+            and long_lived.is_healthy()
+        ),
+        "both workers and the followers are not there",
     )
     return long_lived
 
