@@ -18,7 +18,6 @@ from typing import Any, Final
 from architex.domain.identifiers import EventId, RoomId, ServerName, server_name_of
 from architex.domain.pdu import Pdu
 from architex.domain.room.pdu_checks import Outcome, Verdict
-from architex.domain.signing import FindEventKey, servers_that_must_sign, signatures_of
 from architex.gateways.clock import Clock
 from architex.gateways.errors import RemoteError, RemoteRefused, RemoteUnreachable
 from architex.storage.event_log import EventLog
@@ -29,7 +28,6 @@ from architex.usecases.fetching_events import (
     ToldState,
     is_passing,
     parents_first,
-    read_events,
 )
 from architex.usecases.turns import Turns
 
@@ -43,6 +41,12 @@ MAX_STATES: Final = 10
 
 REST_S: Final = 60.0
 """A server that does not answer about a room delays nobody again for so long."""
+
+KEY_TRIES: Final = 2
+"""So often an event waits because a key that signed the state before it cannot be had.
+
+Then it is judged without what was signed by it: who is away for ever shall not hold the room up.
+"""
 
 MAX_RESTING: Final = 10_000
 
@@ -73,6 +77,10 @@ class _NoSuchEvent(_Refused):
     """The event that was asked for is none that counts."""
 
 
+class _NoKeyYet(_Refused):
+    """An event of a state was told, but the key that signed it cannot be had now."""
+
+
 class Backfilling:
     """Judges events, and fetches what is lacking for that."""
 
@@ -98,14 +106,15 @@ class Backfilling:
         events: Sequence[Mapping[str, Any]],
         ends: float,
         *,
-        patiently: bool = False,
+        tries: int = 0,
     ) -> list[Arrival]:
         """Judge events of a room, each alone, in the order given.
 
         Args:
             origin: who sent them, and is asked for what is lacking.
             ends: until when, by the monotonic clock. What is not judged then may come.
-            patiently: also ask a server that did not answer about this room a moment ago.
+            tries: so often they were judged in vain. From the first on, also a server is asked
+                that did not answer about this room a moment ago.
 
         Raises:
             UnknownRoom: this server does not know the room.
@@ -113,13 +122,10 @@ class Backfilling:
         source = Source(origin, room_id, self._event_log.rules_of(room_id), ends)
         find_key = self._doors.find_keys(source, events)
         verdicts = self._doors.judging.judge(room_id, events, find_key)
-        arrivals = [
-            Arrival(verdict, _lacks_key(source, event, verdict, find_key))
-            for event, verdict in zip(events, verdicts, strict=True)
-        ]
+        arrivals = [Arrival(verdict, verdict.lacks_key) for verdict in verdicts]
         if any(verdict.outcome is Outcome.MISSING for verdict in verdicts):
-            if patiently or not self._is_resting(source):
-                self._complete_all(source, arrivals)
+            if tries > 0 or not self._is_resting(source):
+                self._complete_all(source, arrivals, tries)
             else:
                 arrivals = [
                     replace(arrival, may_come=True)
@@ -141,7 +147,7 @@ class Backfilling:
             while len(self._resting) > MAX_RESTING:
                 self._resting.popitem(last=False)
 
-    def _complete_all(self, source: Source, arrivals: list[Arrival]) -> None:
+    def _complete_all(self, source: Source, arrivals: list[Arrival], tries: int) -> None:
         """Fetch what is lacking for the events that could not be judged."""
         wait_s = max(0.0, source.ends - self._clock.monotonic())
         with self._turns.take(source.room_id, wait_s) as is_ours:
@@ -154,7 +160,7 @@ class Backfilling:
                     arrivals[place] = Arrival(arrival.verdict, may_come=True)
                     continue
                 try:
-                    arrivals[place] = self._complete(source, pdu)
+                    arrivals[place] = self._complete(source, pdu, tries)
                 except RemoteUnreachable as error:
                     log.info("cannot judge %s yet: %s", pdu.event_id, error)
                     arrivals[place] = Arrival(arrival.verdict, may_come=True)
@@ -162,7 +168,7 @@ class Backfilling:
                     self._let_rest(source)
                     does_answer = False
 
-    def _complete(self, source: Source, pdu: Pdu) -> Arrival:
+    def _complete(self, source: Source, pdu: Pdu, tries: int) -> Arrival:
         """Fetch what is lacking for one event, and judge it.
 
         Raises:
@@ -173,7 +179,9 @@ class Backfilling:
         if verdict.outcome is not Outcome.MISSING:
             return Arrival(verdict)
         room = self._event_log.get_room(source.room_id)
-        filling = _Filling(self._doors, source, list(room.extremities), pdu)
+        filling = _Filling(
+            self._doors, source, list(room.extremities), pdu, needs_keys=tries < KEY_TRIES
+        )
         try:
             return Arrival(filling.run(verdict))
         except RemoteUnreachable:
@@ -188,7 +196,7 @@ class Backfilling:
             return Arrival(verdict, may_come=True)
         except _Refused as refused:
             log.info("cannot judge %s: %s", pdu.event_id, refused)
-            return Arrival(replace(verdict, reason=str(refused)))
+            return Arrival(replace(verdict, reason=str(refused)), isinstance(refused, _NoKeyYet))
 
     def _removes_user_of_ours(self, pdu: Pdu) -> bool:
         user_id = pdu.state_key
@@ -215,11 +223,14 @@ class _Filling:
         source: Source,
         earliest: Sequence[EventId],
         pdu: Pdu,
+        *,
+        needs_keys: bool,
     ) -> None:
         """Prepare to ask.
 
         Args:
             earliest: the ends of the room as we know it.
+            needs_keys: what is told of a state counts only if all that signed it can be verified.
         """
         self._doors = doors
         self._known = doors.known
@@ -227,6 +238,7 @@ class _Filling:
         self._source = source
         self._earliest = earliest
         self._pdu = pdu
+        self._needs_keys = needs_keys
         self._states_left = MAX_STATES
         self._told: dict[EventId, frozenset[EventId]] = {}
         # Fetched, and no events that count.
@@ -326,7 +338,7 @@ class _Filling:
             if event_id not in found:
                 raise _NoSuchEvent(f"{event_id}, which it follows, is no event of this room.")
             unknown.discard(event_id)
-        verdict = self._import_state(event_id, unknown, found).get(event_id)
+        verdict = self._import_state(event_id, told, unknown, found).get(event_id)
         if verdict is not None and verdict.outcome is Outcome.DROPPED:
             raise _NoSuchEvent(f"{event_id}, which it follows, is dropped: {verdict.reason}")
         return told.state
@@ -341,7 +353,7 @@ class _Filling:
         told = self._fetch_state_ids(pdu.event_id)
         wanted = (told.state | told.auth_chain) - {pdu.event_id}
         unknown = self._known.list_unknown(self._source.room_id, wanted)
-        self._import_state(pdu.event_id, unknown, {})
+        self._import_state(pdu.event_id, told, unknown, {})
         return told.state
 
     def _fetch_state_ids(self, event_id: EventId) -> ToldState:
@@ -351,34 +363,27 @@ class _Filling:
         return self._fetching.fetch_state_ids(self._source, event_id)
 
     def _import_state(
-        self, event_id: EventId, unknown: Collection[EventId], found: Fetched
+        self, event_id: EventId, told: ToldState, unknown: Collection[EventId], found: Fetched
     ) -> dict[EventId, Verdict]:
         """Record events of the state before an event.
 
         Args:
             unknown: those that are to be fetched.
             found: those that were.
+
+        Raises:
+            _NoKeyYet: some could not be verified for want of a key.
         """
         if len(unknown) > _ONE_BY_ONE:
             found |= self._fetching.fetch_state(self._source, event_id, unknown)
         elif unknown:
             found |= self._fetching.fetch_events(self._source, unknown)
-        return self._doors.import_state(self._source, found)
-
-
-def _lacks_key(
-    source: Source, event: Mapping[str, Any], verdict: Verdict, find_key: FindEventKey
-) -> bool:
-    """Whether an event was dropped only because a key could not be had: perhaps later."""
-    if verdict.outcome is not Outcome.DROPPED:
-        return False
-    for pdu in read_events(source.rules, source.room_id, [event]).values():
-        return any(
-            find_key(server_name, key_id, pdu.origin_server_ts) is None
-            for server_name in servers_that_must_sign(source.rules, pdu)
-            for key_id in signatures_of(event, server_name)
-        )
-    return False
+        verdicts = self._doors.import_state(self._source, found)
+        if self._needs_keys:
+            for one, verdict in verdicts.items():
+                if verdict.lacks_key and (one in told.state or one == event_id):
+                    raise _NoKeyYet(f"{one}, of the state before it: {verdict.reason}")
+        return verdicts
 
 
 def _add_reachable(pulled: Fetched, found: Fetched, lacking: Collection[EventId]) -> bool:

@@ -243,9 +243,12 @@ class FetchingEvents:
 
 
 def is_passing(error: RemoteError) -> bool:
-    """Whether a server may well answer better when it is asked again."""
+    """Whether a server may well answer better when it is asked again.
+
+    A refusal without an error code is none of a Matrix server's: something stands before it.
+    """
     if isinstance(error, RemoteRefused):
-        return error.status == 429 or error.status >= 500
+        return error.status == 429 or error.status >= 500 or error.errcode is None
     return isinstance(error, RemoteUnreachable)
 
 

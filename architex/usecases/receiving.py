@@ -300,7 +300,8 @@ class Receiving:
                 arrivals = [Arrival(Verdict(Outcome.DROPPED)) for _ in pdus]
             else:
                 events = [pdu.event for pdu in pdus]
-                arrivals = self._backfilling.judge(origin, room_id, events, ends, patiently=True)
+                tries = 1 + min(pdu.tries for pdu in pdus)
+                arrivals = self._backfilling.judge(origin, room_id, events, ends, tries=tries)
         except DatabaseUnavailable:
             raise
         except Exception:

@@ -14,7 +14,7 @@ from architex.domain.canonical_json import Json
 from architex.domain.identifiers import EventId, ServerName
 from architex.domain.pdu import Pdu
 from architex.domain.signing import sign_json
-from architex.gateways.errors import RemoteRefused
+from architex.gateways.errors import RemoteRefused, RemoteUnreachable
 from architex.gateways.federation_client import Query
 from architex.gateways.http import AnswerStream
 from tests.builders import TEST_KEY, RoomBuilder
@@ -31,12 +31,14 @@ class RoomPeer(FakeFederation):
         room: what they know.
         hidden: events that they do not tell.
         twisted: the endpoint (get_missing_events, state_ids …) → what is made of its answer.
+        mute: servers that tell nobody their keys.
         max_missing: how many events an answer to get_missing_events has at most.
     """
 
     room: RoomBuilder = field(default_factory=RoomBuilder)
     hidden: set[EventId] = field(default_factory=set)
     twisted: dict[str, Answer] = field(default_factory=dict)
+    mute: set[ServerName] = field(default_factory=set)
     max_missing: int = 20
 
     def count(self, endpoint: str) -> int:
@@ -62,6 +64,8 @@ class RoomPeer(FakeFederation):
     ) -> Json:
         self.asked.append((method, destination, path, query, content))
         if path == "/_matrix/key/v2/server":
+            if destination in self.mute:
+                raise RemoteUnreachable(destination, "It does not answer.")
             return tell_keys(destination)
         _, _, _, _, endpoint, *arguments = path.split("/")
         event_ids = dict(query or {})

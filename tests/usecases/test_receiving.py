@@ -26,7 +26,7 @@ from architex.storage.received_transactions import ReceivedTransactions
 from architex.storage.server_keys import ServerKeyStore
 from architex.storage.waiting_pdus import WaitingPdus
 from architex.usecases import receiving
-from architex.usecases.backfilling import Backfilling
+from architex.usecases.backfilling import KEY_TRIES, Backfilling
 from architex.usecases.doors import Doors
 from architex.usecases.fetching_events import FetchingEvents
 from architex.usecases.importing import Importing
@@ -42,6 +42,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.room_peer import RoomPeer
 
 PEER = "a.example"
+EVE = "@eve:e.example"
 OURS = f"@carol:{SERVER_NAME}"
 Json = dict[str, Any]
 
@@ -554,6 +555,64 @@ def test_event_that_cannot_be_judged_now_waits_and_is_judged_later(world: World)
     assert world.is_accepted(last)
     world.clock.pass_seconds(10_000)
     assert world.receiving.retry_waiting() == 0
+
+
+def gap_with_a_member_of_a_mute_server(world: World) -> tuple[Pdu, Pdu]:
+    """Who joins in a long gap, from a server whose key cannot be had; an event after it."""
+    join = world.room.join(EVE)
+    world.peer.mute.add(server_name_of(EVE))
+    for n in range(150):
+        world.room.message(BOB, str(n))
+    last = world.room.message(BOB, "last")
+    assert world.send(last) == {last.event_id: {}}
+    assert last.event_id not in world.known()
+    return join, last
+
+
+def retry(world: World, tries: int) -> None:
+    """Let what waits be tried again for so many times."""
+    for wait_s in RETRY_S[:tries]:
+        world.clock.pass_seconds(wait_s)
+        assert world.receiving.retry_waiting() == 1
+
+
+@pytest.mark.parametrize("version", ["2", "11", "12"])
+def test_state_that_cannot_be_verified_is_verified_when_its_keys_are_there(
+    core: Core, version: str
+) -> None:
+    world = make_world(core, version)
+    join, last = gap_with_a_member_of_a_mute_server(world)
+    retry(world, KEY_TRIES - 1)
+    assert last.event_id not in world.known()
+    world.peer.mute.clear()
+    world.clock.pass_seconds(RETRY_S[KEY_TRIES - 1])
+    assert world.receiving.retry_waiting() == 1
+    assert world.is_accepted(last)
+    assert world.state(world.room)["m.room.member", EVE] == join.event_id
+
+
+def test_server_that_is_away_for_ever_holds_no_room_up(world: World) -> None:
+    join, last = gap_with_a_member_of_a_mute_server(world)
+    retry(world, KEY_TRIES)
+    assert world.is_accepted(last)
+    assert join.event_id not in world.known()
+    following = world.room.message(ALICE, "goes on")
+    assert world.send(following) == {following.event_id: {}}
+    assert world.is_accepted(following)
+
+
+def test_refusal_by_what_stands_before_a_server_is_none_of_the_server(world: World) -> None:
+    topic = world.room.send_state(ALICE, "m.room.topic", {"topic": "in the gap"})
+    for n in range(150):
+        world.room.message(BOB, str(n))
+    last = world.room.message(BOB, "last")
+    world.peer.twisted["event"] = lambda _: RemoteRefused(PEER, 404)
+    assert world.send(last) == {last.event_id: {}}
+    assert last.event_id not in world.known()
+    del world.peer.twisted["event"]
+    retry(world, 1)
+    assert world.is_accepted(last)
+    assert world.state(world.room)["m.room.topic", ""] == topic.event_id
 
 
 def test_event_that_waits_is_given_up_in_the_end(world: World) -> None:

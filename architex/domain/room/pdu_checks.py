@@ -24,7 +24,12 @@ from architex.domain.identifiers import EventId, RoomId
 from architex.domain.pdu import Pdu, check_field_sizes, has_valid_content_hash, parse_pdu
 from architex.domain.redaction import redact_event
 from architex.domain.room_versions import RoomVersionRules
-from architex.domain.signing import FindEventKey, servers_that_must_sign, verify_event_signatures
+from architex.domain.signing import (
+    FindEventKey,
+    servers_that_must_sign,
+    signatures_of,
+    verify_event_signatures,
+)
 
 
 class Outcome(Enum):
@@ -53,6 +58,7 @@ class Verdict:
         missing: the events without which it cannot be judged.
         missing_states: the events that it follows of which only they themselves are known, not
             the state where they stand; without that it cannot be judged either.
+        lacks_key: it was dropped, but a key that signed it is not known: perhaps later.
     """
 
     outcome: Outcome
@@ -60,6 +66,7 @@ class Verdict:
     reason: str | None = None
     missing: frozenset[EventId] = frozenset()
     missing_states: frozenset[EventId] = frozenset()
+    lacks_key: bool = False
 
 
 def check_form(
@@ -116,12 +123,13 @@ def check_signed_and_whole(
     Returns the event, redacted if its hash does not match, or the verdict that it is dropped.
     """
     event, made_ts = pdu.event, pdu.origin_server_ts
+    must_sign = servers_that_must_sign(rules, pdu)
     try:
         # 2. Passes signature checks, otherwise it is dropped.
         verify_event_signatures(
             rules,
             event,
-            servers_that_must_sign(rules, pdu),
+            must_sign,
             lambda server_name, key_id: find_verify_key(server_name, key_id, made_ts),
             message=None if worked_out is None else worked_out.signed_json,
         )
@@ -133,7 +141,12 @@ def check_signed_and_whole(
         if not is_whole:
             pdu = parse_pdu(rules, redact_event(rules, dict(event)), event_id=pdu.event_id)
     except MatrixError as error:
-        return Verdict(Outcome.DROPPED, reason=error.message)
+        lacks_key = any(
+            find_verify_key(server_name, key_id, made_ts) is None
+            for server_name in must_sign
+            for key_id in signatures_of(event, server_name)
+        )
+        return Verdict(Outcome.DROPPED, reason=error.message, lacks_key=lacks_key)
     return pdu
 
 
