@@ -6,6 +6,7 @@ import logging
 import select
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString, TypeAlias, TypeVar
@@ -98,7 +99,7 @@ class Database:
         self.conninfo = conninfo = make_conninfo(**{**_TCP_DEFAULTS, **given})
         self._opening = threading.Lock()
         self._opened = False
-        self._pool: ConnectionPool[PgConnection] = ConnectionPool(
+        self._pool: ConnectionPool[PgConnection] = _WarmPool(
             conninfo,
             min_size=min_size,
             max_size=max_size,
@@ -272,6 +273,32 @@ class Database:
         """Replace every idle connection that does not answer."""
         log.warning("lost a database connection; looking at the others")
         self._pool.check()
+
+
+class _Stack(deque[PgConnection]):
+    """What is put back last is taken first."""
+
+    def append(self, connection: PgConnection) -> None:
+        """Put a connection back."""
+        self.appendleft(connection)
+
+
+class _WarmPool(ConnectionPool[PgConnection]):
+    """A pool that gives the connection that was used last, where psycopg's takes turns.
+
+    Each connection prepares and plans every statement for itself, and each process of PostgreSQL
+    reads its catalogue into memory of its own. So few do most of the work, and the others wait
+    for the moments when many are wanted, or are closed.
+    """
+
+    def __init__(self, conninfo: str, **options: Any) -> None:
+        super().__init__(conninfo, **options)
+        self._pool = _Stack()
+
+    def _shrink_pool(self) -> None:
+        """Close a connection if there were too many for long: the one used longest ago."""
+        self._pool.rotate(1)
+        super()._shrink_pool()
 
 
 class _GreenConnection(PgConnection):

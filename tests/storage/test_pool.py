@@ -61,6 +61,19 @@ def test_snapshot_cannot_write(database: Database) -> None:
         connection.execute("INSERT INTO words VALUES ('no')")
 
 
+def _backend(database: Database) -> object:
+    return database.fetch_one("SELECT pg_backend_pid()")
+
+
+def test_connection_used_last_is_used_next(empty_database_url: str) -> None:
+    database = Database(empty_database_url, min_size=1, max_size=2, wait_seconds=5)
+    with database.connection() as used_last:
+        with database.connection() as other:
+            assert other is not used_last
+        expected = (used_last.info.backend_pid,)
+    assert [_backend(database) for _ in range(3)] == [expected] * 3
+
+
 def test_read_is_asked_again_when_its_connection_was_dead(
     database: Database, admin: psycopg.Connection
 ) -> None:
