@@ -27,14 +27,14 @@ class Projection(ABC):
         name: for people and for the tracking table.
         timing: INLINE or FOLLOWED.
         tables: the tables it owns; nobody else writes them, and a rebuild makes them anew.
-        only_state: it looks only at facts that change state and at redactions; a follower then
-            need not read the others.
+        marks: a fact in whose canonical JSON none of these stands is no concern of it, and need
+            not be read for it; none: every fact is. See `read_facts`.
     """
 
     name: ClassVar[str]
     timing: ClassVar[Timing]
     tables: ClassVar[tuple[str, ...]]
-    only_state: ClassVar[bool] = False
+    marks: ClassVar[tuple[str, ...]] = ()
 
     def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
         """A question to the database that `apply` needs answered; None for none."""

@@ -17,6 +17,7 @@ from architex.projections.earlier_members import (
     memberships_said,
 )
 from architex.storage.event_log import RoomHead
+from architex.storage.fact_feed import STATE_MARKS
 from architex.storage.pool import Execute, Params, PgConnection, Row
 from architex.storage.room_facts import decode_pdu
 
@@ -30,7 +31,7 @@ class CurrentState(Projection):
     name: ClassVar[str] = "current_state"
     timing: ClassVar[Timing] = Timing.INLINE
     tables: ClassVar[tuple[str, ...]] = ("current_state",)
-    only_state: ClassVar[bool] = True
+    marks: ClassVar[tuple[str, ...]] = STATE_MARKS
 
     def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
         """The earlier member events that the facts let stand again."""

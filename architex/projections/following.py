@@ -89,7 +89,7 @@ class FollowedProjection:
                 connection,
                 self._read_up_to,
                 self._batch_size,
-                only_state=self._projection.only_state,
+                marks=self._projection.marks,
             )
         is_stale = self._monotonic() - self._saved_at > SAVE_INTERVAL_S
         if batch.facts or (is_stale and batch.up_to > self._saved):

@@ -44,6 +44,7 @@ class MediaReferences(Projection):
     name: ClassVar[str] = "media_references"
     timing: ClassVar[Timing] = Timing.FOLLOWED
     tables: ClassVar[tuple[str, ...]] = ("media_references",)
+    marks: ClassVar[tuple[str, ...]] = ("mxc://", '"redacts":')
 
     def apply(
         self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]

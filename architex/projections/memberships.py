@@ -12,6 +12,7 @@ from architex.projections.earlier_members import (
     memberships_said,
 )
 from architex.projections.room_servers import Change, write_changes
+from architex.storage.fact_feed import STATE_MARKS
 from architex.storage.pool import Execute, Params, Row
 
 # (LATERAL with a LIMIT has the planner look up member by member; else it may read all members of
@@ -45,7 +46,7 @@ class Memberships(Projection):
     name: ClassVar[str] = "memberships"
     timing: ClassVar[Timing] = Timing.INLINE
     tables: ClassVar[tuple[str, ...]] = ("memberships", "room_counts", "room_servers")
-    only_state: ClassVar[bool] = True
+    marks: ClassVar[tuple[str, ...]] = STATE_MARKS
 
     def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
         """What is remembered of the members whom the facts concern."""

@@ -36,6 +36,7 @@ class MessageSearch(Projection):
     name: ClassVar[str] = "message_search"
     timing: ClassVar[Timing] = Timing.FOLLOWED
     tables: ClassVar[tuple[str, ...]] = ("message_search",)
+    marks: ClassVar[tuple[str, ...]] = (*(f'"type":"{type_}"' for type_ in _LABELS), '"redacts":')
 
     def apply(
         self, execute: Execute, recorded: Sequence[RecordedFact], answer: Sequence[Row]

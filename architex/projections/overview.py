@@ -48,7 +48,7 @@ def describe_projections(
             position, behind = end, 0
             if projection.timing is Timing.FOLLOWED:
                 position = find_position(connection, projection.name) or 0
-                behind = count_facts(connection, position, only_state=projection.only_state)
+                behind = count_facts(connection, position, marks=projection.marks)
             rows: dict[str, int] = {}
             is_estimate = False
             for table in projection.tables:

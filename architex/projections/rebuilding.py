@@ -200,7 +200,7 @@ class _Rebuild:
         """Apply facts up to the end of the log, in chunks that are committed."""
         while True:
             batch = read_facts(
-                self._work, self._position, CHUNK_SIZE, only_state=self._projection.only_state
+                self._work, self._position, CHUNK_SIZE, marks=self._projection.marks
             )
             if batch.facts:
                 with self._work.transaction():

@@ -73,7 +73,8 @@ class RoomDirectory(Projection):
     name: ClassVar[str] = "room_directory"
     timing: ClassVar[Timing] = Timing.FOLLOWED
     tables: ClassVar[tuple[str, ...]] = ("room_directory",)
-    only_state: ClassVar[bool] = True
+    # Also where a resolution of the state brings an event of these types back.
+    marks: ClassVar[tuple[str, ...]] = (*(f'"{type_}"' for type_ in _COLUMNS), '"redacts":')
 
     def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
         """The rows of the rooms so far, events brought back by a resolution, and redacted ones."""

@@ -17,7 +17,10 @@ MAX_SHOWN_LENGTH: Final = 1000
 
 _UPSERT: Final = """
 INSERT INTO user_profiles (user_id, displayname, avatar_url, position, words)
-VALUES (%s, %s, %s, %s, array_to_tsvector(%s::text[]))
+SELECT r.user_id, r.displayname, r.avatar_url, r.position,
+    array_to_tsvector(string_to_array(r.words, E'\\n'))
+FROM unnest(%b::text[], %b::text[], %b::text[], %b::int8[], %b::text[])
+    AS r (user_id, displayname, avatar_url, position, words)
 ON CONFLICT (user_id) DO UPDATE SET displayname = excluded.displayname,
     avatar_url = excluded.avatar_url, position = excluded.position, words = excluded.words"""
 
@@ -28,7 +31,7 @@ class UserProfiles(Projection):
     name: ClassVar[str] = "user_profiles"
     timing: ClassVar[Timing] = Timing.FOLLOWED
     tables: ClassVar[tuple[str, ...]] = ("user_profiles",)
-    only_state: ClassVar[bool] = True
+    marks: ClassVar[tuple[str, ...]] = ('"type":"m.room.member"', '"redacts":')
 
     def ask(self, facts: Sequence[Fact]) -> tuple[str, Params] | None:
         """The earlier events that these redact."""
@@ -75,14 +78,14 @@ class UserProfiles(Projection):
                     displayname,
                     shown_text(r.content.get("avatar_url")),
                     r.position,
-                    profile_words(r.pdu.state_key, displayname),
+                    "\n".join(profile_words(r.pdu.state_key, displayname)),
                 )
         _write(execute, newest)
 
 
 def _write(execute: Execute, rows: dict[UserId, tuple[Any, ...]]) -> None:
-    for row in rows.values():
-        execute(_UPSERT, row)
+    if rows:
+        execute(_UPSERT, [list(column) for column in zip(*rows.values(), strict=True)])
 
 
 def _forget_profile(execute: Execute, user_id: UserId, position: int) -> None:
@@ -103,7 +106,9 @@ def shown_text(value: object) -> str | None:
 
 def profile_words(user_id: UserId, displayname: str | None) -> list[str]:
     """The words by which a user is found: of the display name, the localpart, and the whole ID."""
-    words = [fold_text(user_id)[:MAX_WORD_LENGTH], *words_of(localpart_of(user_id))]
+    # They reach PostgreSQL as lines.
+    whole = fold_text(user_id).replace("\n", "")
+    words = [whole[:MAX_WORD_LENGTH], *words_of(localpart_of(user_id))]
     if displayname is not None:
         words += words_of(displayname)
     return list(dict.fromkeys(words))

@@ -379,9 +379,9 @@ class Replay:
         """How far the follower of a projection has come."""
         return find_position(self.connection, name) or 0
 
-    def read_facts(self, after: int, limit: int, *, only_state: bool) -> FactBatch:
+    def read_facts(self, after: int, limit: int, *, marks: Sequence[str]) -> FactBatch:
         """The next facts of all rooms in order of position."""
-        return read_facts(self.connection, after, limit, only_state=only_state)
+        return read_facts(self.connection, after, limit, marks=marks)
 
     def list_rooms_without_head(self, limit: int) -> list[RoomId]:
         """Rooms that have facts, but no row in `rooms`."""

@@ -11,25 +11,22 @@ from architex.storage.event_log import recorded_fact
 from architex.storage.pool import PgConnection
 
 # One statement, so one snapshot: whatever has a position up to log_position's is visible in it.
+# What is of no concern is looked at by PostgreSQL alone.
 _READ: Final = """
 SELECT p.position, s.originator_id, s.originator_version, s.topic, s.state, s.notification_id,
     s.room_nid, s.room_version
 FROM log_position p LEFT JOIN LATERAL (
-    SELECT e.*, r.room_nid, r.room_version
+    SELECT e.originator_id, e.originator_version, e.topic, e.notification_id, r.room_nid,
+        r.room_version, {state} AS state
     FROM stored_events e JOIN rooms r ON r.room_id = e.originator_id
-    WHERE e.notification_id > %(after)s AND e.notification_id <= p.position{only_state}
+    WHERE e.notification_id > %(after)s AND e.notification_id <= p.position
     ORDER BY e.notification_id LIMIT %(limit)s
 ) s ON true ORDER BY s.notification_id"""
 
-# A fact that changes state has one of these keys in its canonical JSON; strings inside contents
-# cannot look like them, because their quotation marks are escaped.
-_ONLY_STATE: Final = """
-        AND (position('"state_key":'::bytea IN e.state) > 0
-            OR position('"delta":'::bytea IN e.state) > 0
-            OR position('"redacts":'::bytea IN e.state) > 0)"""
+_COUNT: Final = "SELECT count({state}) FROM stored_events e WHERE e.notification_id > %(after)s"
 
-_READ_ALL: Final = _READ.format(only_state="")
-_READ_STATE: Final = _READ.format(only_state=_ONLY_STATE)
+STATE_MARKS: Final = ('"state_key":', '"delta":', '"redacts":')
+"""One of these is in the JSON of each fact that changes state, and of each redaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +44,39 @@ class FactBatch:
 
 
 def read_facts(
-    connection: PgConnection, after: int, limit: int, *, only_state: bool = False
+    connection: PgConnection, after: int, limit: int, *, marks: Sequence[str] = ()
 ) -> FactBatch:
-    """The facts after a position, in order; at most `limit`.
+    """The facts after a position, in order, out of the next `limit` ones.
 
     Args:
-        only_state: leave out those that neither change state nor redact.
+        marks: leave out those in whose JSON none of these stands, such as `"type":"m.room.name"`
+            or `"redacts":`. It is canonical JSON: strings inside contents cannot look like keys,
+            because their quotation marks are escaped.
     """
-    sql = _READ_STATE if only_state else _READ_ALL
-    rows = connection.execute(sql.encode(), {"after": after, "limit": limit}).fetchall()
-    position = rows[0][0] if rows else after
-    facts = [recorded_fact(row[1:]) for row in rows if row[1] is not None]
-    if len(facts) < limit:
-        return FactBatch(facts, max(after, position), more=False)
-    return FactBatch(facts, facts[-1].position, more=True)
+    state, parameters = _marked("e.state", marks)
+    rows = connection.execute(
+        _READ.format(state=state).encode(), {"after": after, "limit": limit, **parameters}
+    ).fetchall()
+    facts = [recorded_fact(row[1:]) for row in rows if row[4] is not None]
+    if len(rows) < limit or rows[-1][5] is None:
+        return FactBatch(facts, max(after, rows[0][0] if rows else after), more=False)
+    return FactBatch(facts, rows[-1][5], more=True)
 
 
-def count_facts(connection: PgConnection, after: int, *, only_state: bool = False) -> int:
+def count_facts(connection: PgConnection, after: int, *, marks: Sequence[str] = ()) -> int:
     """How many facts `read_facts` would still give after a position."""
-    query = "SELECT count(*) FROM stored_events e WHERE e.notification_id > %s"
+    state, parameters = _marked("e.state", marks)
     row = connection.execute(
-        (query + _ONLY_STATE if only_state else query).encode(), (after,)
+        _COUNT.format(state=state).encode(), {"after": after, **parameters}
     ).fetchone()
     return 0 if row is None else int(row[0])
+
+
+def _marked(column: str, marks: Sequence[str]) -> tuple[str, dict[str, bytes]]:
+    """SQL for a column of JSON as bytes, NULL where none of the marks stands in it."""
+    if not marks:
+        return column, {}
+    names = [f"mark_{number}" for number in range(len(marks))]
+    found = " OR ".join(f"position(%({name})s::bytea IN {column}) > 0" for name in names)
+    parameters = {name: mark.encode() for name, mark in zip(names, marks, strict=True)}
+    return f"CASE WHEN {found} THEN {column} END", parameters

@@ -47,6 +47,21 @@ def test_rebuilding_equals_following_row_for_row(
         assert result.facts > 0
 
 
+def test_facts_without_a_projections_marks_are_no_concern_of_it(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RandomTraffic(core, seed=4).run(250)
+    marked = [projection for projection in all_projections() if projection.marks]
+    assert len(marked) >= 6
+    for projection in marked:
+        few = rebuild_projection(core.database, projection).facts
+        rows = {table: rows_of(core.database, table) for table in projection.tables}
+        monkeypatch.setattr(type(projection), "marks", ())
+        assert rebuild_projection(core.database, projection).facts > few > 0, projection.name
+        for table in projection.tables:
+            assert rows_of(core.database, table) == rows[table], projection.name
+
+
 def test_rebuilt_tables_have_the_indexes_options_and_rights_of_the_old(core: Core) -> None:
     create_room(core)
     core.database.execute("GRANT SELECT ON current_state TO PUBLIC")

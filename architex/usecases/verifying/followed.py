@@ -23,7 +23,7 @@ def verify_followed(
         nonlocal position
         end = min(replay.find_tracked_position(projection.name), replay.find_log_position())
         while position < end:
-            batch = replay.read_facts(position, CHUNK_SIZE, only_state=projection.only_state)
+            batch = replay.read_facts(position, CHUNK_SIZE, marks=projection.marks)
             replay.apply([recorded for recorded in batch.facts if recorded.position <= end])
             position = min(batch.up_to, end)
             on_progress(position, end, projection.name)
