@@ -6,11 +6,10 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrievin
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from architex.domain.identifiers import EventId, RoomId, UserId
@@ -24,6 +23,7 @@ from architex.usecases.judging import Judging
 from architex.usecases.serving_history import MAX_BACKFILL, MAX_MISSING
 from tests.api.client import SERVER_NAME, Answer, User, segment, stop_server
 from tests.federation.visitors import Visitor, World, event_id_of
+from tests.statements import noted_statements
 
 Json = dict[str, Any]
 
@@ -111,19 +111,6 @@ def state_ids(visitor: Visitor, room_id: RoomId, event_id: EventId) -> Json:
 
 def ids(pdus: Sequence[Json]) -> list[EventId]:
     return [event_id_of(VERSION, pdu) for pdu in pdus]
-
-
-def count_statements(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Counts what is sent to the database from now on."""
-    numbers = itertools.count()
-    execute = psycopg.Connection.execute
-
-    def counted(self: psycopg.Connection, *args: Any, **kwargs: Any) -> Any:
-        next(numbers)
-        return execute(self, *args, **kwargs)
-
-    monkeypatch.setattr(psycopg.Connection, "execute", counted)
-    return lambda: next(numbers)
 
 
 def every_question(visitor: Visitor, room_id: RoomId, event_id: EventId) -> dict[str, Answer]:
@@ -424,7 +411,7 @@ def test_state_on_a_branch_is_that_of_the_branch(alice: User, visitor: Visitor) 
 
 
 def test_state_costs_as_many_questions_as_in_any_room(
-    alice: User, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+    alice: User, visitor: Visitor, module_database_url: str
 ) -> None:
     room_id = create_room(alice)
     visitor.join(room_id, visitor.user("carol"))
@@ -434,12 +421,13 @@ def test_state_costs_as_many_questions_as_in_any_room(
         RoomCommand(room_id, lambda session: [session.append(draft) for draft in drafts])
     )
     event_id = say(alice, room_id)
-    statements = count_statements(monkeypatch)
-    assert len(state_ids(visitor, room_id, event_id)["pdu_ids"]) > 300
-    assert statements() < 15
-    told = visitor.request("GET", ["v1", "state", room_id], event_id=event_id).ok()
+    with noted_statements(module_database_url) as statements:
+        assert len(state_ids(visitor, room_id, event_id)["pdu_ids"]) > 300
+    assert len(statements) < 15
+    with noted_statements(module_database_url) as statements:
+        told = visitor.request("GET", ["v1", "state", room_id], event_id=event_id).ok()
     assert len(told["pdus"]) > 300
-    assert statements() < 35
+    assert len(statements) < 20
 
 
 @pytest.mark.parametrize("what", ["state", "state_ids"])
@@ -478,14 +466,14 @@ def test_backfill_is_bounded(alice: User, visitor: Visitor) -> None:
 
 
 def test_backfill_of_a_hundred_events_asks_the_database_little(
-    alice: User, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+    alice: User, visitor: Visitor, module_database_url: str
 ) -> None:
     room_id = create_room(alice)
     said = [say(alice, room_id) for _ in range(MAX_BACKFILL)]
     visitor.join(room_id, visitor.user("carol"))
-    statements = count_statements(monkeypatch)
-    assert len(backfill(visitor, room_id, said[-1])) == MAX_BACKFILL
-    assert statements() < 20
+    with noted_statements(module_database_url) as statements:
+        assert len(backfill(visitor, room_id, said[-1])) == MAX_BACKFILL
+    assert len(statements) < 20
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import itertools
 from typing import Any
 from urllib.parse import quote
 
-import psycopg
 import pytest
 
 from architex.domain.identifiers import RoomId, ServerName
 from architex.gateways.errors import RemoteTimedOut
 from tests.api.client import SERVER_NAME, Answer, User, segment
 from tests.federation.visitors import Visitor, World
+from tests.statements import noted_statements
 
 Json = dict[str, Any]
 
@@ -185,19 +185,12 @@ def test_token_is_good_for_its_own_walk_only(alice: User) -> None:
     alice.get(path, suggested_only="maybe").refused(400, "M_INVALID_PARAM")
 
 
-def test_big_space_asks_the_database_little(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_big_space_asks_the_database_little(alice: User, module_database_url: str) -> None:
     space = create_space(alice)
     for _ in range(30):
         add_child(alice, space, alice.create_room(preset="public_chat"))
-    asked: list[object] = []
-    execute = psycopg.Connection.execute
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        asked.append(args)
-        return execute(self, *args, **kwargs)
-
-    monkeypatch.setattr(psycopg.Connection, "execute", counted)
-    assert len(rooms_below(alice, space)) == 31
+    with noted_statements(module_database_url) as asked:
+        assert len(rooms_below(alice, space)) == 31
     assert len(asked) < 40
 
 

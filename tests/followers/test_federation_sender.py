@@ -41,6 +41,7 @@ from tests.core import (
 )
 from tests.fakes.clock import FakeClock
 from tests.fakes.federation_client import FakeFederation
+from tests.statements import noted_statements
 
 CAROL = "@carol:c.example"
 DAVE = "@dave:d.example"
@@ -237,20 +238,10 @@ def test_message_to_400_servers_costs_its_transaction_one_statement(
     append(core, room_id, *(member_draft(user, user, "join") for user in users))
     send_message(core, room_id, ALICE, "hello")
     assert core.database.fetch_all("SELECT count(*) FROM outgoing_events") == [(1,)]
-    statements: list[str] = []
-    execute = PgConnection.execute
-
-    with pytest.MonkeyPatch.context() as patch:
-
-        def note(self: PgConnection, query: Any, *args: Any, **more: Any) -> Any:
-            text = query.decode() if isinstance(query, bytes) else str(query)
-            if "destinations" in text or "tracking" in text:
-                statements.append(text)
-            return execute(self, query, *args, **more)
-
-        patch.setattr("psycopg.Connection.execute", note)
+    with noted_statements(core.database.conninfo) as asked:
         run(sender)
     assert len(others.events) == 400
+    statements = [one for one in asked if "destinations" in one or "tracking" in one]
     # Begin, look for nudges, note who waits, note who has it.
     assert 2 <= len(statements) < 15, statements
 

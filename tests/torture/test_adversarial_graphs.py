@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import psycopg
 import pytest
 
 from architex.bootstrap import Core
@@ -35,6 +34,7 @@ from architex.storage.room_session import RoomCommand, RoomSession
 from architex.usecases.judging import MAX_AT_ONCE, Judging
 from tests.builders import TEST_KEY
 from tests.core import ALICE, append, create_room, member_draft, send_message
+from tests.statements import noted_statements
 
 MALLORY: Final = "@mallory:foe.example"
 NOBODY_FOUND: Final = "$nobody-has-seen-this-event-at-all-aaaaaaaaaaaaa"
@@ -191,29 +191,28 @@ def extremities(core: Core, room_id: RoomId) -> int:
 
 
 class Counter:
-    """Counts the statements sent to the database, and events parsed for resolutions."""
+    """Notes the statements sent to the database, and counts events parsed for resolutions."""
 
-    def __init__(self) -> None:
-        self.statements = 0
+    def __init__(self, statements: list[str]) -> None:
+        self.statements = statements
+        self.parsed = 0
+
+    def restart(self) -> None:
+        self.statements.clear()
         self.parsed = 0
 
 
 @pytest.fixture
-def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
-    counts = Counter()
-    execute, parse = psycopg.Connection.execute, parse_pdu
+def counter(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
+    with noted_statements(core.database.conninfo) as statements:
+        counter = Counter(statements)
 
-    def counted_execute(*args: Any, **kwargs: Any) -> Any:
-        counts.statements += 1
-        return execute(*args, **kwargs)
+        def counted_parse(*args: Any, **kwargs: Any) -> Pdu:
+            counter.parsed += 1
+            return parse_pdu(*args, **kwargs)
 
-    def counted_parse(*args: Any, **kwargs: Any) -> Pdu:
-        counts.parsed += 1
-        return parse(*args, **kwargs)
-
-    monkeypatch.setattr(psycopg.Connection, "execute", counted_execute)
-    monkeypatch.setattr(branch_states, "parse_pdu", counted_parse)
-    return counts
+        monkeypatch.setattr(branch_states, "parse_pdu", counted_parse)
+        yield counter
 
 
 def _named(field: str, event_ids: Sequence[EventId]) -> dict[str, Any]:
@@ -363,10 +362,10 @@ def test_redactions_that_redact_each_other_are_read_as_ever(core: Core, version:
 def test_sixteen_hundred_forward_extremities_are_merged(core: Core, counter: Counter) -> None:
     foe = make_foe(core)
     forks = [foe.make_pdu() for _ in range(1600)]
-    counter.statements = 0
+    counter.restart()
     assert set(foe.outcomes(*forks)) == {Outcome.ACCEPTED}
     assert extremities(core, foe.room_id) <= MAX_PREV_EVENTS
-    assert counter.statements / len(forks) < 30
+    assert len(counter.statements) / len(forks) < 30
     send_message(core, foe.room_id, ALICE, "hello")
 
 
@@ -377,10 +376,10 @@ def test_hundreds_of_extremities_that_nobody_of_ours_may_merge_stay_cheap(
     append(core, foe.room_id, member_draft(ALICE, ALICE, "leave"))
     foe.look()
     forks = [foe.make_pdu("com.example.entry", {"value": number}, "same") for number in range(200)]
-    counter.statements = counter.parsed = 0
+    counter.restart()
     assert set(foe.outcomes(*forks)) == {Outcome.ACCEPTED}
     assert extremities(core, foe.room_id) == len(forks)
-    assert counter.statements / len(forks) < 40
+    assert len(counter.statements) / len(forks) < 40
     # Each fork is read once, and not again for each that comes after it.
     assert counter.parsed < 5 * len(forks)
 
@@ -409,9 +408,9 @@ def test_ten_thousand_conflicted_keys_take_a_handful_of_statements(
     grow(core, foe.room_id, drafts)
     before = state_of(core, foe.room_id, "com.example.entry")
     assert len(before) == 10_000
-    counter.statements = 0
+    counter.restart()
     assert foe.outcomes(fork) == [Outcome.ACCEPTED]
-    assert counter.statements < 40
+    assert len(counter.statements) < 40
     after = state_of(core, foe.room_id, "com.example.entry")
     assert {key: after[key] for key in after if key != "7"} == {
         key: before[key] for key in before if key != "7"
@@ -440,10 +439,10 @@ def test_long_history_of_power_levels_is_not_read_for_a_small_conflict(
     foe.look()
     forks = [foe.make_pdu("com.example.entry", {"value": n}, "same") for n in range(3)]
     assert set(foe.outcomes(*forks)) == {Outcome.ACCEPTED}
-    counter.statements = counter.parsed = 0
+    counter.restart()
     merge = foe.make(prev=[pdu.event_id for pdu in forks], depth=forks[0].depth + 1)
     assert foe.outcomes(merge) == [Outcome.ACCEPTED]
-    assert counter.statements < 40
+    assert len(counter.statements) < 40
     assert counter.parsed < 20
 
 
@@ -459,9 +458,9 @@ def test_event_that_follows_the_first_one_of_a_long_room_costs_its_difference(
     grow(core, foe.room_id, [member_draft(user, user, "leave") for user in members])
     append(core, foe.room_id, EventDraft("m.room.join_rules", ALICE, {"join_rule": "invite"}, ""))
     before = state_of(core, foe.room_id, "m.room.member")
-    counter.statements = 0
+    counter.restart()
     assert foe.outcomes(fork) == [Outcome.ACCEPTED]
-    assert counter.statements < 40
+    assert len(counter.statements) < 40
     assert state_of(core, foe.room_id, "m.room.member") == before
 
 
@@ -491,10 +490,10 @@ def test_branch_of_hundreds_of_power_levels_costs_its_length(
         )
         prev, last = [pdu.event_id], pdu.event_id
         branch.append(pdu)
-    counter.statements = counter.parsed = 0
+    counter.restart()
     assert set(foe.outcomes(*branch)) == {Outcome.ACCEPTED}
     assert state_of(core, foe.room_id, "m.room.power_levels") == {"": last}
-    assert counter.statements / length < 40
+    assert len(counter.statements) / length < 40
     assert counter.parsed < 5 * length
 
 
@@ -514,14 +513,14 @@ def test_overlays_five_thousand_deep_are_read_once(core: Core, counter: Counter)
         (head.last_position, depth),
     )
     branches = BranchStates()
-    counter.statements = 0
+    counter.restart()
     keys = [("com.example", "1"), ("com.example", "5000"), ("com.example", "5001")]
     with core.database.connection() as connection:
         state = StateBefore(head.last_position, depth)
         found = branches.find_entries(connection, head.room_nid, state, keys)
         assert set(found) == set(keys[:2])
-        assert counter.statements <= 3
-        counter.statements = 0
+        assert len(counter.statements) <= 3
+        counter.restart()
         core.database.execute("INSERT INTO state_overlays VALUES (5001, 5000)")
         core.database.execute(
             "INSERT INTO overlay_entries VALUES (5001, 'com.example', '5001', %s)",
@@ -530,7 +529,7 @@ def test_overlays_five_thousand_deep_are_read_once(core: Core, counter: Counter)
         state = StateBefore(head.last_position, depth + 1)
         found = branches.find_entries(connection, head.room_nid, state, keys)
         assert set(found) == set(keys)
-        assert counter.statements <= 4
+        assert len(counter.statements) <= 4
 
 
 # The canary

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random  # noqa: TID251 - seeded, and the seed is the test's parameter
 from typing import Any
 
 import orjson
-import psycopg
 import pytest
 
 from architex.bootstrap import Core
@@ -30,6 +28,7 @@ from tests.builders import ALICE, BOB, CAROL, RoomBuilder
 from tests.conftest import DatabaseFactory
 from tests.core import make_core
 from tests.differential.random_rooms import USERS, RandomRoom
+from tests.statements import noted_statements
 from tests.usecases.test_importing import (
     enter,
     find_key,
@@ -563,24 +562,9 @@ def test_sync_hides_what_stands_on_a_branch_where_the_user_was_not(core: Core) -
 # ---- cost
 
 
-@contextmanager
-def counted_statements(core: Core) -> Iterator[list[str]]:
-    """The statements that the database is asked meanwhile, of whichever connection."""
-    statements: list[str] = []
-    execute = psycopg.Connection.execute
-
-    def counting(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
-        statements.append(str(query))
-        return execute(self, query, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(psycopg.Connection, "execute", counting)
-        yield statements
-
-
 def statements_of_a_page(core: Core, user: UserId, room_id: RoomId) -> int:
     reading = reading_of(core)
-    with counted_statements(core) as statements:
+    with noted_statements(core.database.conninfo) as statements:
         page = reading.get_messages(Requester(user), room_id, backwards=True, limit=50)
     assert len(page["chunk"]) >= 20
     return len(statements)

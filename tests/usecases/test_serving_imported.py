@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-import psycopg
 import pytest
 
 from architex.bootstrap import Core
@@ -23,6 +22,7 @@ from architex.usecases.judging import Judging
 from architex.usecases.rate_limits import RateLimits
 from architex.usecases.serving_history import ServingHistory
 from tests.builders import ALICE, BOB, CAROL, TEST_KEY, RoomBuilder
+from tests.statements import noted_statements
 
 V11 = get_room_version("11")
 DAVE = "@dave:d.example"
@@ -87,19 +87,12 @@ def ids_of(told: Any) -> list[EventId]:
     return [compute_event_id(V11, pdu) for pdu in orjson.loads(orjson.dumps(told))]
 
 
-def test_backfilled_history_is_passed_on(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backfilled_history_is_passed_on(core: Core) -> None:
     room, said = room_of_others()
     join = enter(core, room)
     fill(core, room, join)
-    asked: list[object] = []
-    execute = psycopg.Connection.execute
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        asked.append(args)
-        return execute(self, *args, **kwargs)
-
-    monkeypatch.setattr(psycopg.Connection, "execute", counted)
-    told = serving(core).backfill("c.example", room.room_id, [join.event_id], 100)["pdus"]
+    with noted_statements(core.database.conninfo) as asked:
+        told = serving(core).backfill("c.example", room.room_id, [join.event_id], 100)["pdus"]
     assert len(told) == len(room.pdus)
     assert len(asked) < 20
     assert ids_of(told)[1:4] == [pdu.event_id for pdu in said[:-4:-1]]
