@@ -25,17 +25,15 @@ INTERVAL: Final = 100
 
 # State that most decisions look at. Everything else is looked up when somebody needs it, so that
 # a snapshot does not grow with the room.
-_KEPT_TYPES: Final = frozenset(
-    {
-        "m.room.create",
-        "m.room.power_levels",
-        "m.room.join_rules",
-        "m.room.history_visibility",
-        "m.room.guest_access",
-        "m.room.server_acl",
-        "m.room.encryption",
-        "m.room.policy",
-    }
+_KEPT_TYPES: Final = (
+    "m.room.create",
+    "m.room.encryption",
+    "m.room.guest_access",
+    "m.room.history_visibility",
+    "m.room.join_rules",
+    "m.room.policy",
+    "m.room.power_levels",
+    "m.room.server_acl",
 )
 
 
@@ -53,17 +51,9 @@ def encode_snapshot(room: Room) -> StoredEvent:
                 for event_id, end in room.extremities.items()
             },
             "state": [
-                None
-                if pdu is None
-                else [pdu.event_id, orjson.Fragment(encode_lenient_json(pdu.event))]
-                for _, pdu in sorted(
-                    (
-                        (key, pdu)
-                        for key, pdu in room.state.items()
-                        if key[0] in _KEPT_TYPES and key[1] == ""
-                    ),
-                    key=lambda item: item[0],
-                )
+                [pdu.event_id, orjson.Fragment(encode_lenient_json(pdu.event))]
+                for type_ in _KEPT_TYPES
+                if (pdu := room.state.get((type_, ""))) is not None
             ],
         }
     )

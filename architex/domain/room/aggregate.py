@@ -301,8 +301,9 @@ class Room:
         elif isinstance(fact, JoinImported):
             extremities = immutables.Map({pdu.event_id: extremity_of(self.rules, pdu)})
             depth = pdu.depth
-        return replace(
-            self,
+        return Room(
+            room_id=self.room_id,
+            rules=self.rules,
             version=fact.originator_version,
             depth=depth,
             extremities=extremities,
