@@ -5,7 +5,6 @@ under the supervisor you have; then `architex follow` runs the followers. At its
 file must not import psycopg: sockets are patched for gevent first.
 """
 
-import gc
 import importlib
 import os
 import signal
@@ -86,8 +85,7 @@ def _load_program():
     warnings.filterwarnings("ignore", category=monkey.MonkeyPatchWarning)
     monkey.patch_all(os=False, signal=False, subprocess=False)
     importlib.import_module("architex.bootstrap.web")
-    gc.collect()
-    gc.freeze()
+    importlib.import_module("architex.bootstrap.garbage").spare_the_program()
 
 
 def _run_database():

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from architex.bootstrap.core import Core, build_core, followed_projections
 from architex.bootstrap.federation import build_federation_client, build_federation_sender
+from architex.bootstrap.garbage import spare_the_program
 from architex.bootstrap.use_cases import build_use_cases
 from architex.followers.housekeeping import (
     Chore,
@@ -56,6 +57,7 @@ def run_followers(settings: Settings, stop: threading.Event) -> None:
     if settings.federation.enabled:
         senders.append(build_federation_sender(settings, core, federation))
     stop_metrics = _serve_metrics(settings, core)
+    spare_the_program()
     try:
         run_all(
             [

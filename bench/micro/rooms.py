@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import multiprocessing
@@ -20,6 +19,7 @@ import psutil
 import psycopg
 
 from architex.bootstrap import Core
+from architex.bootstrap.garbage import spare_the_program
 from architex.domain.identifiers import EventId, RoomId, UserId, server_name_of
 from architex.domain.pdu import Pdu, build_event, parse_pdu
 from architex.domain.room.aggregate import EventDraft, compose_create_event
@@ -253,8 +253,7 @@ class Meter:
 
     def cost(self, work: Callable[[], object], times: int) -> Cost:
         """Do something `times` times; what it cost each time."""
-        gc.collect()
-        gc.freeze()  # as architex.wsgi does
+        spare_the_program()  # as architex.wsgi does
         python, postgres, queries = self._python(), self._postgres(), self._queries
         for _ in range(times):
             work()
