@@ -16,13 +16,10 @@ from architex.projections.federation_outbox import (
     list_newest_owed_events,
     list_owed_events,
 )
-from architex.projections.outgoing_edus import EduBatch, EduSource
+from architex.projections.outgoing_edus import EVENTS, EduBatch, EduSource
 from architex.storage.pool import Database, PgConnection
 
 log = logging.getLogger(__name__)
-
-EVENTS: Final = "events"
-"""The stream of events; the other streams are sources of EDUs."""
 
 MAX_PDUS: Final = 50
 MAX_EDUS: Final = 100

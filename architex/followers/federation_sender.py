@@ -16,7 +16,7 @@ import heapq
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -24,7 +24,7 @@ from typing import Final
 from architex.domain.errors import DatabaseUnavailable
 from architex.domain.identifiers import ServerName
 from architex.followers.destination_queue import DestinationQueue, restore_queue
-from architex.followers.federation_readings import EVENTS, Reading, Readings
+from architex.followers.federation_readings import Reading, Readings
 from architex.followers.federation_transactions import FederationTransactions
 from architex.followers.runner import ROUND_INTERVAL_S
 from architex.followers.workers import ThreadWorkers, Workers
@@ -33,7 +33,7 @@ from architex.gateways.errors import RemoteError
 from architex.gateways.federation_client import FederationClient
 from architex.projections.federation_outbox import list_owed_servers
 from architex.projections.following import FollowerOvertaken
-from architex.projections.outgoing_edus import EduSource
+from architex.projections.outgoing_edus import EVENTS, EduSource, Listening
 from architex.storage.destinations import (
     RETRY_NOW,
     SENDER,
@@ -143,6 +143,7 @@ class FederationSender:
             database, client, clock, randomness, server_name
         )
         self._sources = {source.name: source for source in sources}
+        self._listening = Listening(sources)
         self._durable = [EVENTS, *(one.name for one in sources if one.is_durable)]
         self._lasting = [EVENTS, *(one.name for one in sources if not one.is_perishable)]
         self._workers = workers or ThreadWorkers(at_once, "federation sender")
@@ -187,11 +188,11 @@ class FederationSender:
         marks: dict[str, Mapping[ServerName, int]] = {}
         # What has a position up to log_position's is committed.
         with self._database.connection() as connection:
-            row = connection.execute("SELECT position FROM log_position").fetchone()
-            end = 0 if row is None else int(row[0])
-            nudges = list_nudges(connection)
-            if end > self._known:
-                marks = self._find_marks(connection, end)
+            heard = self._listening.listen(connection, self._known)
+            end = heard.position
+            nudges = list_nudges(connection) if heard.has_nudges else {}
+            if heard.sources:
+                marks = self._find_marks(connection, end, heard.sources)
         with self._lock:
             concerned = self._mark(marks, end)
             concerned += self._apply_nudges(nudges)
@@ -226,14 +227,16 @@ class FederationSender:
                     self._schedule(queue)
 
     def _find_marks(
-        self, connection: PgConnection, end: int
+        self, connection: PgConnection, end: int, streams: Collection[str]
     ) -> dict[str, Mapping[ServerName, int]]:
         """Stream → server → the position of the first thing that is new for it."""
         known = self._known
-        found: dict[str, Mapping[ServerName, int]] = {
-            EVENTS: list_owed_servers(connection, self._server_name, known, end)
-        }
+        found: dict[str, Mapping[ServerName, int]] = {}
+        if EVENTS in streams:
+            found[EVENTS] = list_owed_servers(connection, self._server_name, known, end)
         for name, source in self._sources.items():
+            if name not in streams:
+                continue
             try:
                 found[name] = source.list_destinations(connection, known, end)
             except Exception as error:

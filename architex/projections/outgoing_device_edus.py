@@ -90,6 +90,7 @@ class ToDeviceEdus:
     """
 
     name: str = "to_device"
+    traces: Sequence[str] = ("(SELECT position AS at FROM to_device_outbox)",)
     is_durable: bool = True
     is_perishable: bool = False
     servers_per_second: float | None = None
@@ -149,6 +150,12 @@ class DeviceListEdus:
 
     own: ServerName
     name: str = "device_lists"
+    traces: Sequence[str] = (
+        "(SELECT position AS at FROM device_list_updates)",
+        # OFFSET 0: few events are new, whatever PostgreSQL believes; the joins follow from them.
+        "(SELECT x.position AS at FROM event_graph x WHERE EXISTS (SELECT FROM memberships m"
+        " WHERE m.room_nid = x.room_nid AND m.join_position = x.position OFFSET 0))",
+    )
     is_durable: bool = True
     is_perishable: bool = False
     servers_per_second: float | None = None

@@ -8,7 +8,7 @@ Spec: https://spec.matrix.org/v1.19/server-server-api/#edus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -54,6 +54,13 @@ class EduSource(Protocol):
         """Whether it is not worth sending any more once a try has failed."""
 
     @property
+    def traces(self) -> Sequence[str]:
+        """Where its news leaves traces; without one `list_destinations` has nothing to say.
+
+        Each is SQL: what stands behind FROM, with a column `at` that holds positions.
+        """
+
+    @property
     def servers_per_second(self) -> float | None:
         """To how many servers a second it may occasion a transaction; None for any number.
 
@@ -84,6 +91,56 @@ class EduSource(Protocol):
 
         Called in the sender's transaction, and now and then twice.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a look at the log shows.
+
+    Attributes:
+        position: how far the log has come.
+        has_nudges: whether a server is to be tried earlier than planned.
+        sources: names of those with news.
+    """
+
+    position: int
+    has_nudges: bool
+    sources: frozenset[str]
+
+
+EVENTS: Final = "events"
+"""The name under which the events that servers are owed stand among the sources."""
+
+# That every event has a position has the index by positions taken, also while the queue is empty.
+_OUTGOING_EVENTS: Final = "(SELECT position AS at FROM outgoing_events WHERE event_position > 0)"
+_HEARD: Final = """
+SELECT l.position, EXISTS (SELECT FROM destinations WHERE nudge > 0){more} FROM log_position l"""
+_TRACE: Final = (
+    "EXISTS (SELECT FROM {trace} t WHERE t.at > (SELECT %(after)s) AND t.at <= l.position)"
+)
+
+
+class Listening:
+    """Asks all sources at once whether anything is new; mostly nothing is."""
+
+    def __init__(self, sources: Iterable[EduSource]) -> None:
+        """Remember the sources."""
+        traces = {EVENTS: [_OUTGOING_EVENTS], **{s.name: s.traces for s in sources}}
+        self._names = list(traces)
+        more = [
+            ", " + (" OR ".join(_TRACE.format(trace=one) for one in some) or "false")
+            for some in traces.values()
+        ]
+        self._question = _HEARD.format(more="".join(more)).encode()
+
+    def listen(self, connection: PgConnection, after: int) -> Heard:
+        """What is new after a position. One statement, whatever the number of sources."""
+        row = connection.execute(self._question, {"after": after}).fetchone()
+        if row is None:
+            return Heard(0, has_nudges=False, sources=frozenset())
+        position, has_nudges, *are_new = row
+        heard = [name for name, is_new in zip(self._names, are_new, strict=True) if is_new]
+        return Heard(position, has_nudges, frozenset(heard))
 
 
 _RANGE: Final = "x.position > %(after)s AND x.position <= %(up_to)s"
@@ -218,6 +275,7 @@ class TypingEdus(_Rows):
 
     now_ms: Callable[[], int]
     name: str = "typing"
+    traces: Sequence[str] = ("(SELECT position AS at FROM typing)",)
     is_durable: bool = False
     is_perishable: bool = True
     servers_per_second: float | None = None
@@ -253,6 +311,7 @@ class ReceiptEdus(_Rows):
     """
 
     name: str = "receipts"
+    traces: Sequence[str] = ("(SELECT position AS at FROM receipts)",)
     is_durable: bool = False
     is_perishable: bool = False
     servers_per_second: float | None = None
@@ -298,6 +357,11 @@ class PresenceEdus(_Rows):
     now_ms: Callable[[], int]
     content_of: Callable[[Presence, int], Json]
     name: str = "presence"
+    traces: Sequence[str] = (
+        "(SELECT position AS at FROM presence)",
+        "(SELECT since AS at FROM room_servers)",
+        _OUTGOING_EVENTS,
+    )
     is_durable: bool = False
     is_perishable: bool = True
     servers_per_second: float | None = 50.0

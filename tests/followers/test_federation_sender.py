@@ -708,6 +708,7 @@ class Letters:
     name: str = "letters"
     is_durable: bool = True
     is_perishable: bool = False
+    traces: Sequence[str] = ("(SELECT position AS at FROM log_position)",)
     servers_per_second: float | None = None
     letters: dict[int, str] = field(default_factory=dict)
     delivered: list[int] = field(default_factory=list)
@@ -759,6 +760,37 @@ def test_durable_edus_survive_outages_and_restarts_and_come_in_order_in_bounded_
     assert letters.letters == {}
     run(make_sender(core, others, clock, [letters]))
     assert len(others.edus("c.example", "letter")) == 130
+
+
+def test_kind_of_edu_is_asked_only_when_it_has_traces_of_news(
+    core: Core, others: Others, clock: FakeClock, room_id: RoomId
+) -> None:
+    asked: list[str] = []
+
+    @dataclass
+    class Counted(Letters):
+        def list_destinations(
+            self, connection: PgConnection, after: int, up_to: int
+        ) -> Mapping[ServerName, int]:
+            asked.append(self.name)
+            return {}
+
+    joins = ("(SELECT since AS at FROM room_servers)",)
+    sources = [
+        Counted("quiet", traces=()),
+        Counted("joins", traces=joins),
+        Counted("both", traces=(*joins, "(SELECT position AS at FROM timeline)")),
+    ]
+    sender = make_sender(core, others, clock, sources)
+    run(sender)
+    assert asked == ["joins", "both"]
+    asked.clear()
+    send_message(core, room_id, ALICE, "who came has come")
+    run(sender)
+    assert asked == ["both"]
+    asked.clear()
+    run(sender)
+    assert asked == []
 
 
 def test_poisonous_edu_is_set_aside_too(core: Core, others: Others, clock: FakeClock) -> None:
