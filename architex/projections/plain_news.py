@@ -85,12 +85,13 @@ class PlainNews:
 
 
 # The log between two positions is short; the room's part of the log may be long, and so may be all
-# receipts of the room: OFFSET 0 has the short one read. The positions come by way of a row: what
-# PostgreSQL cannot see, it does not plan for anew each time.
+# receipts of the room and all its members. OFFSET 0 has the short one read, and || '' has people
+# looked for by their names alone: also while PostgreSQL does not know yet how much there is of
+# each. The positions come by way of a row: what it cannot see, it does not plan anew each time.
 _PLAIN_NEWS: Final = f"""
 WITH asked (since, now) AS MATERIALIZED (SELECT %(since)s::int8, %(now)s::int8)
 SELECT {VIEW_COLUMNS}, n.joined,
-    ARRAY(SELECT DISTINCT s.room_nid FROM memberships s WHERE s.membership = 'join'
+    ARRAY(SELECT DISTINCT s.room_nid FROM memberships s WHERE s.membership || '' = 'join'
         AND s.user_id = ANY(ARRAY(SELECT user_id FROM presence WHERE position > q.since
             UNION SELECT user_id FROM device_list_changes WHERE position > q.since))),
     (SELECT coalesce(array_agg(t.user_id ORDER BY t.user_id)
@@ -117,8 +118,9 @@ LEFT JOIN LATERAL (
     LEFT JOIN event_graph g ON g.position = s.notification_id
     LEFT JOIN stored_events b ON b.notification_id = s.notification_id
         AND s.notification_id > q.now - {WHOLE_POSITIONS}
-    LEFT JOIN current_state c ON c.room_nid = m.room_nid AND c.type = '{_MEMBER}'
-        AND c.state_key = t.sender AND c.valid_from <= q.since AND c.valid_to > q.now
+    LEFT JOIN LATERAL (SELECT * FROM current_state c WHERE c.room_nid = m.room_nid
+        AND c.type = '{_MEMBER}' AND c.state_key = t.sender
+        AND c.valid_from <= q.since AND c.valid_to > q.now OFFSET 0) c ON true
     LEFT JOIN event_graph cg ON cg.position = c.position
     WHERE s.originator_id = r.room_id) e ON true
 WHERE m.user_id = %(user)s AND m.room_nid = %(room)s ORDER BY e.position"""  # noqa: S608 - our own text
